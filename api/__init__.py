@@ -1,0 +1,1 @@
+"""The HTTP server. Knows requests and text; never imports torch."""

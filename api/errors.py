@@ -1,0 +1,75 @@
+"""What can go wrong with a request, as the client sees it: status, text and type of contract.md section 4."""
+
+
+class ApiError(Exception):
+    """A refusal or failure that clients map by its ``error_type``: JSON body, or an event once a stream has begun."""
+
+    status = 500
+    error_type = "internal"
+    failure = "generation"  # label of tgi_request_failure
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __init__(self, error: str) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class ValidationError(ApiError):
+    """The request is well formed, but asks for something that is not allowed."""
+
+    status = 422
+    error_type = "validation"
+    failure = "validation"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Input validation error: {reason}")
+
+
+class OverloadedError(ApiError):
+    """No permit is free. 429, never 503: JavaScript clients repeat a 503 at once and without end."""
+
+    status = 429
+    error_type = "overloaded"
+    failure = "overloaded"
+    headers = ((b"retry-after", b"1"),)
+
+    def __init__(self) -> None:
+        super().__init__("Model is overloaded")
+
+
+class GenerationError(ApiError):
+    """The engine failed, died or stayed away."""
+
+    status = 424
+    error_type = "generation"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Request failed during generation: Server error: {reason}")
+
+
+class UnhealthyError(ApiError):
+    """Answer of the health routes only."""
+
+    status = 503
+    error_type = "healthcheck"
+
+    def __init__(self) -> None:
+        super().__init__("unhealthy")
+
+
+class TransportError(Exception):
+    """The request could not be read as what the route takes: a plain text body, as TGI's HTTP layer answers."""
+
+    def __init__(self, status: int, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.headers = headers
+
+
+class ClientGone(Exception):
+    """The client closed its connection; there is nobody to answer."""
+
+
+class ReaderStalled(Exception):
+    """The client stopped reading its stream; raised out of the app, so that the connection is cut."""

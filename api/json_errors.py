@@ -1,0 +1,36 @@
+"""What is wrong with a JSON body, in the words and with the status of TGI's HTTP layer."""
+
+import re
+
+import msgspec
+
+from .errors import TransportError
+
+_BYTE = re.compile(r"^JSON is malformed: (.*) \(byte (\d+)\)$")
+_PATH = re.compile(r"^(.*) - at `\$\.?(.*)`$")
+
+
+def json_error(error: Exception, body: bytes) -> TransportError:
+    """422 if the JSON is good and its shape is not, 400 if it isn't JSON.
+
+    Args:
+        error: what decoding raised: a msgspec error, or UnicodeDecodeError or RecursionError, which it lets through.
+    """
+    if isinstance(error, msgspec.ValidationError):
+        reason = str(error)
+        if (match := _PATH.match(reason)) is not None:
+            reason = f"{match[2]}: {match[1]}"
+        return TransportError(422, f"Failed to deserialize the JSON body into the target type: {reason}")
+    position = len(body)
+    if isinstance(error, UnicodeDecodeError):
+        reason = "invalid unicode code point"
+    elif isinstance(error, RecursionError):
+        reason = "recursion limit exceeded"
+    elif (match := _BYTE.match(str(error))) is not None:
+        reason, position = match[1], int(match[2])
+    else:
+        reason = "EOF while parsing" if "truncated" in str(error) else str(error)
+    before = body[:position]
+    line = before.count(b"\n") + 1
+    column = position - (before.rfind(b"\n") + 1)
+    return TransportError(400, f"Failed to parse the request body as JSON: {reason} at line {line} column {column}")

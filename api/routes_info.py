@@ -1,0 +1,46 @@
+"""GET routes: health, what the server is, metrics."""
+
+import msgspec
+
+from .errors import UnhealthyError
+from .exchange import Exchange
+from .metrics import CONTENT_TYPE
+from .schema import Info
+from .service import Service
+from .tokenizer import VALIDATION_WORKERS
+
+
+async def health(service: Service, exchange: Exchange) -> None:
+    """GET /, /health and /ping: 200 without a body, or 503; does not depend on how busy the server is."""
+    if not service.engine.is_healthy():
+        raise UnhealthyError
+    await exchange.respond(200)
+
+
+async def info(service: Service, exchange: Exchange) -> None:
+    """GET /info."""
+    config, limits = service.config, service.limits()
+    answer = Info(
+        model_id=config.model_id,
+        model_sha=config.model_sha,
+        model_pipeline_tag=None,
+        max_concurrent_requests=config.max_concurrent_requests,
+        max_best_of=limits.max_best_of,
+        max_stop_sequences=limits.max_stop_sequences,
+        max_input_tokens=limits.max_input_tokens,
+        max_total_tokens=limits.max_total_tokens,
+        validation_workers=VALIDATION_WORKERS,
+        max_client_batch_size=config.max_client_batch_size,
+        router="text-generation-router",
+        version=config.version,
+        sha=None,
+        docker_label=None,
+    )
+    await exchange.respond(200, msgspec.json.encode(answer), b"application/json")
+
+
+async def metrics(service: Service, exchange: Exchange) -> None:
+    """GET /metrics: of all workers, and of the engine."""
+    assert service.metrics is not None
+    text = service.metrics.render(service.engine.hello, service.engine.stats)
+    await exchange.respond(200, text, CONTENT_TYPE)

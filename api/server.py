@@ -1,0 +1,97 @@
+"""``python -m headwater.api.server``: parent of the API workers.
+
+Gets its settings as one JSON line on standard input, which stays open: its end means that the supervisor is gone.
+Listens only when the engine does, so that a connection is never accepted before there is a model behind it. The
+supervisor has made sure that the port is free: Granian would share it with whoever else shares.
+"""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from setproctitle import setproctitle
+
+from ..engine.config import decode_config
+from .config import ApiConfig
+from .log import configure_logging
+from .permits import create_permits
+from .worker import WorkerSettings, set_worker_settings
+
+# Connections, not requests: each takes one while it lives, idle ones too. Far above any number of requests in
+# progress, so that refusals, health and metrics are still answered.
+_CONNECTIONS = 8192
+_ENGINE_POLL_S = 0.05
+
+
+def main() -> None:
+    """Serve until SIGTERM, SIGINT or the end of standard input; running responses finish first."""
+    config = decode_config(sys.stdin.buffer.readline(), ApiConfig)
+    configure_logging(config.json_output)
+    setproctitle("headwater api")
+    threading.Thread(target=_terminate_at_eof, daemon=True, name="lifeline").start()
+    _wait_for_engine(config.engine_socket)
+    # Beside the socket: the supervisor removes that directory however this process ends.
+    parent = config.engine_socket.parent
+    with tempfile.TemporaryDirectory(prefix="api-", dir=parent, ignore_cleanup_errors=True) as directory:
+        _serve(config, Path(directory))
+
+
+def _serve(config: ApiConfig, directory: Path) -> None:
+    permits, metrics = directory / "permits", directory / "metrics"
+    create_permits(permits)
+    metrics.mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+    set_worker_settings(WorkerSettings(config, permits, os.getpid()))
+    # A child of fork that used the tokenizer's own threads before would warn and lose them; one prompt needs none.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    Granian(
+        "headwater.api.app:make_app",
+        factory=True,
+        address=config.host,
+        port=config.port,
+        interface=Interfaces.ASGI,
+        workers=config.api_workers,
+        runtime_threads=1,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(),
+        websockets=False,
+        backlog=_CONNECTIONS,
+        backpressure=_CONNECTIONS,
+        log_level=LogLevels.warning,  # at INFO, Granian writes a line for each message to a client that has gone
+        respawn_failed_workers=True,
+        workers_kill_timeout=max(round(config.graceful_termination_timeout), 1),
+        process_name="headwater api",
+    ).serve()
+
+
+def _terminate_at_eof() -> None:
+    # os.read, not sys.stdin: the lock of a buffered reader would be held while workers are forked.
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _wait_for_engine(path: Path) -> None:
+    """Until somebody listens; the supervisor ends this process if nobody ever will."""
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except OSError:
+                time.sleep(_ENGINE_POLL_S)
+            else:
+                return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What all routes of one worker share."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .config import ApiConfig
+from .engine_client import EngineClient
+from .errors import ApiError, ReaderStalled
+from .exchange import Exchange
+from .log import log_request
+from .metrics import Metrics
+from .permits import Permits
+from .record import Record
+from .tokenizer import Tokenizer
+from .validation import Limits
+
+
+class Service:
+    """State of an API worker."""
+
+    def __init__(self, config: ApiConfig, permits: Permits) -> None:
+        self.config = config
+        self.permits = permits
+        self.tokenizer = Tokenizer(config.model_dir)
+        self.engine = EngineClient(config.engine_socket)
+        self.metrics: Metrics | None = None  # its buckets depend on the engine's limits
+
+    async def start(self) -> None:
+        """Connect to the engine. Raises EngineError if it isn't there in time."""
+        self.engine.start()
+        await self.engine.wait_ready()
+        limits = self.limits()
+        self.metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens)
+
+    async def stop(self) -> None:
+        """Leave the engine."""
+        await self.engine.stop()
+
+    def limits(self) -> Limits:
+        """What a request may ask for: the engine's limits, and the stricter ones of the configuration."""
+        hello, config = self.engine.hello, self.config
+        assert hello is not None, "a worker serves only after its engine said hello"
+        max_total_tokens = min(hello.max_total_tokens, config.max_total_tokens or hello.max_total_tokens)
+        max_input_tokens = min(max_total_tokens - 1, config.max_input_tokens or max_total_tokens)
+        return Limits(
+            max_best_of=config.max_best_of,
+            max_stop_sequences=config.max_stop_sequences,
+            max_top_n_tokens=config.max_top_n_tokens,
+            max_input_tokens=max_input_tokens,
+            max_total_tokens=max_total_tokens,
+        )
+
+    @property
+    def compute_type(self) -> bytes:
+        """Value of x-compute-type: number and kind of devices, as TGI names them (``1-nvidia-h100``, ``1-cpu``)."""
+        assert self.engine.hello is not None
+        device = self.engine.hello.device.removeprefix("cuda:").strip()
+        return f"1-{device.lower().replace(' ', '-')}".encode("ascii", "replace")
+
+    @contextmanager
+    def record(self, exchange: Exchange) -> Iterator[Record]:
+        """Count, time and log one request that generates, however it ends."""
+        assert self.metrics is not None
+        record = Record(exchange.request_id, exchange.path)
+        self.metrics.begin()
+        try:
+            yield record
+        except ApiError as error:
+            record.finish(record.generated_tokens, error.error_type)
+            record.status = 200 if exchange.started else error.status
+            self.metrics.failure(error.failure)
+            raise
+        except (asyncio.CancelledError, ReaderStalled):
+            record.finish(record.generated_tokens, "dropped")
+            self.metrics.failure("dropped")
+            raise
+        else:
+            record.status = 200
+            self.metrics.success(record)
+        finally:
+            log_request(record.log_fields())

@@ -1,0 +1,1 @@
+"""From MODEL on the command line to a directory of safetensors, tokenizer and config."""

@@ -1,0 +1,81 @@
+"""A GGUF file as typed metadata and named tensors, with errors that a user can act on.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.constants import GGML_QUANT_SIZES
+
+from .errors import ModelError
+
+T = TypeVar("T", int, float, str, bool)
+
+
+class GgufFile:
+    """Metadata by key, tensors by name. Tensor data stays on disk until used."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ModelError if the file is missing, cut short or no GGUF."""
+        self.path = path
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file.")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelError(f"{path}: this is not a GGUF file (it does not start with 'GGUF').")
+        try:
+            reader = GGUFReader(path)
+        except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
+            raise self.error(f"the file is cut short or damaged ({error}). Download it again") from error
+        self._fields = reader.fields
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def error(self, reason: str) -> ModelError:
+        """A ModelError about this file."""
+        return ModelError(f"{self.path}: {reason}.")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._fields
+
+    def get(self, key: str, default: T) -> T:
+        """The value of a key, of the default's type, or the default. Raises ModelError if it has another type."""
+        if key not in self._fields:
+            return default
+        value = self._fields[key].contents()
+        if isinstance(default, float) and isinstance(value, int):
+            value = float(value)
+        if type(value) is not type(default):
+            raise self.error(f"{key} is {value!r}, expected a value of type {type(default).__name__}")
+        return value
+
+    def require(self, key: str, kind: type[T]) -> T:
+        """The value of a key that must be there. Raises ModelError."""
+        if key not in self._fields:
+            raise self.error(f"the metadata has no {key}. The file is incomplete: get or convert it again")
+        return self.get(key, kind())
+
+    def array(self, key: str) -> list[Any]:
+        """The values of an array; empty if there is none."""
+        if key not in self._fields:
+            return []
+        try:
+            values = self._fields[key].contents()
+        except UnicodeDecodeError as error:
+            raise self.error(f"{key} is not UTF-8 ({error})") from error
+        if not isinstance(values, list):
+            raise self.error(f"{key} is not an array")
+        return values
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, outermost dimension first (GGUF stores it the other way round)."""
+        return tuple(int(size) for size in reversed(self.tensors[name].shape))
+
+    def rows(self, name: str) -> tuple[np.ndarray, GGMLQuantizationType]:
+        """The stored bytes of a tensor, [rows, bytes of a row], and how they are quantised."""
+        tensor = self.tensors[name]
+        block_values, block_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
+        row_bytes = int(tensor.shape[0]) // block_values * block_bytes
+        return np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1, row_bytes), tensor.tensor_type

@@ -1,0 +1,26 @@
+"""Where keys and values live: two tensors per layer, cut into pages."""
+
+import torch
+
+from .config import ModelConfig
+
+
+class KVCache:
+    """Pages of every layer. Page 0 is the trash page for padding rows."""
+
+    def __init__(
+        self, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """``num_pages`` counts the trash page; dtype is the backend's storage dtype."""
+        self.page_size = page_size
+        self.num_pages = num_pages
+        # K and V of all layers are one tensor: one allocation, and the operating system hands out what is touched only.
+        shape = (2, config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)
+        storage = torch.zeros(shape, dtype=dtype, device=device)
+        self.k_pages = list(storage[0])  # per layer [pages, kv_heads, page_size, head_dim]
+        self.v_pages = list(storage[1])
+
+
+def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one page over all layers, K and V."""
+    return 2 * config.num_layers * config.num_kv_heads * page_size * config.head_dim * dtype.itemsize

@@ -1,0 +1,155 @@
+"""The engine's socket: API workers connect, submit and abort; after each step every worker gets one frame.
+
+One thread does both. Sockets are looked at between steps, without waiting while there is work, so reading costs no
+context switch and the scheduler needs no lock. Sends never block: what a worker doesn't take at once is kept for it.
+"""
+
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .engine import Engine
+from .frames import FrameError, FrameReader, encode_frame
+from .messages import Abort, Hello, Step, Submit, ToEngine
+
+HEARTBEAT_S = 1.0  # between frames of an idle engine
+_RECEIVE_BYTES = 1 << 18
+# Frames that a worker may leave unread before it is taken for dead; a step of 256 sequences is about 8 KiB.
+_MAX_UNSENT_BYTES = 64 << 20
+
+
+class _Worker:
+    """One connected API worker."""
+
+    def __init__(self, connection: int, sock: socket.socket) -> None:
+        self.connection = connection
+        self.sock = sock
+        self.reader: FrameReader[ToEngine] = FrameReader(ToEngine)
+        self.unsent = bytearray()
+
+
+class EngineServer:
+    """Serves one engine on a Unix socket until its lifeline ends."""
+
+    def __init__(self, engine: Engine, hello: Hello, path: Path, lifeline: int) -> None:
+        """Binds ``path`` (mode 0600); ``lifeline`` is a file descriptor whose end of file means: stop."""
+        self._engine = engine
+        self._hello = encode_frame(hello)
+        self._selector = selectors.DefaultSelector()
+        self._workers: dict[int, _Worker] = {}
+        self._next_connection = 0
+        self._stopped = False
+        self._was_idle = False
+        self._last_frame = 0.0
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        mask = os.umask(0o177)
+        try:
+            self._listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        self._listener.listen(64)
+        self._watch(self._listener, selectors.EVENT_READ, self._accept)
+        self._watch(lifeline, selectors.EVENT_READ, lambda _: self.stop())
+
+    def stop(self) -> None:
+        """End ``serve`` after the step in progress."""
+        self._stopped = True
+
+    def serve(self) -> None:
+        """Run until the lifeline ends or ``stop`` is called."""
+        while not self._stopped:
+            busy = self._engine.has_work
+            if not busy and not self._was_idle:
+                self._engine.check()
+            self._was_idle = not busy
+            for key, events in self._selector.select(0 if busy else HEARTBEAT_S):
+                key.data(events)
+            if self._engine.has_work:
+                for connection, step in self._engine.step().items():
+                    self._send(self._workers[connection], encode_frame(step))
+                self._last_frame = time.monotonic()
+            elif time.monotonic() - self._last_frame >= HEARTBEAT_S:
+                self._broadcast_stats()
+        self._listener.close()
+
+    def _watch(self, target: socket.socket | int, events: int, handler: Callable[[int], None]) -> None:
+        self._selector.register(target, events, handler)
+
+    def _accept(self, _events: int) -> None:
+        sock, _ = self._listener.accept()
+        sock.setblocking(False)
+        worker = _Worker(self._next_connection, sock)
+        self._next_connection += 1
+        self._workers[worker.connection] = worker
+        self._watch(sock, selectors.EVENT_READ, lambda events: self._ready(worker, events))
+        self._send(worker, self._hello)
+        self._send(worker, encode_frame(Step(self._engine.stats())))
+
+    def _ready(self, worker: _Worker, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._flush(worker)
+        if events & selectors.EVENT_READ and worker.connection in self._workers:
+            self._receive(worker)
+
+    def _receive(self, worker: _Worker) -> None:
+        try:
+            data = worker.sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(worker)
+            return
+        try:
+            for message in worker.reader.feed(data):
+                self._handle(worker, message)
+        except FrameError:
+            self._close(worker)
+
+    def _handle(self, worker: _Worker, message: ToEngine) -> None:
+        match message:
+            case Submit():
+                failed = self._engine.submit(worker.connection, message)
+                if failed is not None:
+                    self._send(worker, encode_frame(Step(self._engine.stats(), failed=[failed])))
+            case Abort():
+                self._engine.abort(worker.connection, message.request_id)
+
+    def _broadcast_stats(self) -> None:
+        frame = encode_frame(Step(self._engine.stats()))
+        for worker in list(self._workers.values()):
+            self._send(worker, frame)
+        self._last_frame = time.monotonic()
+
+    def _send(self, worker: _Worker, frame: bytes) -> None:
+        worker.unsent += frame
+        if len(worker.unsent) > _MAX_UNSENT_BYTES:
+            self._close(worker)
+        else:
+            self._flush(worker)
+
+    def _flush(self, worker: _Worker) -> None:
+        try:
+            sent = worker.sock.send(worker.unsent)
+            del worker.unsent[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close(worker)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
+        if self._selector.get_key(worker.sock).events != events:
+            self._selector.modify(worker.sock, events, self._selector.get_key(worker.sock).data)
+
+    def _close(self, worker: _Worker) -> None:
+        """Forget a worker that has gone; its sequences leave the batch."""
+        if self._workers.pop(worker.connection, None) is None:
+            return
+        self._selector.unregister(worker.sock)
+        worker.sock.close()
+        self._engine.abort_all(worker.connection)

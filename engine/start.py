@@ -1,0 +1,88 @@
+"""From a config to an engine that is ready: backend, weights, warm-up, and a log of what was chosen and why."""
+
+import time
+
+import torch
+
+from ..kernels import BackendName, load_backend
+from .checkpoint.errors import ModelError
+from .config import EngineConfig
+from .engine import Engine
+from .limits import choose_limits
+from .messages import Hello, SamplingParams, Submit
+from .models import load_model, read_config
+from .runner import Runner
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def log(message: str) -> None:
+    """One line of the engine's log."""
+    print(f"engine: {message}", flush=True)
+
+
+def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
+    """Load and warm up. Raises ModelError."""
+    begin = time.monotonic()
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    backend_name: BackendName = config.backend or ("triton" if device.type == "cuda" else "cpu")
+    if device.type == "cpu":
+        _use_threads(config.threads)
+    backend = load_backend(backend_name)
+    model_config = read_config(config.model_dir)
+    dtype_name = config.dtype or model_config.dtype
+    if dtype_name not in DTYPES:
+        raise ModelError(f"dtype {dtype_name} is not supported (known: {', '.join(DTYPES)})")
+    dtype = DTYPES[dtype_name]
+    model = load_model(
+        config.model_dir, model_config, backend, dtype, device,
+        min(config.max_total_tokens or model_config.max_positions, model_config.max_positions),
+    )  # fmt: skip
+    loaded = time.monotonic()
+    limits = choose_limits(config, model_config, backend.storage_dtype(dtype), device)
+    engine = Engine(Runner(model, backend, limits, dtype, device), limits, config.max_waiting)
+    _warm_up(engine, limits.max_rows, limits.max_total_tokens)
+    ready = time.monotonic()
+
+    name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
+    log(f"{config.model_id}: {model_config.architecture}, {dtype_name} on {name}, {backend_name} kernels")
+    for reason in limits.reasons:
+        log(reason)
+    log(f"ready: weights {loaded - begin:.1f} s, warm-up {ready - loaded:.1f} s")
+    hello = Hello(
+        model_id=config.model_id,
+        device=name,
+        backend=backend_name,
+        dtype=dtype_name,
+        vocab_size=model_config.vocab_size,
+        max_total_tokens=limits.max_total_tokens,
+        max_sequences=limits.max_sequences,
+        page_size=limits.page_size,
+        num_pages=limits.num_pages - 1,
+    )
+    return engine, hello
+
+
+def _use_threads(threads: int | None) -> None:
+    """Threads of the CPU kernels. torch gets one: its few small ops here lose more by waking others than they gain."""
+    import numba
+
+    if threads is not None:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(1)
+
+
+def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
+    """Compile or load every kernel variant: a prompt of the largest step, then decoding, greedy and sampled."""
+    prompt = [0] * max(1, min(max_rows, max_total_tokens - 4))
+    both = (
+        SamplingParams(max_new_tokens=2, greedy=True),
+        SamplingParams(max_new_tokens=2, greedy=False, top_k=5, top_p=0.5, repetition_penalty=1.1),
+    )
+    for request_id, sampling in enumerate(both):
+        failed = engine.submit(-1, Submit(request_id, prompt, sampling))
+        assert failed is None, failed
+        while engine.has_work:
+            engine.step()
+    engine.check()
+    engine.reset_counters()

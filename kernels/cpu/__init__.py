@@ -1,0 +1,34 @@
+"""The CPU backend, in Numba: what serves where there is no GPU, and what every test runs on."""
+
+import torch
+
+from .activation import silu_and_mul
+from .attention import paged_attention, plan_attention
+from .linear import pack_linear
+from .norm import add_rms_norm, rms_norm
+from .rope_write import rope_and_write
+from .sample import sample
+
+__all__ = [
+    "add_rms_norm",
+    "pack_linear",
+    "paged_attention",
+    "plan_attention",
+    "rms_norm",
+    "rope_and_write",
+    "sample",
+    "silu_and_mul",
+    "storage_dtype",
+    "stream_dtype",
+]
+
+
+def storage_dtype(dtype: torch.dtype) -> torch.dtype:
+    """bf16 stays; fp16 is widened to fp32: the same values, since no CPU of ours multiplies fp16."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+
+
+def stream_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp32 whatever the model's dtype."""
+    del dtype
+    return torch.float32

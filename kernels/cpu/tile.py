@@ -1,0 +1,141 @@
+"""The inner loop of every matrix product on the CPU, as LLVM IR: a tile of rows x panels held in registers.
+
+    y[m, 16 p + lane] = sum_k x[m, k] * w[p, k, lane]          m < rows, p < panels
+
+Each output has one accumulator and its sum runs over k in order, whatever the tile's shape: so a row's result does not
+depend on how many rows are computed with it, bit by bit. A compiler left to vectorise the plain loop gives that up.
+
+bf16 weights are read as pairs of k: with AVX512-BF16 one ``vdpbf16ps`` does 32 multiply-adds (Intel SDM vol. 2), else
+each half is widened and goes through an fp32 fused multiply-add. Measured on 2 Zen 4 cores over the weights of a 135 M
+model: 9.3 / 10.7 / 24.6 ms at 1 / 8 / 32 rows (oneDNN's packed linears: 17 / 16 / 31), 413 GFLOP/s at 512 rows.
+"""
+
+from llvmlite import binding, ir
+from numba import types
+from numba.extending import intrinsic
+
+LANES = 16  # outputs of a panel: one 512-bit register of fp32 sums
+HAS_BF16_DOT = bool(binding.get_host_cpu_features().get("avx512bf16", False))
+
+_I64, _I32, _F32 = ir.IntType(64), ir.IntType(32), ir.FloatType()
+_SUMS = ir.VectorType(_F32, LANES)
+_WORDS = ir.VectorType(_I32, LANES)
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+_PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def _declare(module, name, result, arguments):
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
+
+
+def _splat(builder, scalar, vector_type):
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    vector = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(vector, undefined, ir.Constant(_WORDS, [0] * LANES))
+
+
+def _multiply_add_fp32(builder, sums, x, w):
+    fma = _declare(builder.module, f"llvm.fma.v{LANES}f32", _SUMS, [_SUMS] * 3)
+    return builder.call(fma, [x, w, sums])
+
+
+def _multiply_add_bf16_pairs(builder, sums, x, w):
+    if HAS_BF16_DOT:
+        dot = _declare(builder.module, "llvm.x86.avx512bf16.dpbf16ps.512", _SUMS, [_SUMS, _PAIRS, _PAIRS])
+        return builder.call(dot, [sums, builder.bitcast(x, _PAIRS), builder.bitcast(w, _PAIRS)])
+    high = ir.Constant(_WORDS, [0xFFFF0000] * LANES)
+    shift = ir.Constant(_WORDS, [16] * LANES)
+    for half in (lambda v: builder.shl(v, shift), lambda v: builder.and_(v, high)):
+        sums = _multiply_add_fp32(builder, sums, builder.bitcast(half(x), _SUMS), builder.bitcast(half(w), _SUMS))
+    return sums
+
+
+def make_tile(rows: int, panels: int, accumulate: bool = False):
+    """A Numba intrinsic for one tile shape.
+
+    Its arguments: any array of the weight's type (uint16 for bf16, or fp32), which only selects the code; then
+    addresses and strides in bytes: x, x row stride, w, w panel stride, y, y row stride; then the number of 4-byte
+    words along k (K for fp32, K / 2 for bf16), at least 1. ``w`` is 64-byte aligned. ``accumulate`` adds to y.
+    """
+
+    @intrinsic
+    def tile(_context, like, x, x_stride, w, w_stride, y, y_stride, words):
+        bf16 = like.dtype == types.uint16
+        word = _I32 if bf16 else _F32
+        vector = _WORDS if bf16 else _SUMS
+        multiply_add = _multiply_add_bf16_pairs if bf16 else _multiply_add_fp32
+
+        def codegen(context, builder, _signature, arguments):
+            _, x, x_stride, w, w_stride, y, y_stride, words = arguments
+
+            def address(base, stride, index, pointee):
+                return builder.inttoptr(
+                    builder.add(base, builder.mul(stride, ir.Constant(_I64, index))), pointee.as_pointer()
+                )
+
+            x_rows = [address(x, x_stride, m, word) for m in range(rows)]
+            w_panels = [address(w, w_stride, p, vector) for p in range(panels)]
+            y_panels = [
+                [builder.gep(address(y, y_stride, m, _SUMS), [ir.Constant(_I64, p)]) for p in range(panels)]
+                for m in range(rows)
+            ]
+
+            def initial(m, p):
+                if not accumulate:
+                    return ir.Constant(_SUMS, [0.0] * LANES)
+                load = builder.load(y_panels[m][p])
+                load.align = 4
+                return load
+
+            first = [[initial(m, p) for p in range(panels)] for m in range(rows)]
+            entry = builder.block
+            loop, end = builder.append_basic_block("k_loop"), builder.append_basic_block("k_end")
+            builder.branch(loop)
+
+            builder.position_at_end(loop)
+            k = builder.phi(_I64)
+            k.add_incoming(ir.Constant(_I64, 0), entry)
+            sums = [[builder.phi(_SUMS) for _ in range(panels)] for _ in range(rows)]
+            weights = []
+            for panel in w_panels:
+                load = builder.load(builder.gep(panel, [k]))
+                load.align = 64
+                weights.append(load)
+            new = []
+            for m in range(rows):
+                load = builder.load(builder.gep(x_rows[m], [k]))
+                load.align = 4
+                x_splat = _splat(builder, load, vector)
+                new.append([multiply_add(builder, sums[m][p], x_splat, weights[p]) for p in range(panels)])
+            next_k = builder.add(k, ir.Constant(_I64, 1))
+            k.add_incoming(next_k, loop)
+            for m in range(rows):
+                for p in range(panels):
+                    sums[m][p].add_incoming(first[m][p], entry)
+                    sums[m][p].add_incoming(new[m][p], loop)
+            builder.cbranch(builder.icmp_signed("<", next_k, words), loop, end)
+
+            builder.position_at_end(end)
+            for m in range(rows):
+                for p in range(panels):
+                    store = builder.store(new[m][p], y_panels[m][p])
+                    store.align = 4
+            return context.get_dummy_value()
+
+        return types.void(like, *[types.intp] * 7), codegen
+
+    return tile

@@ -1,0 +1,226 @@
+"""The attention plan of a step: which program reads what. Made once on the device, used by every layer.
+
+A work unit is one tile of a sequence's rows against either all of its splits or one of them:
+
+    unit = (sequence, first row of the tile, split, partial slot)       split -1: all of them, result written directly
+
+Units are listed by role: *few rows* where a sequence's packed rows (row, query head of one KV head) fit in one small
+tile, *many rows* elsewhere. Programs walk the lists, so grids are constant and the host never learns the counts.
+
+Sequences of at most SPLIT_ROWS rows are split, as long as partial results have room; when there is none left the rest
+are read by one program each. That changes their time, not their result: see splits.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .. import StepBatch
+from .splits import max_splits, split_of
+from .tiles import TILES, Tile, device_arch, device_programs
+
+SPLIT_ROWS = 32  # longer chunks have enough row tiles to fill a GPU without splits
+SLOTS_PER_SEQUENCE = 16  # partial results: the splits of a sequence of 4096 tokens
+
+_UNIT_FIELDS = 4
+_MERGE_FIELDS = 3
+_WRITE_BLOCK = 64  # units or rows written at a time
+
+
+@dataclass
+class AttentionPlan:
+    """The lists of one step, and room for partial results. Refilled by every ``plan_attention`` that is given it."""
+
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+    page_size: int
+    window: int  # positions that a row sees, its own included; 0: all
+    few_rows: Tile
+    many_rows: Tile
+    programs: int  # multiprocessors of the device: grids are multiples of it
+    few_units: torch.Tensor  # int32 [capacity, 4]: sequence, first row, split, partial slot
+    many_units: torch.Tensor  # like few_units
+    merges: torch.Tensor  # int32 [capacity, 3]: row of the batch, first partial slot, splits
+    counts: torch.Tensor  # int32 [3]: few units, many units, merges
+    partial_out: torch.Tensor  # fp32 [slots, q_heads, head_dim]: sum of exp2(logit - max) * v
+    partial_stats: torch.Tensor  # fp32 [slots, q_heads, 2]: max logit, sum of exp2(logit - max)
+
+
+@triton.jit(do_not_specialize=["sequences", "slots"])
+def _plan_kernel(
+    query_start_ptr,  # int32 [sequences + 1]
+    kv_lengths_ptr,  # int32 [sequences]
+    few_units_ptr,  # int32 [capacity, 4] out
+    many_units_ptr,  # int32 [capacity, 4] out
+    merges_ptr,  # int32 [capacity, 3] out
+    counts_ptr,  # int32 [3] out
+    sequences,
+    slots,  # room for partial results
+    GROUP: tl.constexpr,
+    FEW_TILE: tl.constexpr,  # packed rows
+    MANY_TILE: tl.constexpr,  # packed rows
+    SPLIT_ROWS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    BLOCK: tl.constexpr,  # power of two >= sequences
+    WRITE_BLOCK: tl.constexpr,
+):
+    # One program a sequence; each sums up its predecessors again, which is cheaper than a second launch.
+    this = tl.program_id(0)
+    sequence = tl.arange(0, BLOCK)
+    exists = sequence < sequences
+    first = tl.load(query_start_ptr + sequence, mask=exists, other=0)
+    rows = tl.load(query_start_ptr + sequence + 1, mask=exists, other=0) - first
+    length = tl.load(kv_lengths_ptr + sequence, mask=exists, other=0)
+    last_split = split_of(tl.maximum(length - 1, 0))
+    if WINDOW > 0:
+        first_split = split_of(tl.maximum(length - rows - WINDOW + 1, 0))
+    else:
+        first_split = tl.zeros_like(last_split)
+    splits = tl.where(rows > 0, last_split - first_split + 1, 0)
+    wanted_slots = tl.where((splits > 1) & (rows <= SPLIT_ROWS), rows * splits, 0)
+    slots_to_here = tl.cumsum(wanted_slots, axis=0)
+    is_split = (wanted_slots > 0) & (slots_to_here <= slots)
+    is_few = rows * GROUP <= FEW_TILE
+    tile_rows = tl.where(is_few, FEW_TILE // GROUP, MANY_TILE // GROUP)
+    units = tl.cdiv(rows, tile_rows) * tl.where(is_split, splits, 1)
+    few = tl.where(is_few, units, 0)
+    many = tl.where(is_few, 0, units)
+    merged_rows = tl.where(is_split, rows, 0)
+
+    if this == 0:
+        tl.store(counts_ptr, tl.sum(few))
+        tl.store(counts_ptr + 1, tl.sum(many))
+        tl.store(counts_ptr + 2, tl.sum(merged_rows))
+
+    before = sequence < this
+    own = sequence == this
+    own_rows = tl.sum(tl.where(own, rows, 0))
+    own_splits = tl.sum(tl.where(own, splits, 0))
+    own_units = tl.sum(tl.where(own, units, 0))
+    own_tile_rows = tl.sum(tl.where(own, tile_rows, 0))
+    own_first = tl.sum(tl.where(own, first, 0))
+    own_first_split = tl.sum(tl.where(own, first_split, 0))
+    own_slot = tl.sum(tl.where(own, slots_to_here - wanted_slots, 0))
+    own_is_split = tl.sum(tl.where(own & is_split, 1, 0)) > 0
+    own_is_few = tl.sum(tl.where(own & is_few, 1, 0)) > 0
+    few_before = tl.sum(tl.where(before, few, 0))
+    many_before = tl.sum(tl.where(before, many, 0))
+    merges_before = tl.sum(tl.where(before, merged_rows, 0))
+
+    unit_splits = tl.where(own_is_split, own_splits, 1)
+    for start in range(0, own_units, WRITE_BLOCK):
+        index = start + tl.arange(0, WRITE_BLOCK)
+        first_row = index // unit_splits * own_tile_rows
+        split = index % unit_splits
+        slot = tl.where(own_is_split, own_slot + first_row * own_splits + split, -1)
+        split = tl.where(own_is_split, own_first_split + split, -1)
+        in_range = index < own_units
+        few_target = few_units_ptr + (few_before + index) * 4
+        many_target = many_units_ptr + (many_before + index) * 4
+        few_mask = in_range & own_is_few
+        many_mask = in_range & (own_is_few == 0)
+        tl.store(few_target, this, mask=few_mask)
+        tl.store(few_target + 1, first_row, mask=few_mask)
+        tl.store(few_target + 2, split, mask=few_mask)
+        tl.store(few_target + 3, slot, mask=few_mask)
+        tl.store(many_target, this, mask=many_mask)
+        tl.store(many_target + 1, first_row, mask=many_mask)
+        tl.store(many_target + 2, split, mask=many_mask)
+        tl.store(many_target + 3, slot, mask=many_mask)
+
+    if own_is_split:
+        for start in range(0, own_rows, WRITE_BLOCK):
+            index = start + tl.arange(0, WRITE_BLOCK)
+            target = merges_ptr + (merges_before + index) * 3
+            mask = index < own_rows
+            tl.store(target, own_first + index, mask=mask)
+            tl.store(target + 1, own_slot + index * own_splits, mask=mask)
+            tl.store(target + 2, own_splits, mask=mask)
+
+
+def new_plan(
+    rows: int,
+    sequences: int,
+    max_tokens: int,
+    q_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    device: torch.device,
+    window: int = 0,
+) -> AttentionPlan:
+    """Allocate a plan for steps of up to ``rows`` rows and ``sequences`` sequences of up to ``max_tokens`` tokens."""
+    group = q_heads // kv_heads
+    few, many = TILES[device_arch(device), triton.next_power_of_2(head_dim)]
+    assert few.rows >= group, f"group size {group} exceeds the few-rows tile"
+    slots = max(sequences * SLOTS_PER_SEQUENCE, max_splits(max_tokens))
+
+    def int32(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=device)
+
+    return AttentionPlan(
+        q_heads=q_heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        page_size=page_size,
+        window=window,
+        few_rows=few,
+        many_rows=many,
+        programs=device_programs(device, 1),
+        few_units=int32(sequences + slots, _UNIT_FIELDS),
+        many_units=int32(sequences + rows // (many.rows // group) + slots, _UNIT_FIELDS),
+        merges=int32(max(min(rows, slots), 1), _MERGE_FIELDS),
+        counts=int32(3),
+        partial_out=torch.empty(slots, q_heads, head_dim, device=device),
+        partial_stats=torch.empty(slots, q_heads, 2, device=device),
+    )
+
+
+def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
+    """Write the lists of one step, on the device and without a host sync."""
+    sequences = batch.kv_lengths.shape[0]
+    _plan_kernel[(sequences,)](
+        batch.query_start,
+        batch.kv_lengths,
+        plan.few_units,
+        plan.many_units,
+        plan.merges,
+        plan.counts,
+        sequences,
+        plan.partial_stats.shape[0],
+        GROUP=plan.q_heads // plan.kv_heads,
+        FEW_TILE=plan.few_rows.rows,
+        MANY_TILE=plan.many_rows.rows,
+        SPLIT_ROWS=SPLIT_ROWS,
+        WINDOW=plan.window,
+        BLOCK=triton.next_power_of_2(sequences),
+        WRITE_BLOCK=_WRITE_BLOCK,
+    )
+
+
+def plan_attention(
+    batch: StepBatch,
+    q_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    window: int = 0,
+    reuse: AttentionPlan | None = None,
+) -> AttentionPlan:
+    """Divide the work of a step. ``reuse``: a plan of ``new_plan`` to refill, so that the step allocates nothing."""
+    plan = reuse or new_plan(
+        batch.positions.shape[0],
+        batch.kv_lengths.shape[0],
+        batch.page_table.shape[1] * page_size,
+        q_heads,
+        kv_heads,
+        head_dim,
+        page_size,
+        batch.positions.device,
+        window,
+    )
+    fill_plan(plan, batch)
+    return plan

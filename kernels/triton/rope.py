@@ -1,0 +1,150 @@
+"""Between the QKV projection and attention: QK-norm, rotary embedding, KV-page write; one read of [rows, qkv].
+
+    x  = x / sqrt(mean(x^2) + eps) * (weight + weight_offset)     Q and K heads, if the model has a QK-norm
+    x1' = x1 * cos - x2 * sin,  x2' = x2 * cos + x1 * sin         Q and K heads; x1, x2: first and second half of a head
+
+Su et al. 2021 (arXiv 2104.09864) in the NeoX layout; QK-norm as in Qwen3 and Gemma 3. Q goes to a tensor of its own,
+K and V go to their slots, divided by the cache's scale where the cache is fp8.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .. import StepBatch
+
+_HEADS = (
+    4  # heads a program: with 64 columns a half that is one 16-byte load a lane, and 10 programs a row for 8B models
+)
+
+
+@dataclass(frozen=True)
+class QkNorm:
+    """RMSNorm of every Q and K head before the rotation; weights are [head_dim], shared by the heads."""
+
+    q_weight: torch.Tensor
+    k_weight: torch.Tensor
+    eps: float
+    weight_offset: float = 0.0  # 1 for Gemma
+
+
+@triton.jit
+def _rope_and_write_kernel(
+    qkv_ptr,  # [rows, (Q_HEADS + 2 * KV_HEADS) * HEAD_DIM] in
+    cos_sin_ptr,  # fp32 [max_positions, HEAD_DIM] in: cosines of the half dims, then sines
+    positions_ptr,  # int32 [rows]
+    slots_ptr,  # int64 [rows]
+    q_ptr,  # [rows, Q_HEADS, HEAD_DIM] out
+    k_ptr,  # [pages, KV_HEADS, PAGE_SIZE, HEAD_DIM] out
+    v_ptr,  # like k_ptr
+    q_weight_ptr,  # [HEAD_DIM], read with NORM
+    k_weight_ptr,  # [HEAD_DIM], read with NORM
+    eps,
+    weight_offset,
+    k_inverse_scale,
+    v_inverse_scale,
+    Q_HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    NORM: tl.constexpr,
+    HEADS: tl.constexpr,  # heads a program
+    HALF_BLOCK: tl.constexpr,  # power of two >= HEAD_DIM / 2
+):
+    HALF: tl.constexpr = HEAD_DIM // 2
+    row = tl.program_id(0).to(tl.int64)
+    head = (tl.program_id(1) * HEADS + tl.arange(0, HEADS))[:, None]
+    cols = tl.arange(0, HALF_BLOCK)[None, :]
+    mask = (head < Q_HEADS + 2 * KV_HEADS) & (cols < HALF)
+
+    source = qkv_ptr + (row * (Q_HEADS + 2 * KV_HEADS) + head) * HEAD_DIM + cols
+    x1 = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+    x2 = tl.load(source + HALF, mask=mask, other=0.0).to(tl.float32)
+    is_q = head < Q_HEADS
+    is_v = head >= Q_HEADS + KV_HEADS
+
+    if NORM:
+        scale = tl.rsqrt((tl.sum(x1 * x1, axis=1) + tl.sum(x2 * x2, axis=1)) / HEAD_DIM + eps)[:, None]
+        in_half = cols < HALF
+        q_weight1 = tl.load(q_weight_ptr + cols, mask=in_half, other=0.0).to(tl.float32)
+        q_weight2 = tl.load(q_weight_ptr + HALF + cols, mask=in_half, other=0.0).to(tl.float32)
+        k_weight1 = tl.load(k_weight_ptr + cols, mask=in_half, other=0.0).to(tl.float32)
+        k_weight2 = tl.load(k_weight_ptr + HALF + cols, mask=in_half, other=0.0).to(tl.float32)
+        x1 = tl.where(is_v, x1, x1 * scale * (tl.where(is_q, q_weight1, k_weight1) + weight_offset))
+        x2 = tl.where(is_v, x2, x2 * scale * (tl.where(is_q, q_weight2, k_weight2) + weight_offset))
+
+    angles = cos_sin_ptr + tl.load(positions_ptr + row).to(tl.int64) * HEAD_DIM + cols
+    cos = tl.load(angles, mask=cols < HALF, other=0.0)
+    sin = tl.load(angles + HALF, mask=cols < HALF, other=0.0)
+    y1 = tl.where(is_v, x1, x1 * cos - x2 * sin)
+    y2 = tl.where(is_v, x2, x2 * cos + x1 * sin)
+
+    q_target = q_ptr + (row * Q_HEADS + head) * HEAD_DIM + cols
+    tl.store(q_target, y1.to(q_ptr.dtype.element_ty), mask=mask & is_q)
+    tl.store(q_target + HALF, y2.to(q_ptr.dtype.element_ty), mask=mask & is_q)
+
+    slot = tl.load(slots_ptr + row)
+    page = slot // PAGE_SIZE
+    kv_head = (head - Q_HEADS) % KV_HEADS
+    kv_offset = ((page * KV_HEADS + kv_head) * PAGE_SIZE + slot % PAGE_SIZE) * HEAD_DIM + cols
+    is_k = (head >= Q_HEADS) & (head < Q_HEADS + KV_HEADS)
+    tl.store(k_ptr + kv_offset, (y1 * k_inverse_scale).to(k_ptr.dtype.element_ty), mask=mask & is_k)
+    tl.store(k_ptr + kv_offset + HALF, (y2 * k_inverse_scale).to(k_ptr.dtype.element_ty), mask=mask & is_k)
+    tl.store(v_ptr + kv_offset, (y1 * v_inverse_scale).to(v_ptr.dtype.element_ty), mask=mask & is_v)
+    tl.store(v_ptr + kv_offset + HALF, (y2 * v_inverse_scale).to(v_ptr.dtype.element_ty), mask=mask & is_v)
+
+
+def rope_and_write(
+    qkv: torch.Tensor,
+    cos_sin: torch.Tensor,
+    batch: StepBatch,
+    k_pages: torch.Tensor,
+    v_pages: torch.Tensor,
+    qk_norm: QkNorm | None = None,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+) -> torch.Tensor:
+    """Normalise and rotate Q and K, write K and V to their slots.
+
+    Args:
+        qkv: [rows, (q_heads + 2 * kv_heads) * head_dim], contiguous.
+        cos_sin: fp32 [max_positions, head_dim]: cosines of the half dims, then sines.
+        batch: gives every row its position and slot.
+        k_pages: [pages, kv_heads, page_size, head_dim], contiguous, written; fp8 pages hold K / k_scale.
+        v_pages: like ``k_pages``.
+        qk_norm: weights of the QK-norm, None where the model has none.
+
+    Returns:
+        Q, [rows, q_heads, head_dim] in ``qkv``'s dtype.
+    """
+    rows = qkv.shape[0]
+    _, kv_heads, page_size, head_dim = k_pages.shape
+    heads = qkv.shape[1] // head_dim
+    q_heads = heads - 2 * kv_heads
+    q = qkv.new_empty(rows, q_heads, head_dim)
+    _rope_and_write_kernel[(rows, triton.cdiv(heads, _HEADS))](
+        qkv,
+        cos_sin,
+        batch.positions,
+        batch.slots,
+        q,
+        k_pages,
+        v_pages,
+        qk_norm.q_weight if qk_norm else qkv,
+        qk_norm.k_weight if qk_norm else qkv,
+        qk_norm.eps if qk_norm else 0.0,
+        qk_norm.weight_offset if qk_norm else 0.0,
+        1.0 / k_scale,
+        1.0 / v_scale,
+        Q_HEADS=q_heads,
+        KV_HEADS=kv_heads,
+        HEAD_DIM=head_dim,
+        PAGE_SIZE=page_size,
+        NORM=qk_norm is not None,
+        HEADS=_HEADS,
+        HALF_BLOCK=triton.next_power_of_2(head_dim // 2),
+        num_warps=1,
+    )
+    return q

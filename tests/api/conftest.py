@@ -1,0 +1,219 @@
+"""A small tokenizer, an engine peer that speaks the real frames on a real socket, and the real HTTP server on top."""
+
+import http.client
+import json
+import queue
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from headwater.api.config import ApiConfig
+from headwater.engine.config import encode_config
+from headwater.engine.frames import FrameReader, encode_frame
+from headwater.engine.messages import Abort, Failed, Hello, Started, Stats, Step, Submit, ToEngine, Tokens
+
+DEADLINE_S = 30.0
+EOS_TEXT = "<|end|>"
+BOS_TEXT = "<|begin|>"
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """Poll until the condition holds, and return its value; fails when it never does."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s: {what}"
+        time.sleep(0.005)
+    return value
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A byte-level tokenizer without merges: one token a byte (ids 0 to 255), so that characters span tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(BOS_TEXT, special=True), AddedToken(EOS_TEXT, special=True)])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(single=f"{BOS_TEXT} $0", special_tokens=[(BOS_TEXT, 256)]),
+        ]
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the API reads of a model: byte tokens, BOS 256 in front, EOS 257."""
+    path = tmp_path_factory.mktemp("model")
+    byte_tokenizer().save(str(path / "tokenizer.json"))
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 257}))
+    return path
+
+
+class EnginePeer:
+    """The engine's end of the socket, played by the test: says hello, hands over what workers send, sends steps."""
+
+    hello = Hello("tiny", "cpu", "cpu", "float32", 258, max_total_tokens=64, max_sequences=8, page_size=16, num_pages=99)
+    stats = Stats(7, 1, 2, 98, 300, 40, 0, 5, 0.01, 0.0)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.inbox: queue.Queue[tuple[socket.socket, Submit | Abort]] = queue.Queue()
+        self.connections: list[socket.socket] = []
+        self.senders: dict[int, socket.socket] = {}  # of each Submit, by request id (one worker) or the last one
+        self.listener: socket.socket | None = None
+        self.listen()
+
+    def listen(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen(64)
+        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+                connection.sendall(encode_frame(self.hello) + encode_frame(Step(self.stats)))
+            except BrokenPipeError:  # a probe that only looked whether we listen
+                continue
+            except OSError:
+                return
+            self.connections.append(connection)
+            threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
+
+    def _receive(self, connection: socket.socket) -> None:
+        reader: FrameReader[Submit | Abort] = FrameReader(ToEngine)
+        while True:
+            try:
+                data = connection.recv(1 << 16)
+            except OSError:
+                return
+            if not data:
+                return
+            for message in reader.feed(data):
+                self.inbox.put((connection, message))
+
+    def submitted(self) -> Submit:
+        """The next message, which must be a Submit; answers go to who sent it."""
+        connection, message = self.inbox.get(timeout=DEADLINE_S)
+        assert isinstance(message, Submit), message
+        self.senders[message.request_id] = connection
+        return message
+
+    def aborted(self) -> Abort:
+        """The next message, which must be an Abort."""
+        _, message = self.inbox.get(timeout=DEADLINE_S)
+        assert isinstance(message, Abort), message
+        return message
+
+    def send(self, request_id: int, ids: list[int], finish: Any = None, *, logprob: float = -0.5) -> None:
+        """One step with tokens for one request."""
+        tokens = Tokens(request_id, ids, [logprob] * len(ids), finish)
+        self.senders[request_id].sendall(encode_frame(Step(self.stats, [Started(request_id, 0.25)], [tokens])))
+
+    def fail(self, request_id: int, error: str, error_type: Any) -> None:
+        self.senders[request_id].sendall(encode_frame(Step(self.stats, failed=[Failed(request_id, error, error_type)])))
+
+    def die(self) -> None:
+        """As an engine that is killed: nobody listens, and every connection ends."""
+        assert self.listener is not None
+        self.listener.shutdown(socket.SHUT_RDWR)  # close() alone would not wake the thread in accept()
+        self.listener.close()
+        self.path.unlink(missing_ok=True)
+        for connection in self.connections:
+            connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        self.connections.clear()
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[EnginePeer]:
+    peer = EnginePeer(tmp_path / "engine.sock")
+    yield peer
+    peer.die()
+
+
+class ApiServer:
+    """A running ``python -m headwater.api.server`` and the engine peer behind it."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, peer: EnginePeer) -> None:
+        self.process = process
+        self.port = port
+        self.peer = peer
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        """One request on a connection of its own; ``body`` is sent as JSON unless it is bytes."""
+        connection = self.connect()
+        connection.request(method, path, *_encoded(body, headers))
+        response = connection.getresponse()
+        data = response.read()
+        connection.close()
+        return response, data
+
+    def begin(self, path: str, body: Any) -> http.client.HTTPConnection:
+        """Send a POST and don't wait for its answer."""
+        connection = self.connect()
+        connection.request("POST", path, *_encoded(body, None))
+        return connection
+
+    def metric(self, name: str) -> float:
+        """Value of one sample of /metrics, 0 if it is absent."""
+        _, data = self.request("GET", "/metrics")
+        for line in data.decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+
+def _encoded(body: Any, headers: dict[str, str] | None) -> tuple[bytes | None, dict[str, str]]:
+    if body is None:
+        return None, headers or {}
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return data, {"content-type": "application/json"} if headers is None else headers
+
+
+@contextmanager
+def run_api_server(directory: Path, model_dir: Path, **settings: Any) -> Iterator[ApiServer]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    peer = EnginePeer(directory / "engine.sock")
+    config = ApiConfig(model_dir=model_dir, model_id="tiny", port=port, engine_socket=peer.path, **settings)
+    command = [sys.executable, "-P", "-m", "headwater.api.server"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(encode_config(config))
+        process.stdin.flush()
+        server = ApiServer(process, port, peer)
+        wait_until(lambda: process.poll() is not None or _answers(port), "the server listens")
+        # Every worker, not only the first: each answers only after its engine said hello.
+        wait_until(lambda: len(peer.connections) >= config.api_workers, "all workers are connected")
+        yield server
+        process.stdin.close()
+        process.wait(DEADLINE_S)
+    peer.die()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S).close()
+    except ConnectionRefusedError:
+        return False
+    return True
