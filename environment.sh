@@ -9,7 +9,7 @@ fail() { echo "headwater: error: $*" >&2; exit 1; }
 
 find_python() { # prints a python >= 3.11 that can make virtual environments
     local name
-    for name in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+    for name in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11; do
         if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             "$name" -c 'import ensurepip, venv' 2>/dev/null ||
                 fail "$(command -v "$name") cannot make virtual environments; install its venv module (Debian: python3-venv)"
@@ -31,7 +31,7 @@ install_headwater() { # $1: "" or "[extras]"
         say "making a virtual environment with $python"
         "$python" -m venv --clear "$venv"
     fi
-    local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    local pip=("$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check)
     local backend='import sys, tomllib; print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"])'
     say "installing what headwater needs; PyTorch makes the first time long"
     "${pip[@]}" "$("$venv/bin/python" -c "$backend" "$root/pyproject.toml")" || fail "pip failed"

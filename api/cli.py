@@ -120,11 +120,9 @@ def serve(
 
     What is not given is chosen from the hardware and the model.
     """
-    if model and model_id and model != model_id:
-        raise typer.BadParameter(f"two models: {model} and --model-id {model_id}")
     if max_input_tokens and max_total_tokens and max_input_tokens >= max_total_tokens:
         raise typer.BadParameter(
-            f"--max-input-tokens {max_input_tokens} must be below --max-total-tokens {max_total_tokens}"
+            f"max-input-tokens {max_input_tokens} must be below max-total-tokens {max_total_tokens}"
         )
     setproctitle("headwater serve")
     port = probe_port(host, port)

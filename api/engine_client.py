@@ -10,7 +10,7 @@ import itertools
 import logging
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from ..engine.frames import FrameError, FrameReader, encode_frame
 from ..engine.messages import Abort, FinishReason, FromEngine, Hello, SamplingParams, Stats, Step, Submit
@@ -56,18 +56,21 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         self.queue_s: float | None = None
 
-    async def next(self) -> tuple[list[int], list[float]]:
-        """Tokens and logprobs that came since the last call, at least one unless the sequence is over.
+    async def next(self, timeout_s: float) -> tuple[list[int], list[float]]:
+        """Tokens and logprobs that came since the last call; none if the sequence is over or the time is.
 
         Safe to cancel: what came is still there for the next call. Raises EngineError, after the tokens before it.
         """
-        while self._taken == len(self.token_ids):
-            if self._error is not None:
-                raise self._error
-            if self.finish_reason is not None:
-                return [], []
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        if self._taken == len(self.token_ids) and self._error is None and self.finish_reason is None:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(timeout_s, self._wake)  # a tenth of the cost of asyncio.timeout
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        if self._taken == len(self.token_ids) and self._error is not None:
+            raise self._error
         taken, self._taken = self._taken, len(self.token_ids)
         return self.token_ids[taken:], self.logprobs[taken:]
 
@@ -211,8 +214,7 @@ class _Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None

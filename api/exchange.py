@@ -46,6 +46,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._watcher: asyncio.Task[Message] | None = None
+        self._handler: asyncio.Task[Any] | None = None
+        self._stalled = False
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -97,7 +99,7 @@ class Exchange:
 
     def watch(self) -> None:
         """From now on, cancel the current task when the client goes. The body must have been read to its end."""
-        handler = asyncio.current_task()
+        handler = self._handler = asyncio.current_task()
         assert handler is not None
 
         def on_message(_: asyncio.Task[Message]) -> None:
@@ -142,11 +144,21 @@ class Exchange:
         await self._write({"type": "http.response.body", "body": chunk})
 
     async def _write(self, message: Message) -> None:
+        # By hand: asyncio.timeout costs as much as all the rest of an event.
+        timer = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._stall)
         try:
-            async with asyncio.timeout(STALL_TIMEOUT_S):
-                await self._send(message)
-        except TimeoutError:
-            raise ReaderStalled(f"nothing read for {STALL_TIMEOUT_S:.0f} s") from None
+            await self._send(message)
+        except asyncio.CancelledError:
+            if self._stalled:
+                raise ReaderStalled(f"nothing read for {STALL_TIMEOUT_S:.0f} s") from None
+            raise
+        finally:
+            timer.cancel()
+
+    def _stall(self) -> None:
+        assert self._handler is not None, "a stream is watched"
+        self._stalled = True
+        self._handler.cancel()
 
     def close(self) -> None:
         """Stop watching; the response is over."""

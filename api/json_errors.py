@@ -7,6 +7,7 @@ import msgspec
 from .errors import TransportError
 
 _BYTE = re.compile(r"^JSON is malformed: (.*) \(byte (\d+)\)$")
+_HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 _PATH = re.compile(r"^(.*) - at `\$\.?(.*)`$")
 
 
@@ -28,6 +29,8 @@ def json_error(error: Exception, body: bytes) -> TransportError:
         reason = "recursion limit exceeded"
     elif (match := _BYTE.match(str(error))) is not None:
         reason, position = match[1], int(match[2])
+    elif _HIGH_SURROGATE.search(body) is not None:  # msgspec calls a lone one truncated input, too
+        reason = "lone leading surrogate in hex escape, or EOF while parsing"
     else:
         reason = "EOF while parsing" if "truncated" in str(error) else str(error)
     before = body[:position]

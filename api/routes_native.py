@@ -4,7 +4,6 @@ What is known to be wrong before the first token is a real HTTP status, on the s
 event. If the first token takes longer than a keep-alive interval, the stream begins with a comment instead.
 """
 
-import asyncio
 from collections.abc import Iterable
 
 import msgspec
@@ -104,7 +103,7 @@ class _Generate:
     async def _send_whole(self, text: TextStream, record: Record) -> None:
         tokens: list[Token] = []
         while text.finish_reason is None:
-            tokens += await text.next()
+            tokens += await text.next(KEEP_ALIVE_S)
         record.finish(text.generated_tokens, text.finish_reason)
         response = GenerateResponse(self._generated_text(text))
         if self._details:
@@ -118,17 +117,13 @@ class _Generate:
         index = 0
         while text.finish_reason is None:
             try:
-                async with asyncio.timeout(KEEP_ALIVE_S):
-                    tokens = await text.next()
-            except TimeoutError:
-                chunk = KEEP_ALIVE
+                tokens = await text.next(KEEP_ALIVE_S)
             except ApiError as error:
                 if exchange.started:
                     await exchange.end(encode_event(ErrorResponse(error.error, error.error_type)))
                 raise
-            else:
-                chunk = self._events(tokens, index, text)
-                index += len(tokens)
+            chunk = self._events(tokens, index, text) if tokens else KEEP_ALIVE
+            index += len(tokens)
             if not exchange.started:
                 await exchange.start_stream(self._stream_headers(record))
             if text.finish_reason is None:
@@ -140,7 +135,7 @@ class _Generate:
     def _events(self, tokens: Iterable[Token], index: int, text: TextStream) -> bytes:
         """The events of tokens that came together, for one send; the last of a text says how it ended."""
         events = [StreamResponse(i, token) for i, token in enumerate(tokens, start=index + 1)]
-        if text.finish_reason is not None and events:
+        if text.finish_reason is not None:
             events[-1].generated_text = self._generated_text(text)
             if self._details:
                 input_length = len(text.generation.prompt_ids)

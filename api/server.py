@@ -16,7 +16,6 @@ from pathlib import Path
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from setproctitle import setproctitle
 
@@ -56,14 +55,13 @@ def _serve(config: ApiConfig, directory: Path) -> None:
     Granian(
         "headwater.api.app:make_app",
         factory=True,
-        address=config.host,
+        address=address_of(config.host),
         port=config.port,
         interface=Interfaces.ASGI,
         workers=config.api_workers,
         runtime_threads=1,
         loop=Loops.uvloop,
         http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(),
         websockets=False,
         backlog=_CONNECTIONS,
         backpressure=_CONNECTIONS,
@@ -72,6 +70,11 @@ def _serve(config: ApiConfig, directory: Path) -> None:
         workers_kill_timeout=max(round(config.graceful_termination_timeout), 1),
         process_name="headwater api",
     ).serve()
+
+
+def address_of(host: str) -> str:
+    """The address that ``host`` stands for: Granian takes no names."""
+    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
 def _terminate_at_eof() -> None:

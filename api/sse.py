@@ -27,14 +27,16 @@ def shortest_float32(value: float) -> float:
     """The number whose shortest decimal form is the shortest one that names the same 32-bit float.
 
     -0.34 as a 32-bit float is -0.3400000035762787; JSON should say -0.34. Not finite: returned as is (null in JSON).
+    Below 1.2e-38, and at a few powers of two, the form may have more digits than it needs.
     """
     try:
         packed = _FLOAT32.pack(value)
     except OverflowError:
         return value
     (value,) = _FLOAT32.unpack(packed)
-    for digits in (6, 7, 8):
+    for digits in (7, 8):  # seldom fewer than 7
         short = float(f"{value:.{digits}g}")
         if _FLOAT32.pack(short) == packed:
-            return short
+            shorter = float(f"{value:.6g}") if digits == 7 else short
+            return shorter if _FLOAT32.pack(shorter) == packed else short
     return float(f"{value:.9g}")

@@ -61,6 +61,7 @@ class Supervisor:
         """Start, watch, stop. Returns the exit code of the program."""
         started = time.monotonic()
         with self._wakeup() as wakeup:
+            self._log("info", f"loading {self._api_config.model_id} from {self._api_config.model_dir}")
             self._engine = Child(ENGINE_MODULE, self._engine_config)
             self._api = Child(API_MODULE, self._api_config)
             try:

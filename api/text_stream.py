@@ -38,10 +38,13 @@ class TextStream:
         """Text of all tokens so far that are not special: exactly what a stream shows of them, joined."""
         return "".join(self._text)
 
-    async def next(self) -> list[Token]:
-        """The tokens that came since the last call; safe to cancel. Raises ApiError if the engine failed."""
+    async def next(self, timeout_s: float) -> list[Token]:
+        """The tokens that came since the last call, none if the time is over; safe to cancel.
+
+        Raises ApiError if the engine failed.
+        """
         try:
-            token_ids, logprobs = await self._generation.next()
+            token_ids, logprobs = await self._generation.next(timeout_s)
         except EngineError as error:
             raise _api_error(error) from error
         tokens = []

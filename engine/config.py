@@ -18,7 +18,9 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     index: int = 0  # replica number
     device: Literal["cpu", "cuda"] | None = None
     backend: Literal["cpu", "triton"] | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None  # of weights; None: the checkpoint's
+    # Of rows and KV cache. None: like the weights. float32 beside bfloat16 weights is exact and slower (cpu backend).
+    activation_dtype: Literal["bfloat16", "float16", "float32"] | None = None
     page_size: int = 16  # tokens
     kv_cache_bytes: int | None = None
     max_total_tokens: int | None = None  # prompt + generated tokens of one sequence

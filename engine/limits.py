@@ -1,4 +1,4 @@
-"""Sizes of the engine, chosen from the hardware where the user says nothing; each with the reason it is printed with."""
+"""Sizes of the engine, chosen from the hardware where the user says nothing, each with its reason."""
 
 import os
 
@@ -34,14 +34,14 @@ def free_memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def choose_limits(config: EngineConfig, model: ModelConfig, storage_dtype: torch.dtype, device: torch.device) -> Limits:
+def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dtype, device: torch.device) -> Limits:
     """Fill in what the user left open. Raises ModelError if the model can't be served within the limits."""
     reasons = []
     max_sequences = config.max_batch_size or DEFAULT_SEQUENCES[device.type]
     max_rows = max(config.max_batch_prefill_tokens or DEFAULT_ROWS[device.type], max_sequences)
     reasons.append(f"step: up to {max_sequences} sequences and {max_rows} rows")
 
-    per_page = page_bytes(model, config.page_size, storage_dtype)
+    per_page = page_bytes(model, config.page_size, rows_dtype)
     longest = min(config.max_total_tokens or model.max_positions, model.max_positions)
     wanted = max_sequences * -(-longest // config.page_size) + 1  # every sequence at its longest: more is of no use
     if config.kv_cache_bytes is not None:

@@ -4,7 +4,7 @@ import torch
 
 from ..kernels import Backend, Sampled
 from .limits import Limits
-from .models import KVCache, LlamaModel
+from .models import Dtypes, KVCache, LlamaModel
 from .scheduler import Chunk
 from .sequence import Sequence
 from .step_buffers import StepBuffers
@@ -14,11 +14,11 @@ class Runner:
     """Runs steps. Knows tokens and pages; who runs is the scheduler's business."""
 
     def __init__(
-        self, model: LlamaModel, backend: Backend, limits: Limits, dtype: torch.dtype, device: torch.device
+        self, model: LlamaModel, backend: Backend, limits: Limits, dtypes: Dtypes, device: torch.device
     ) -> None:
         self._model = model
         self._backend = backend
-        self.cache = KVCache(model.config, limits.num_pages, limits.page_size, backend.storage_dtype(dtype), device)
+        self.cache = KVCache(model.config, limits.num_pages, limits.page_size, dtypes.rows, device)
         self._buffers = StepBuffers(limits, model.config.vocab_size, device)
         self._free_penalty_rows = list(range(limits.max_sequences))
         self.vocab_size = model.config.vocab_size

@@ -1,4 +1,4 @@
-"""Who runs in the next step. One token budget; decoding sequences first, then prompts in chunks; first come, first served."""
+"""Who runs in the next step: one token budget, decoding first, then prompts in chunks, first come, first served."""
 
 from collections import deque
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from .engine import Engine
 from .frames import FrameError, FrameReader, encode_frame
 from .messages import Abort, Hello, Step, Submit, ToEngine
 
-HEARTBEAT_S = 1.0  # between frames of an idle engine
+HEARTBEAT_S = 1.0  # the longest silence towards a worker, unless a step takes longer
 _RECEIVE_BYTES = 1 << 18
 # Frames that a worker may leave unread before it is taken for dead; a step of 256 sequences is about 8 KiB.
 _MAX_UNSENT_BYTES = 64 << 20
@@ -29,6 +29,7 @@ class _Worker:
         self.sock = sock
         self.reader: FrameReader[ToEngine] = FrameReader(ToEngine)
         self.unsent = bytearray()
+        self.last_frame = 0.0  # time.monotonic() of the last one sent
 
 
 class EngineServer:
@@ -43,7 +44,6 @@ class EngineServer:
         self._next_connection = 0
         self._stopped = False
         self._was_idle = False
-        self._last_frame = 0.0
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
         mask = os.umask(0o177)
@@ -71,9 +71,7 @@ class EngineServer:
             if self._engine.has_work:
                 for connection, step in self._engine.step().items():
                     self._send(self._workers[connection], encode_frame(step))
-                self._last_frame = time.monotonic()
-            elif time.monotonic() - self._last_frame >= HEARTBEAT_S:
-                self._broadcast_stats()
+            self._send_heartbeats()
         self._listener.close()
 
     def _watch(self, target: socket.socket | int, events: int, handler: Callable[[int], None]) -> None:
@@ -120,14 +118,15 @@ class EngineServer:
             case Abort():
                 self._engine.abort(worker.connection, message.request_id)
 
-    def _broadcast_stats(self) -> None:
-        frame = encode_frame(Step(self._engine.stats()))
-        for worker in list(self._workers.values()):
-            self._send(worker, frame)
-        self._last_frame = time.monotonic()
+    def _send_heartbeats(self) -> None:
+        """Tell each worker that has heard nothing for a while how the engine is: idle, or busy with others."""
+        due = time.monotonic() - HEARTBEAT_S
+        for worker in [worker for worker in self._workers.values() if worker.last_frame <= due]:
+            self._send(worker, encode_frame(Step(self._engine.stats())))
 
     def _send(self, worker: _Worker, frame: bytes) -> None:
         worker.unsent += frame
+        worker.last_frame = time.monotonic()
         if len(worker.unsent) > _MAX_UNSENT_BYTES:
             self._close(worker)
         else:

@@ -5,15 +5,12 @@ import time
 import torch
 
 from ..kernels import BackendName, load_backend
-from .checkpoint.errors import ModelError
 from .config import EngineConfig
 from .engine import Engine
 from .limits import choose_limits
 from .messages import Hello, SamplingParams, Submit
-from .models import load_model, read_config
+from .models import choose_dtypes, load_model, read_config
 from .runner import Runner
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 def log(message: str) -> None:
@@ -31,16 +28,14 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     backend = load_backend(backend_name)
     model_config = read_config(config.model_dir)
     dtype_name = config.dtype or model_config.dtype
-    if dtype_name not in DTYPES:
-        raise ModelError(f"dtype {dtype_name} is not supported (known: {', '.join(DTYPES)})")
-    dtype = DTYPES[dtype_name]
+    dtypes = choose_dtypes(backend, dtype_name, config.activation_dtype)
     model = load_model(
-        config.model_dir, model_config, backend, dtype, device,
+        config.model_dir, model_config, backend, dtypes, device,
         min(config.max_total_tokens or model_config.max_positions, model_config.max_positions),
     )  # fmt: skip
     loaded = time.monotonic()
-    limits = choose_limits(config, model_config, backend.storage_dtype(dtype), device)
-    engine = Engine(Runner(model, backend, limits, dtype, device), limits, config.max_waiting)
+    limits = choose_limits(config, model_config, dtypes.rows, device)
+    engine = Engine(Runner(model, backend, limits, dtypes, device), limits, config.max_waiting)
     _warm_up(engine, limits.max_rows, limits.max_total_tokens)
     ready = time.monotonic()
 
@@ -68,7 +63,7 @@ def _use_threads(threads: int | None) -> None:
     import numba
 
     if threads is not None:
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, numba.get_num_threads()))
     torch.set_num_threads(1)
 
 

@@ -6,9 +6,9 @@ are the only things known here; requests and models are not.
 KV layout of both backends: K and V apart, per layer ``[pages, kv_heads, page_size, head_dim]``. Page 0 is the trash
 page: padding rows write there and nothing reads it. The order of values inside one (page, head) box is the backend's.
 
-Three dtypes: weights, pages and the rows that enter a linear have ``storage_dtype``; what leaves a linear, and the
-residual stream, has ``stream_dtype``. On the GPU both are the model's dtype. On the CPU, sums stay in fp32 between the
-linears: it costs nothing there and takes most of bf16's rounding away.
+Three dtypes: weights have ``storage_dtype``; pages and the rows that enter a linear have one of ``row_dtypes``, as a
+rule the weights' own; what leaves a linear, and the residual stream, has ``stream_dtype``. On the GPU all are the
+model's dtype. On the CPU, sums stay in fp32 between the linears: it costs nothing there.
 """
 
 from dataclasses import dataclass
@@ -37,9 +37,19 @@ class StepBatch:
 
 @dataclass
 class SamplingBatch:
-    """How each row of a logits matrix is to be sampled; every row may differ."""
+    """How each row of a logits matrix is to be sampled; every row may differ.
 
-    greedy: torch.Tensor  # bool [rows]: no noise, and temperature is ignored
+    A logit is processed in this order, in fp32: watermark, bias, repetition penalty, frequency penalty, output
+    frequency and presence penalties, grammar, temperature. Then the allowed set shrinks by top-k, top-p, min-p and
+    typical-p, each taken from the distribution that the one before it left. Top-p (typical-p) keeps a token if the
+    tokens with strictly larger probability (the strictly more typical ones) weigh less than p: equal ones stay or go
+    together. The token is the one with the largest sum of logit and noise, the lowest id of equals.
+    NaN is never allowed. ``kernels/exact.py`` says how weights and noise are computed bit for bit.
+
+    What is None costs nothing; the Triton kernels are compiled for the set of fields that are given.
+    """
+
+    greedy: torch.Tensor  # bool [rows]: no noise; temperature and the allowed set's bounds are ignored
     temperature: torch.Tensor  # fp32 [rows], > 0
     top_k: torch.Tensor  # int32 [rows], 0: off; ties at the edge are kept
     top_p: torch.Tensor  # fp32 [rows], 1: off
@@ -48,14 +58,48 @@ class SamplingBatch:
     positions: torch.Tensor  # int64 [rows], index in its sequence of the token that is drawn
     seen: torch.Tensor  # int32 [rows], row of ``token_counts`` that holds the sequence's tokens; -1: no penalty wanted
     token_counts: torch.Tensor  # int32 [penalised sequences, vocab], occurrences in prompt and output
+    min_p: torch.Tensor | None = None  # fp32 [rows], least probability relative to the best token's; 0: off
+    typical_p: torch.Tensor | None = None  # fp32 [rows], 1: off
+    frequency_penalty: torch.Tensor | None = None  # fp32 [rows], times a token's share of prompt and output (TGI)
+    output_frequency_penalty: torch.Tensor | None = None  # fp32 [rows], times its occurrences in the output (OpenAI)
+    presence_penalty: torch.Tensor | None = None  # fp32 [rows], for tokens that occur in the output (OpenAI)
+    output_counts: torch.Tensor | None = None  # int32, like ``token_counts``; needed by the two above
+    bias_start: torch.Tensor | None = None  # int32 [rows + 1], the row's biases: bias_start[row] .. bias_start[row + 1]
+    bias_ids: torch.Tensor | None = None  # int32 [biases], ascending within a row, each token once
+    bias_values: torch.Tensor | None = None  # fp32 [biases]
+    grammar: torch.Tensor | None = None  # int32 [rows], row of ``grammar_bits``; -1: everything is allowed
+    grammar_bits: torch.Tensor | None = None  # int32 [grammars, ceil(vocab / 32)], bit i % 32 of word i // 32: token i
+    watermark: torch.Tensor | None = None  # int64 [rows], the token before the one that is drawn; -1: off
+    watermark_gamma: float = 0.5  # share of the vocabulary on a green list
+    watermark_delta: float = 2.0  # added to the logits of green tokens
+    top_n: torch.Tensor | None = None  # int32 [rows], best tokens wanted, at most 20; given, all of Sampled is filled
+
+
+TOP_WIDTH = 32  # columns of the lists of best tokens: 20, and room for ties at the cut-off
+
+
+@dataclass
+class TopTokens:
+    """The best tokens of each row, best first, equal ones by id, ties at the cut-off included while there is room."""
+
+    ids: torch.Tensor  # int64 [rows, TOP_WIDTH], -1 beyond the row's last
+    logprobs: torch.Tensor  # fp32 [rows, TOP_WIDTH], -inf beyond the row's last
 
 
 @dataclass
 class Sampled:
-    """What the sampler returns for each row."""
+    """What the sampler returns for each row. A row without any finite logit gives token 0, with logprob -inf.
+
+    "Raw" is the model's own distribution, before any processing; the rest is after it and within the allowed set.
+    """
 
     token_ids: torch.Tensor  # int64 [rows]
     logprobs: torch.Tensor  # fp32 [rows], natural log, of the processed distribution restricted to the allowed set
+    ranks: torch.Tensor | None = None  # int32 [rows], 1 + tokens of the allowed set that are nearer to the best logit
+    raw_logprobs: torch.Tensor | None = None  # fp32 [rows]
+    raw_ranks: torch.Tensor | None = None  # int32 [rows]
+    top: TopTokens | None = None
+    raw_top: TopTokens | None = None
 
 
 class Linear(Protocol):
@@ -74,7 +118,11 @@ class Backend(Protocol):
     """One implementation of every op. All tensors are contiguous."""
 
     def storage_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """What weights and pages of a model of that dtype are kept in."""
+        """What weights of a model of that dtype are kept in."""
+        ...
+
+    def row_dtypes(self, weight_dtype: torch.dtype) -> tuple[torch.dtype, ...]:
+        """What rows (and pages) may be kept in beside weights of that storage dtype."""
         ...
 
     def stream_dtype(self, dtype: torch.dtype) -> torch.dtype:

@@ -37,7 +37,7 @@ def resolve_model(model: str | None, revision: str | None = None) -> ResolvedMod
         revision: branch, tag or commit on the Hub.
     """
     if model is None:
-        return ResolvedModel(cached_conversion(_default_gguf()), DEFAULT_MODEL_ID)
+        return ResolvedModel(cached_conversion(find_default_gguf()), DEFAULT_MODEL_ID)
     path = Path(model).expanduser()
     if path.is_dir():
         return ResolvedModel(_check_directory(path.absolute()), model)
@@ -51,7 +51,7 @@ def resolve_model(model: str | None, revision: str | None = None) -> ResolvedMod
     return ResolvedModel(_check_directory(directory), model, directory.name)
 
 
-def _default_gguf() -> Path:
+def find_default_gguf() -> Path:
     """The default model's file, found without importing the package: that would want its own dependencies."""
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -89,7 +89,8 @@ def _download(model: str, revision: str | None) -> Path:
     except errors.HFValidationError as error:
         raise ModelError(f"{model}: no such directory, and no Hub id ({error}).") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        reason = "not downloaded yet, and the Hub cannot be reached. Go online once, or name a local directory"
+        cause = str(error.__cause__ or error).partition("\n")[0]
+        reason = f"not downloaded yet, and the Hub cannot be reached ({cause}). Go online once, or name a directory"
         raise ModelError(f"{where}: {reason}.") from error
     except Exception as error:  # the kinds of httpx, hf_xet and the file system have no common base
         raise ModelError(f"{where}: the download failed ({error}). Start again to resume it.") from error

@@ -1,7 +1,8 @@
 """config.json as the runtime sees it: one frozen Struct, checked once."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -40,10 +41,15 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     rope: RopeConfig
 
 
+class _HfArchitecture(Struct):
+    """Read first: the fields of an unknown architecture mean nothing."""
+
+    architectures: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
 class _HfConfig(Struct):
     """The fields of config.json that are read, under their Hugging Face names; others are ignored."""
 
-    architectures: list[str]
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -65,24 +71,27 @@ class _HfConfig(Struct):
     quantization_config: dict[str, Any] | None = None
 
 
-def read_config(model_dir: Path) -> ModelConfig:
-    """Read config.json of a model directory. Raises ModelError."""
+def read_config(model_dir: Path, architectures: Collection[str]) -> ModelConfig:
+    """Read config.json of a model directory; ``architectures`` are the known ones. Raises ModelError."""
     path = model_dir / "config.json"
     try:
-        hf = msgspec.json.decode(path.read_bytes(), type=_HfConfig)
+        data = path.read_bytes()
+        architecture = msgspec.json.decode(data, type=_HfArchitecture).architectures[0]
+        if architecture not in architectures:
+            known = ", ".join(architectures)
+            raise ModelError(f"{path}: architecture {architecture} is not known (known: {known})")
+        hf = msgspec.json.decode(data, type=_HfConfig)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}. A model directory in Hugging Face format has one.") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: {error}") from error
-    if not hf.architectures:
-        raise ModelError(f"{path}: 'architectures' is empty")
     if hf.quantization_config is not None:
         method = hf.quantization_config.get("quant_method", "unknown")
         raise ModelError(f"{path}: weights quantised by '{method}' are not supported; use the unquantised model")
     if hf.hidden_act != "silu":
         raise ModelError(f"{path}: activation '{hf.hidden_act}' is not supported (known: silu)")
     return ModelConfig(
-        architecture=hf.architectures[0],
+        architecture=architecture,
         dtype=hf.dtype or hf.torch_dtype or "float32",
         vocab_size=hf.vocab_size,
         hidden_size=hf.hidden_size,

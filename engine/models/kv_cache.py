@@ -11,7 +11,7 @@ class KVCache:
     def __init__(
         self, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """``num_pages`` counts the trash page; dtype is the backend's storage dtype."""
+        """``num_pages`` counts the trash page; dtype is the rows'."""
         self.page_size = page_size
         self.num_pages = num_pages
         # K and V of all layers are one tensor: one allocation, and the operating system hands out what is touched only.

@@ -1,8 +1,11 @@
-"""Llama: pre-norm blocks of grouped-query attention with RoPE and a SwiGLU MLP (Touvron et al. 2023, arXiv 2302.13971)."""
+"""Llama: pre-norm blocks of grouped-query attention with RoPE and a SwiGLU MLP.
+
+Touvron et al. 2023 (arXiv 2302.13971).
+"""
 
 import torch
 
-from ...kernels import Backend, StepBatch
+from ...kernels import StepBatch
 from ..checkpoint.safetensors_dir import Checkpoint
 from .config import ModelConfig
 from .kv_cache import KVCache
@@ -19,7 +22,7 @@ class LlamaLayer:
         self._backend = load.backend
         self._eps = config.rms_norm_eps
         self._scale = head_dim**-0.5
-        self._dtype = load.storage_dtype
+        self._dtype = load.dtypes.rows
         self._input_norm = load.vector(f"{prefix}.input_layernorm.weight", hidden)
         self._qkv = load.linear(
             [(f"{prefix}.self_attn.{part}_proj", width) for part, width in (("q", q), ("k", kv), ("v", kv))],
@@ -35,7 +38,7 @@ class LlamaLayer:
         self._down = load.linear([(f"{prefix}.mlp.down_proj", hidden)], width, config.mlp_bias)
 
     def input_norm(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """The block's first norm: of ``x`` alone in the first layer, of the sum (kept in ``residual``) in the others."""
+        """The block's first norm: of ``x`` alone in the first layer, else of the sum, kept in ``residual``."""
         if residual is None:
             return self._backend.rms_norm(x, self._input_norm, self._eps)
         return self._backend.add_rms_norm(x, residual, self._input_norm, self._eps)
@@ -63,7 +66,7 @@ class LlamaModel:
     def __init__(self, config: ModelConfig, checkpoint: Checkpoint, load: WeightLoader, max_positions: int) -> None:
         self.config = config
         self._backend = load.backend
-        self._stream_dtype = load.stream_dtype
+        self._stream_dtype = load.dtypes.stream
         self._embedding = load.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
         self._layers = [LlamaLayer(config, load, f"model.layers.{i}") for i in range(config.num_layers)]
         self._norm = load.vector("model.norm.weight", config.hidden_size)

@@ -6,28 +6,27 @@ import torch
 
 from ...kernels import Backend, Linear
 from ..checkpoint.safetensors_dir import Checkpoint
+from .dtypes import Dtypes
 
 
 class WeightLoader:
     """Loads weights by name. One tensor of the checkpoint is in flight at a time, besides the mapped file."""
 
-    def __init__(self, checkpoint: Checkpoint, backend: Backend, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, backend: Backend, dtypes: Dtypes, device: torch.device) -> None:
         self.backend = backend
         self.device = device
-        self.storage_dtype = backend.storage_dtype(dtype)
-        self.stream_dtype = backend.stream_dtype(dtype)
+        self.dtypes = dtypes
         self._checkpoint = checkpoint
-        self._dtype = dtype
 
     def tensor(self, name: str, shape: Sequence[int]) -> torch.Tensor:
-        """A tensor of that shape in the storage dtype on the device. Raises ModelError."""
+        """A weight matrix of that shape on the device. Raises ModelError."""
         # First to the dtype that was asked for, so that fp16 widened to fp32 has fp16's values.
         loaded = self._checkpoint.get(name, tuple(shape))
-        return loaded.to(self.device).to(self._dtype).to(self.storage_dtype).contiguous()
+        return loaded.to(self.device).to(self.dtypes.model).to(self.dtypes.weights).contiguous()
 
     def vector(self, name: str, size: int) -> torch.Tensor:
-        """A norm weight or bias, [size]. Raises ModelError."""
-        return self.tensor(name, (size,))
+        """A norm weight or bias, [size], in the rows' dtype. Raises ModelError."""
+        return self.tensor(name, (size,)).to(self.dtypes.rows)
 
     def linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool) -> Linear:
         """One linear from one or several (module name, output width) that read the same rows. Raises ModelError."""

@@ -16,6 +16,7 @@ __all__ = [
     "plan_attention",
     "rms_norm",
     "rope_and_write",
+    "row_dtypes",
     "sample",
     "silu_and_mul",
     "storage_dtype",
@@ -26,6 +27,11 @@ __all__ = [
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:
     """bf16 stays; fp16 is widened to fp32: the same values, since no CPU of ours multiplies fp16."""
     return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+
+
+def row_dtypes(weight_dtype: torch.dtype) -> tuple[torch.dtype, ...]:
+    """The weights' own, or fp32 beside bf16: then products are exact, at half the speed of bf16's."""
+    return (weight_dtype, torch.float32)
 
 
 def stream_dtype(dtype: torch.dtype) -> torch.dtype:

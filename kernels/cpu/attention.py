@@ -2,8 +2,8 @@
 
     out = softmax(q K^T * scale) V,  each row over its own positions 0 .. position
 
-One work item is a block of rows of one sequence and one KV head, with the query heads of that KV head packed beside the
-rows. Its scores are all kept (fp32, [packed rows, positions]), so the softmax needs no rescaling: exact maximum, one exp
+One work item is a block of rows of one sequence and one KV head, with the query heads of that KV head packed beside
+the rows. Its scores are all kept (fp32, [packed rows, positions]), so the softmax needs no rescaling: exact maximum, one exp
 per score. Both products run through the register tile of tile.py over pages in the order that rope_write.py describes.
 Sums go over positions in order and a row's masked scores add exact zeros: a row's result depends neither on its
 neighbours nor on how its prompt was cut into chunks.
@@ -63,32 +63,32 @@ def plan_attention(batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int,
 def _scores(q, q_stride, k_panel, y, y_stride, rows, words, like):
     row = 0
     while rows - row >= 8:
-        _score_8(like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
+        _score_8(like, like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
         row += 8
     if rows - row >= 4:
-        _score_4(like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
+        _score_4(like, like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
         row += 4
     if rows - row >= 2:
-        _score_2(like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
+        _score_2(like, like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
         row += 2
     if rows - row >= 1:
-        _score_1(like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
+        _score_1(like, like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
 
 
 @njit
 def _values(p, p_stride, v_panel, y, y_stride, rows, words, like):
     row = 0
     while rows - row >= 8:
-        _value_8(like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
+        _value_8(like, like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
         row += 8
     if rows - row >= 4:
-        _value_4(like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
+        _value_4(like, like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
         row += 4
     if rows - row >= 2:
-        _value_2(like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
+        _value_2(like, like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
         row += 2
     if rows - row >= 1:
-        _value_1(like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
+        _value_1(like, like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
 
 
 @njit(inline="always", fastmath={"reassoc", "nnan"})

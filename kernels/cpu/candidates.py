@@ -8,11 +8,13 @@ import numpy as np
 from numba import njit
 
 from .. import exact
-from .exact import inline, weight
+from .exact import inline, ln, weight
 
 BLOCK = 64  # tokens per block maximum: the k-th best block bounds the k-th best token from below
 _I = np.int32
 _F = np.float32
+_MASSLESS = _F(exact.MASSLESS)
+_LOWEST_MIN_P = _F(exact.LOWEST_MIN_P)
 _INFINITE = _I(0x7F800000)
 BUCKETS_PER_NAT = 32
 BUCKETS = int(exact.MASSLESS) * BUCKETS_PER_NAT + 1
@@ -24,7 +26,7 @@ kernel = njit(cache=True, error_model="numpy")
 @inline
 def _kept(keys, n, edge):
     """Tokens of the list whose key is at most the float with the bits ``edge``."""
-    count = 0
+    count = np.int64(0)
     bits = keys[:n].view(np.int32)
     for i in range(n):
         count += _I(bits[i] <= edge)
@@ -85,14 +87,15 @@ def block_distances(z, best, out):
     for block in range(blocks):
         nearest = _INFINITE
         for i in range(block * BLOCK, min(block * BLOCK + BLOCK, z.size)):
-            nearest = min(nearest, _F(best - z[i]).view(np.int32))
+            bits = _F(best - z[i]).view(np.int32)
+            nearest = bits if bits < nearest else nearest
         out[block] = _I(nearest).view(np.float32)
     return blocks
 
 
 @kernel
 def gather(z, best, blocks, num_blocks, bound, r, weights, ids):
-    """List all tokens with a distance of at most ``bound``, ascending in id; masked ones never. Returns their number."""
+    """List the unmasked tokens with a distance of at most ``bound``, ascending in id. Returns their number."""
     n = 0
     for block in range(num_blocks):
         if blocks[block] <= bound:
@@ -100,9 +103,10 @@ def gather(z, best, blocks, num_blocks, bound, r, weights, ids):
                 distance = best - z[i]
                 if distance <= bound and distance < _F(np.inf):
                     r[n] = distance
-                    weights[n] = weight(distance)
                     ids[n] = i
                     n += 1
+    for i in range(n):
+        weights[i] = weight(r[i])
     return n
 
 
@@ -147,3 +151,47 @@ def edge_bucket(histogram, target):
         bucket += 1
         mass += histogram[bucket]
     return bucket
+
+
+@kernel
+def mean_distance(r, weights, n):
+    """Mean distance of the listed tokens."""
+    moment = np.int64(0)
+    for i in range(n):
+        moment += np.int64(_F(weights[i]) * r[i])
+    return _F(np.float64(moment) / np.float64(weights[:n].sum()))
+
+
+@kernel
+def allowed(z, best, top_k, top_p, min_p, typical_p, r, weights, ids, blocks, histogram, keys):
+    """List the allowed set of a row. Returns its size; the last five arguments and ``r`` are scratch or out."""
+    num_blocks = block_distances(z, best, blocks)
+    n = -1  # no list yet
+    low, high = _F(0), _MASSLESS
+    if top_k > 0:
+        n = gather(z, best, blocks, num_blocks, edge_by_count(blocks, num_blocks, top_k), r, weights, ids)
+        n = cut(r, n, edge_by_count(r, n, top_k), r, weights, ids)
+    if top_p < _F(1):
+        if n >= 0:
+            target = mass_target(top_p, weights[:n].sum())
+        else:
+            target = mass_target(top_p, mass_by_distance(z, best, histogram, weights))
+            bucket = edge_bucket(histogram, target)
+            low, high = _F(bucket / BUCKETS_PER_NAT), _F((bucket + 1) / BUCKETS_PER_NAT)
+            n = gather(z, best, blocks, num_blocks, high, r, weights, ids)
+        n = cut(r, n, edge_by_mass(r, weights, n, target, low, high), r, weights, ids)
+    if min_p > _F(0):
+        edge = max(-ln(max(min_p, _LOWEST_MIN_P)), _F(0))
+        if n >= 0:
+            n = cut(r, n, edge, r, weights, ids)
+        else:
+            n = gather(z, best, blocks, num_blocks, edge, r, weights, ids)
+    if typical_p < _F(1):
+        if n < 0:
+            n = gather(z, best, blocks, num_blocks, _MASSLESS, r, weights, ids)
+        centre = mean_distance(r, weights, n)
+        for i in range(n):
+            keys[i] = abs(r[i] - centre)
+        target = mass_target(typical_p, weights[:n].sum())
+        n = cut(keys, n, edge_by_mass(keys, weights, n, target, _F(0), _MASSLESS), r, weights, ids)
+    return n

@@ -27,9 +27,8 @@ _HIGHEST = _F(exact.HIGHEST_LOGIT)
 
 
 @inline
-def philox(key0, key1, c0, c1, c2):
-    """Philox-4x32-10 of the counter (c0, c1, c2, 0); all uint32. Returns the four words."""
-    c3 = _U(0)
+def philox(key0, key1, c0, c1, c2, c3):
+    """Philox-4x32-10 of the counter (c0, c1, c2, c3); all uint32. Returns the four words."""
     for _ in range(10):
         product0 = np.uint64(c0) * _M0
         product1 = np.uint64(c2) * _M1
@@ -50,8 +49,8 @@ def ln(x):
     g = _I(bits - _I(k << _MANTISSA_BITS)).view(np.float32) - _ONE
     p = ((((((((_L0 * g + _L1) * g + _L2) * g + _L3) * g + _L4) * g + _L5) * g + _L6) * g + _L7) * g + _L8) * g
     square = g * g
-    k = _F(k)
-    return (g + (p * square + k * _LN2_LOW - square * _HALF)) + k * _LN2_HIGH
+    exponent = _F(k)
+    return (g + (p * square + exponent * _LN2_LOW - square * _HALF)) + exponent * _LN2_HIGH
 
 
 @inline

@@ -1,4 +1,4 @@
-"""exp for Numba loops. LLVM has no vector exp without a vendor library; this one is plain arithmetic, so it vectorises."""
+"""exp for Numba loops: plain arithmetic, so it vectorises. LLVM has no vector exp without a vendor library."""
 
 import numpy as np
 from numba import njit

@@ -1,7 +1,8 @@
 """Linear layer: y = x W^T + b, for one row or many, weights read once per step.
 
-The weight is packed into panels of 16 outputs, [panels, K, 16] for fp32 and [panels, K / 2, 16, 2] for bf16, so that the
-inner loop (tile.py) streams memory in order. Sums and outputs are fp32; bf16 rows go in as bf16.
+The weight is packed into panels of 16 outputs, [panels, K, 16] for fp32 and [panels, K / 2, 16, 2] for bf16, so that
+the inner loop (tile.py) streams memory in order. Sums and outputs are fp32. Rows are of the weight's dtype, or fp32 beside
+bf16 weights: then nothing but the weight is rounded.
 """
 
 import numpy as np
@@ -18,37 +19,39 @@ _tile_8x1, _tile_4x1, _tile_2x1, _tile_1x1 = (make_tile(rows, 1) for rows in (8,
 
 
 @njit
-def _full_group(like, x, x_stride, w, w_stride, y, y_stride, rows, words):
+def _full_group(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, words):
     row = 0
     half = 3 * w_stride
     while rows - row >= 8:
-        _tile_8x3(like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
-        _tile_8x3(like, x + row * x_stride, x_stride, w + half, w_stride, y + row * y_stride + 192, y_stride, words)
+        _tile_8x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_8x3(
+            x_like, w_like, x + row * x_stride, x_stride, w + half, w_stride, y + row * y_stride + 192, y_stride, words
+        )
         row += 8
     if rows - row >= 4:
-        _tile_4x6(like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_4x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
         row += 4
     if rows - row >= 2:
-        _tile_2x6(like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_2x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
         row += 2
     if rows - row >= 1:
-        _tile_1x6(like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_1x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
 
 
 @njit
-def _one_panel(like, x, x_stride, w, w_stride, y, y_stride, rows, words):
+def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, words):
     row = 0
     while rows - row >= 8:
-        _tile_8x1(like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_8x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
         row += 8
     if rows - row >= 4:
-        _tile_4x1(like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_4x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
         row += 4
     if rows - row >= 2:
-        _tile_2x1(like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_2x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
         row += 2
     if rows - row >= 1:
-        _tile_1x1(like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
 
 
 @njit(parallel=True, cache=True)
@@ -58,17 +61,17 @@ def _linear_kernel(
     y,  # [rows, panels * 16] fp32, out
 ):
     rows, panels, words = x.shape[0], w.shape[0], w.shape[1]
-    x_stride, y_stride, w_stride = words * 4, panels * 64, words * 64
+    x_stride, y_stride, w_stride = x.shape[1] * x.itemsize, panels * 64, words * 64
     x_address, y_address, w_address = x.ctypes.data, y.ctypes.data, w.ctypes.data
     for group in prange((panels + _GROUP - 1) // _GROUP):
         first = group * _GROUP
         if first + _GROUP <= panels:
             w_group, y_group = w_address + first * w_stride, y_address + first * 64
-            _full_group(w, x_address, x_stride, w_group, w_stride, y_group, y_stride, rows, words)
+            _full_group(x, w, x_address, x_stride, w_group, w_stride, y_group, y_stride, rows, words)
         else:
             for panel in range(first, panels):
                 w_panel, y_panel = w_address + panel * w_stride, y_address + panel * 64
-                _one_panel(w, x_address, x_stride, w_panel, w_stride, y_panel, y_stride, rows, words)
+                _one_panel(x, w, x_address, x_stride, w_panel, w_stride, y_panel, y_stride, rows, words)
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -95,7 +98,7 @@ class PackedLinear:
         self._bias = None if bias is None else bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[rows, in] in the weight's dtype -> [rows, out] fp32."""
+        """[rows, in], fp32 or the weight's dtype -> [rows, out] fp32."""
         if self._pad_k:
             x = torch.nn.functional.pad(x, (0, self._pad_k))
         y = torch.empty(x.shape[0], self._packed.shape[0] * LANES)

@@ -2,8 +2,8 @@
 
     (a, b) -> (a cos - b sin, b cos + a sin)     a: first half of the head, b: second (NeoX layout)
 
-Su et al. 2021 (arXiv 2104.09864). Pages hold what the attention's tile (tile.py) reads in order, so inside a page of one
-head, with ``step`` = 2 for bf16 and 1 for fp32 and positions in panels of 16:
+Su et al. 2021 (arXiv 2104.09864). Pages hold what the attention's tile (tile.py) reads in order, so inside a page of
+one head, with ``step`` = 2 for bf16 and 1 for fp32 and positions in panels of 16:
 
     K: [page_size / 16, head_dim / step, 16 positions, step]
     V: [head_dim / 16, page_size / step, 16 dims, step]

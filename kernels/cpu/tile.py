@@ -48,47 +48,106 @@ def _splat(builder, scalar, vector_type):
     return builder.shuffle_vector(vector, undefined, ir.Constant(_WORDS, [0] * LANES))
 
 
-def _multiply_add_fp32(builder, sums, x, w):
-    fma = _declare(builder.module, f"llvm.fma.v{LANES}f32", _SUMS, [_SUMS] * 3)
-    return builder.call(fma, [x, w, sums])
+def _fma(builder, sums, x, w):
+    function = _declare(builder.module, f"llvm.fma.v{LANES}f32", _SUMS, [_SUMS] * 3)
+    return builder.call(function, [x, w, sums])
 
 
-def _multiply_add_bf16_pairs(builder, sums, x, w):
-    if HAS_BF16_DOT:
-        dot = _declare(builder.module, "llvm.x86.avx512bf16.dpbf16ps.512", _SUMS, [_SUMS, _PAIRS, _PAIRS])
-        return builder.call(dot, [sums, builder.bitcast(x, _PAIRS), builder.bitcast(w, _PAIRS)])
-    high = ir.Constant(_WORDS, [0xFFFF0000] * LANES)
-    shift = ir.Constant(_WORDS, [16] * LANES)
-    for half in (lambda v: builder.shl(v, shift), lambda v: builder.and_(v, high)):
-        sums = _multiply_add_fp32(builder, sums, builder.bitcast(half(x), _SUMS), builder.bitcast(half(w), _SUMS))
-    return sums
+def _halves(builder, words):
+    """Both bf16 values of each word, widened: the first lies in the low half."""
+    low = builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
+    high = builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
+    return builder.bitcast(low, _SUMS), builder.bitcast(high, _SUMS)
+
+
+def _load(builder, pointer, align):
+    load = builder.load(pointer)
+    load.align = align
+    return load
+
+
+class _Fp32:
+    """fp32 rows, fp32 weights: one value of k in a step."""
+
+    x_type, w_type = _F32, _SUMS
+
+    @staticmethod
+    def load_x(builder, x_row, k):
+        return [_splat(builder, _load(builder, builder.gep(x_row, [k]), 4), _SUMS)]
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        return _fma(builder, sums, x[0], w)
+
+
+class _Bf16:
+    """bf16 rows, bf16 weights: two values of k in a step."""
+
+    x_type, w_type = _I32, _WORDS
+
+    @staticmethod
+    def load_x(builder, x_row, k):
+        words = _splat(builder, _load(builder, builder.gep(x_row, [k]), 4), _WORDS)
+        return [words] if HAS_BF16_DOT else _halves(builder, words)
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        if HAS_BF16_DOT:
+            dot = _declare(builder.module, "llvm.x86.avx512bf16.dpbf16ps.512", _SUMS, [_SUMS, _PAIRS, _PAIRS])
+            return builder.call(dot, [sums, builder.bitcast(x[0], _PAIRS), builder.bitcast(w, _PAIRS)])
+        for x_half, w_half in zip(x, _halves(builder, w), strict=True):
+            sums = _fma(builder, sums, x_half, w_half)
+        return sums
+
+
+class _Fp32Bf16:
+    """fp32 rows, bf16 weights: exact products, two values of k in a step."""
+
+    x_type, w_type = _F32, _WORDS
+
+    @staticmethod
+    def load_x(builder, x_row, k):
+        at = builder.mul(k, ir.Constant(_I64, 2))
+        both = (at, builder.add(at, ir.Constant(_I64, 1)))
+        return [_splat(builder, _load(builder, builder.gep(x_row, [i]), 4), _SUMS) for i in both]
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        for x_half, w_half in zip(x, _halves(builder, w), strict=True):
+            sums = _fma(builder, sums, x_half, w_half)
+        return sums
+
+
+def _products(x, w):
+    """How to multiply rows and weights stored in these Numba types."""
+    if w == types.float32:
+        return _Fp32
+    return _Bf16 if x == types.uint16 else _Fp32Bf16
 
 
 def make_tile(rows: int, panels: int, accumulate: bool = False):
     """A Numba intrinsic for one tile shape.
 
-    Its arguments: any array of the weight's type (uint16 for bf16, or fp32), which only selects the code; then
-    addresses and strides in bytes: x, x row stride, w, w panel stride, y, y row stride; then the number of 4-byte
-    words along k (K for fp32, K / 2 for bf16), at least 1. ``w`` is 64-byte aligned. ``accumulate`` adds to y.
+    Its arguments: any two arrays of the rows' and the weight's type (uint16 for bf16, or fp32), which only select the
+    code; then addresses and strides in bytes: x, x row stride, w, w panel stride, y, y row stride; then the number of
+    4-byte words of the weight along k (K for fp32, K / 2 for bf16), at least 1. ``w`` is 64-byte aligned.
+    ``accumulate`` adds to y.
     """
 
     @intrinsic
-    def tile(_context, like, x, x_stride, w, w_stride, y, y_stride, words):
-        bf16 = like.dtype == types.uint16
-        word = _I32 if bf16 else _F32
-        vector = _WORDS if bf16 else _SUMS
-        multiply_add = _multiply_add_bf16_pairs if bf16 else _multiply_add_fp32
+    def tile(_context, x_like, w_like, x, x_stride, w, w_stride, y, y_stride, words):
+        products = _products(x_like.dtype, w_like.dtype)
 
         def codegen(context, builder, _signature, arguments):
-            _, x, x_stride, w, w_stride, y, y_stride, words = arguments
+            _, _, x, x_stride, w, w_stride, y, y_stride, words = arguments
 
             def address(base, stride, index, pointee):
                 return builder.inttoptr(
                     builder.add(base, builder.mul(stride, ir.Constant(_I64, index))), pointee.as_pointer()
                 )
 
-            x_rows = [address(x, x_stride, m, word) for m in range(rows)]
-            w_panels = [address(w, w_stride, p, vector) for p in range(panels)]
+            x_rows = [address(x, x_stride, m, products.x_type) for m in range(rows)]
+            w_panels = [address(w, w_stride, p, products.w_type) for p in range(panels)]
             y_panels = [
                 [builder.gep(address(y, y_stride, m, _SUMS), [ir.Constant(_I64, p)]) for p in range(panels)]
                 for m in range(rows)
@@ -97,9 +156,7 @@ def make_tile(rows: int, panels: int, accumulate: bool = False):
             def initial(m, p):
                 if not accumulate:
                     return ir.Constant(_SUMS, [0.0] * LANES)
-                load = builder.load(y_panels[m][p])
-                load.align = 4
-                return load
+                return _load(builder, y_panels[m][p], 4)
 
             first = [[initial(m, p) for p in range(panels)] for m in range(rows)]
             entry = builder.block
@@ -110,17 +167,11 @@ def make_tile(rows: int, panels: int, accumulate: bool = False):
             k = builder.phi(_I64)
             k.add_incoming(ir.Constant(_I64, 0), entry)
             sums = [[builder.phi(_SUMS) for _ in range(panels)] for _ in range(rows)]
-            weights = []
-            for panel in w_panels:
-                load = builder.load(builder.gep(panel, [k]))
-                load.align = 64
-                weights.append(load)
+            weights = [_load(builder, builder.gep(panel, [k]), 64) for panel in w_panels]
             new = []
             for m in range(rows):
-                load = builder.load(builder.gep(x_rows[m], [k]))
-                load.align = 4
-                x_splat = _splat(builder, load, vector)
-                new.append([multiply_add(builder, sums[m][p], x_splat, weights[p]) for p in range(panels)])
+                x_splats = products.load_x(builder, x_rows[m], k)
+                new.append([products.multiply_add(builder, sums[m][p], x_splats, weights[p]) for p in range(panels)])
             next_k = builder.add(k, ir.Constant(_I64, 1))
             k.add_incoming(next_k, loop)
             for m in range(rows):
@@ -136,6 +187,6 @@ def make_tile(rows: int, panels: int, accumulate: bool = False):
                     store.align = 4
             return context.get_dummy_value()
 
-        return types.void(like, *[types.intp] * 7), codegen
+        return types.void(x_like, w_like, *[types.intp] * 7), codegen
 
     return tile

@@ -39,18 +39,24 @@ def _act_and_mul_kernel(
     tl.store(out_ptr + row * WIDTH + cols, (act * up).to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up for ``gate_up`` [rows, 2 * width], contiguous, gate first. Returns [rows, width], same dtype."""
-    return _launch(gate_up, gelu=False)
+def silu_and_mul(gate_up: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """silu(gate) * up for ``gate_up`` [rows, 2 * width], contiguous, gate first. Returns [rows, width].
+
+    ``dtype`` of the result: that of ``gate_up`` unless given.
+    """
+    return _launch(gate_up, dtype or gate_up.dtype, gelu=False)
 
 
-def gelu_tanh_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """gelu(gate) * up for ``gate_up`` [rows, 2 * width], contiguous, gate first. Returns [rows, width], same dtype."""
-    return _launch(gate_up, gelu=True)
+def gelu_tanh_and_mul(gate_up: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """gelu(gate) * up for ``gate_up`` [rows, 2 * width], contiguous, gate first. Returns [rows, width].
+
+    ``dtype`` of the result: that of ``gate_up`` unless given.
+    """
+    return _launch(gate_up, dtype or gate_up.dtype, gelu=True)
 
 
-def _launch(gate_up: torch.Tensor, gelu: bool) -> torch.Tensor:
+def _launch(gate_up: torch.Tensor, dtype: torch.dtype, gelu: bool) -> torch.Tensor:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-    out = gate_up.new_empty(rows, width)
+    out = gate_up.new_empty(rows, width, dtype=dtype)
     _act_and_mul_kernel[(rows, triton.cdiv(width, _BLOCK))](gate_up, out, WIDTH=width, BLOCK=_BLOCK, GELU=gelu)
     return out

@@ -1,7 +1,8 @@
 """Causal attention of the rows of a step over the pages of their sequences.
 
-    logit = c * (q . k), or with a soft cap s: log2(e) * s * tanh(scale * (q . k) / s);   c = scale * log2(e)
-    out   = sum_positions exp2(logit - m) * v / sum_positions exp2(logit - m),   m = max logit of the row
+    logit  = q . k                        with a soft cap s: tanh(scale * (q . k) / s)
+    weight = exp2(c * (logit - m))        c = log2(e) * scale, or log2(e) * s;   m = max logit of the row
+    out    = sum over positions of weight * v / sum over positions of weight
 
 Online softmax as in FlashAttention-2 (Dao 2023, arXiv 2307.08691), base 2; KV splits as in Flash-Decoding; pages as in
 PagedAttention (Kwon et al. 2023, arXiv 2309.06180). A program packs the query heads that share a KV head with
@@ -18,101 +19,65 @@ import triton.language as tl
 
 from .. import StepBatch
 from .activation import tanh
-from .attention_plan import AttentionPlan
+from .attention_plan import UNIT_FIELDS, AttentionPlan
 from .splits import split_of, split_start
 
+_UNIT_FIELDS = tl.constexpr(UNIT_FIELDS)
 _LOG2E = 1.4426950408889634
 _MERGE_WARPS = 1  # a head is 64 to 256 fp32 values
 
 
 @triton.jit
-def _exp2_difference(x, m):
-    """exp2(x - m), and 0 where both are -inf: nothing has been seen yet."""
-    return tl.exp2(x - tl.where(m == float("-inf"), 0.0, m))
+def _weight(logit, m, log2_scale):
+    """exp2(log2_scale * (logit - m)) with one fma; 0 where both are -inf: nothing has been seen yet."""
+    return tl.exp2(logit * log2_scale - tl.where(m == float("-inf"), 0.0, m * log2_scale))
 
 
 @triton.jit
-def _add_state(m, total, acc, m_other, total_other, acc_other):
-    """Log-sum-exp sum of two softmax states: max logit, sum of weights, weighted sum of V.
-
-    Spelled with fma so that every kernel that inlines it rounds alike.
-    """
-    m_new = tl.maximum(m, m_other)
-    a = _exp2_difference(m, m_new)
-    b = _exp2_difference(m_other, m_new)
-    total_new = tl.fma(total, a, total_other * b)
-    return m_new, total_new, tl.fma(acc, tl.expand_dims(a, -1), acc_other * tl.expand_dims(b, -1))
+def _empty_state(ROWS: tl.constexpr, DIM: tl.constexpr):
+    """A softmax state that has seen nothing: max logit, sum of weights, weighted sum of V."""
+    m = tl.full([ROWS], float("-inf"), tl.float32)
+    return m, tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, DIM], tl.float32)
 
 
 @triton.jit
-def _load_pages(table_ptr, start, kv_length, PAGE_SIZE: tl.constexpr, POSITIONS: tl.constexpr):
-    """Pages of the positions of a tile, int32; the trash page past the end of the sequence."""
-    positions = start + tl.arange(0, POSITIONS)
-    return tl.load(table_ptr + positions // PAGE_SIZE, mask=positions < kv_length, other=0)
+def _add_state(state, other, log2_scale):
+    """The sum of two softmax states. Spelled with fma so that every kernel that inlines it rounds alike."""
+    m, total, acc = state
+    other_m, other_total, other_acc = other
+    new_m = tl.maximum(m, other_m)
+    a = _weight(m, new_m, log2_scale)
+    b = _weight(other_m, new_m, log2_scale)
+    total = tl.fma(total, a, other_total * b)
+    acc = tl.fma(acc, a[:, None], other_acc * b[:, None])
+    return new_m, total, acc
 
 
 @triton.jit
-def _attend_tiles(
-    m,  # [ROWS] max logit
-    total,  # [ROWS] sum of weights
-    acc,  # [ROWS, DIM] weighted sum of V
-    q,  # [ROWS, DIM]
-    q_position,  # [ROWS]
-    k_ptr,  # pages, at the program's KV head
-    v_ptr,
-    table_ptr,  # page table of the sequence
-    start,  # multiple of POSITIONS
-    end,
-    kv_length,
-    logit_scale,
-    softcap,
-    PAGE_STRIDE: tl.constexpr,  # elements
-    PAGE_SIZE: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM: tl.constexpr,
-    POSITIONS: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    MASKED: tl.constexpr,  # false where every row sees every position
-):
-    """Online softmax over positions start..end."""
-    dims = tl.arange(0, DIM)
-    pages = _load_pages(table_ptr, start, kv_length, PAGE_SIZE, POSITIONS)
-    for tile_start in range(start, end, POSITIONS):
-        # The next tile's pages are fetched an iteration early: a load whose address is loaded in the same
-        # iteration would take a pipeline stage and leave one K/V buffer.
-        next_pages = _load_pages(table_ptr, tile_start + POSITIONS, kv_length, PAGE_SIZE, POSITIONS)
-        positions = tile_start + tl.arange(0, POSITIONS)
-        offsets = pages.to(tl.int64) * PAGE_STRIDE + (positions % PAGE_SIZE) * HEAD_DIM
-        offsets = offsets[:, None] + dims[None, :]
-        # A fresh page may hold NaN past the end of its sequence, and 0 * NaN would be NaN.
-        k_mask = dims[None, :] < HEAD_DIM
-        v_mask = k_mask & (positions[:, None] < kv_length) if MASKED else k_mask
+def _packed_rows(row, rows, kv_head, GROUP: tl.constexpr, Q_HEADS: tl.constexpr, ROWS: tl.constexpr):
+    """Where the packed rows of a tile are in [rows, Q_HEADS], int64 [ROWS], and which of them exist."""
+    packed = tl.arange(0, ROWS)
+    # Quotient and remainder of the sum, so that they depend on ``row``: the compiler would otherwise compute those of
+    # ``packed`` once and keep them in registers through all loops.
+    flat = row * GROUP + packed
+    index = (flat // GROUP).to(tl.int64) * Q_HEADS + kv_head * GROUP + flat % GROUP
+    return index, packed < rows * GROUP
 
-        k = tl.load(k_ptr + offsets, mask=k_mask, other=0.0) if HEAD_DIM < DIM else tl.load(k_ptr + offsets)
-        logit = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
-        if SOFTCAP:
-            logit = softcap * tanh(logit * logit_scale)
-        else:
-            logit = logit * logit_scale
-        if MASKED:
-            seen = positions[None, :] <= q_position[:, None]
-            if WINDOW > 0:
-                seen = seen & (positions[None, :] > q_position[:, None] - WINDOW)
-            logit = tl.where(seen, logit, float("-inf"))
 
-        m_new = tl.maximum(m, tl.max(logit, axis=1))
-        alpha = _exp2_difference(m, m_new)
-        p = _exp2_difference(logit, m_new[:, None])
-        total = total * alpha + tl.sum(p, axis=1)
-        m = m_new
-        if MASKED or HEAD_DIM < DIM:
-            v = tl.load(v_ptr + offsets, mask=v_mask, other=0.0)
-        else:
-            v = tl.load(v_ptr + offsets)
-        acc = tl.dot(p.to(q.dtype), v.to(q.dtype), acc * alpha[:, None], input_precision="ieee")
-        pages = next_pages
-    return m, total, acc
+@triton.jit
+def _load_pages(table_ptr, start, end, PAGE_SIZE: tl.constexpr, PAGES: tl.constexpr):
+    """Pages of a tile, int32 [PAGES]; the trash page from ``end`` on."""
+    page = start // PAGE_SIZE + tl.arange(0, PAGES)
+    return tl.load(table_ptr + page, mask=page * PAGE_SIZE < end, other=0)
+
+
+@triton.jit
+def _mask(logit, positions, q_position, WINDOW: tl.constexpr):
+    """-inf where a row does not see a position."""
+    seen = positions[None, :] <= q_position[:, None]
+    if WINDOW > 0:
+        seen = seen & (positions[None, :] > q_position[:, None] - WINDOW)
+    return tl.where(seen, logit, float("-inf"))
 
 
 @triton.jit(do_not_specialize=["max_pages"])
@@ -123,14 +88,12 @@ def _attention_kernel(
     out_ptr,  # [rows, KV_HEADS * GROUP, HEAD_DIM] out
     partial_out_ptr,  # fp32 [slots, KV_HEADS * GROUP, HEAD_DIM] out
     partial_stats_ptr,  # fp32 [slots, KV_HEADS * GROUP, 2] out
-    units_ptr,  # int32 [capacity, 4]
+    units_ptr,  # int32 [capacity, 8], fields: see attention_plan.py
     counts_ptr,  # int32 [3]: few units, many units, merges
-    query_start_ptr,  # int32 [sequences + 1]
-    kv_lengths_ptr,  # int32 [sequences]
     page_table_ptr,  # int32 [sequences, max_pages]
     max_pages,
-    logit_scale,  # with SOFTCAP: scale / cap, else scale * log2(e)
-    softcap,  # cap * log2(e)
+    log2_scale,  # exp2(log2_scale * logit) is the weight of a position; logit: q . k, or its tanh with SOFTCAP
+    cap_scale,  # of q . k inside the tanh
     v_scale,
     COUNT: tl.constexpr,  # index of the list's length in counts
     KV_HEADS: tl.constexpr,
@@ -142,83 +105,91 @@ def _attention_kernel(
     POSITIONS: tl.constexpr,  # of a tile
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    MASK_BRANCH: tl.constexpr,  # branch around the masks of tiles that every row sees
 ):
     Q_HEADS: tl.constexpr = KV_HEADS * GROUP
-    TILE_ROWS: tl.constexpr = ROWS // GROUP
+    PAGES: tl.constexpr = (POSITIONS + PAGE_SIZE - 1) // PAGE_SIZE  # of a tile
     PAGE_STRIDE: tl.constexpr = KV_HEADS * PAGE_SIZE * HEAD_DIM
     packed = tl.arange(0, ROWS)
     dims = tl.arange(0, DIM)
 
     for work in range(tl.program_id(0), tl.load(counts_ptr + COUNT) * KV_HEADS, tl.num_programs(0)):
-        unit_ptr = units_ptr + work // KV_HEADS * 4
+        unit_ptr = units_ptr + work // KV_HEADS * _UNIT_FIELDS
         kv_head = work % KV_HEADS
         sequence = tl.load(unit_ptr)
-        first_row = tl.load(unit_ptr + 1)
-        split = tl.load(unit_ptr + 2)
-        slot = tl.load(unit_ptr + 3)
-        query_start = tl.load(query_start_ptr + sequence)
-        rows = tl.load(query_start_ptr + sequence + 1) - query_start
-        kv_length = tl.load(kv_lengths_ptr + sequence)
+        row = tl.load(unit_ptr + 1)
+        rows = tl.load(unit_ptr + 2)
+        position = tl.load(unit_ptr + 3)
+        start = tl.load(unit_ptr + 4)
+        end = tl.load(unit_ptr + 5)
         table_ptr = page_table_ptr + sequence.to(tl.int64) * max_pages
         head_offset = kv_head * (PAGE_SIZE * HEAD_DIM)
+        last_position = position + rows - 1
+        q_position = tl.minimum(position + packed // GROUP, last_position)
+        q_index, is_row = _packed_rows(row, rows, kv_head, GROUP, Q_HEADS, ROWS)
+        q_mask = is_row[:, None] & (dims[None, :] < HEAD_DIM)
+        q = tl.load(q_ptr + q_index[:, None] * HEAD_DIM + dims[None, :], mask=q_mask, other=0.0)
 
-        # Packed rows past the last one repeat its position and are never stored.
-        row = first_row + packed // GROUP
-        is_row = (row < rows) & (packed < TILE_ROWS * GROUP)
-        first_position = kv_length - rows + first_row
-        last_position = tl.minimum(first_position + TILE_ROWS, kv_length) - 1
-        q_position = tl.minimum(first_position + packed // GROUP, last_position)
-        q_index = (query_start + row).to(tl.int64) * Q_HEADS + kv_head * GROUP + packed % GROUP
-        q_offset = q_index[:, None] * HEAD_DIM + dims[None, :]
+        state = _empty_state(ROWS, DIM)
+        split_state = _empty_state(ROWS, DIM)
+        pages = _load_pages(table_ptr, start, end, PAGE_SIZE, PAGES)
+        for tile_start in range(start, end, POSITIONS):
+            if tile_start == split_start(split_of(tile_start)):
+                state = _add_state(state, split_state, log2_scale)
+                split_state = _empty_state(ROWS, DIM)
+
+            # The next tile's pages are fetched an iteration early: a load whose address is loaded in the same
+            # iteration would take a pipeline stage and leave one K/V buffer.
+            next_pages = _load_pages(table_ptr, tile_start + POSITIONS, end, PAGE_SIZE, PAGES)
+            positions = tile_start + tl.arange(0, POSITIONS)
+            starts = tl.broadcast_to(pages.to(tl.int64)[:, None] * PAGE_STRIDE, [PAGES, POSITIONS // PAGES])
+            # The reshape hides from the compiler that the starts are multiples of a head; loads would be 2 bytes wide.
+            starts = tl.multiple_of(tl.reshape(starts, [POSITIONS]), 16)
+            offsets = starts + (positions % PAGE_SIZE) * HEAD_DIM
+            offsets = head_offset + offsets[:, None] + dims[None, :]
+            if HEAD_DIM < DIM:
+                k = tl.load(k_ptr + offsets, mask=dims[None, :] < HEAD_DIM, other=0.0)
+            else:
+                k = tl.load(k_ptr + offsets)
+            logit = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
+            if SOFTCAP:
+                logit = tanh(logit * cap_scale)
+            if MASK_BRANCH:
+                is_edge = tile_start + POSITIONS > position + 1
+                if WINDOW > 0:
+                    is_edge = is_edge | (tile_start <= last_position - WINDOW)
+                if is_edge:
+                    logit = _mask(logit, positions, q_position, WINDOW)
+            else:
+                logit = _mask(logit, positions, q_position, WINDOW)
+
+            m, total, acc = split_state
+            new_m = tl.maximum(m, tl.max(logit, axis=1))
+            alpha = _weight(m, new_m, log2_scale)
+            p = _weight(logit, new_m[:, None], log2_scale)
+            total = total * alpha + tl.sum(p, axis=1)
+            # A fresh page may hold NaN past the end of its sequence, and 0 * NaN would be NaN.
+            v_mask = (positions[:, None] < end) & (dims[None, :] < HEAD_DIM)
+            v = tl.load(v_ptr + offsets, mask=v_mask, other=0.0)
+            acc = tl.dot(p.to(q.dtype), v.to(q.dtype), acc * alpha[:, None], input_precision="ieee")
+            split_state = (new_m, total, acc)
+            pages = next_pages
+        m, total, acc = _add_state(state, split_state, log2_scale)
+
+        # Read again, not kept: offsets of a whole tile held through the loop cost 16 registers and more.
+        row = tl.load(unit_ptr + 1, volatile=True)
+        slot = tl.load(unit_ptr + 6, volatile=True)
+        q_index, is_row = _packed_rows(row, rows, kv_head, GROUP, Q_HEADS, ROWS)
         out_mask = is_row[:, None] & (dims[None, :] < HEAD_DIM)
-        q = tl.load(q_ptr + q_offset, mask=out_mask, other=0.0)
-
-        window_start = tl.maximum(first_position - WINDOW + 1, 0) if WINDOW > 0 else 0
-        first_split = tl.where(split < 0, split_of(window_start), split)
-        end_split = tl.where(split < 0, split_of(last_position), split) + 1
-
-        m = tl.full([ROWS], float("-inf"), tl.float32)
-        total = tl.zeros([ROWS], tl.float32)
-        acc = tl.zeros([ROWS, DIM], tl.float32)
-        for s in range(first_split, end_split):
-            start = tl.maximum(split_start(s), window_start // POSITIONS * POSITIONS)
-            end = tl.minimum(split_start(s + 1), last_position + 1)
-            # From ``whole`` on, no row's window has begun later; before ``diagonal``, every row sees everything.
-            whole = start
-            if WINDOW > 0:
-                whole = tl.cdiv(tl.maximum(last_position - WINDOW + 1, 0), POSITIONS) * POSITIONS
-                whole = tl.minimum(tl.maximum(whole, start), end)
-            diagonal = tl.minimum((first_position + 1) // POSITIONS * POSITIONS, end)
-            diagonal = tl.maximum(diagonal, whole)
-
-            split_m = tl.full([ROWS], float("-inf"), tl.float32)
-            split_total = tl.zeros([ROWS], tl.float32)
-            split_acc = tl.zeros([ROWS, DIM], tl.float32)
-            if WINDOW > 0:
-                split_m, split_total, split_acc = _attend_tiles(
-                    split_m, split_total, split_acc, q, q_position, k_ptr + head_offset, v_ptr + head_offset, table_ptr,
-                    start, whole, kv_length, logit_scale, softcap,
-                    PAGE_STRIDE, PAGE_SIZE, HEAD_DIM, DIM, POSITIONS, WINDOW, SOFTCAP, MASKED=True,
-                )  # fmt: skip
-            split_m, split_total, split_acc = _attend_tiles(
-                split_m, split_total, split_acc, q, q_position, k_ptr + head_offset, v_ptr + head_offset, table_ptr,
-                whole, diagonal, kv_length, logit_scale, softcap,
-                PAGE_STRIDE, PAGE_SIZE, HEAD_DIM, DIM, POSITIONS, WINDOW, SOFTCAP, MASKED=False,
-            )  # fmt: skip
-            split_m, split_total, split_acc = _attend_tiles(
-                split_m, split_total, split_acc, q, q_position, k_ptr + head_offset, v_ptr + head_offset, table_ptr,
-                diagonal, end, kv_length, logit_scale, softcap,
-                PAGE_STRIDE, PAGE_SIZE, HEAD_DIM, DIM, POSITIONS, WINDOW, SOFTCAP, MASKED=True,
-            )  # fmt: skip
-            m, total, acc = _add_state(m, total, acc, split_m, split_total, split_acc)
-
         if slot < 0:
             out = acc / total[:, None] * v_scale
-            tl.store(out_ptr + q_offset, out.to(out_ptr.dtype.element_ty), mask=out_mask)
+            out_offset = q_index[:, None] * HEAD_DIM + dims[None, :]
+            tl.store(out_ptr + out_offset, out.to(out_ptr.dtype.element_ty), mask=out_mask)
         else:
-            sequence_start = tl.maximum(kv_length - rows - WINDOW + 1, 0) if WINDOW > 0 else 0
-            splits = split_of(kv_length - 1) - split_of(sequence_start) + 1
-            partial = (slot + packed // GROUP * splits).to(tl.int64) * Q_HEADS + kv_head * GROUP + packed % GROUP
+            splits = tl.load(unit_ptr + 7)
+            flat = slot * GROUP + packed
+            slots = slot + (flat // GROUP - slot) * splits
+            partial = slots.to(tl.int64) * Q_HEADS + kv_head * GROUP + flat % GROUP
             tl.store(partial_out_ptr + partial[:, None] * HEAD_DIM + dims[None, :], acc, mask=out_mask)
             tl.store(partial_stats_ptr + partial * 2, m, mask=is_row)
             tl.store(partial_stats_ptr + partial * 2 + 1, total, mask=is_row)
@@ -231,6 +202,7 @@ def _merge_kernel(
     merges_ptr,  # int32 [capacity, 3]: row of the batch, first partial slot, splits
     counts_ptr,  # int32 [3]: few units, many units, merges
     out_ptr,  # [rows, Q_HEADS, HEAD_DIM] out
+    log2_scale,
     v_scale,
     Q_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -244,14 +216,14 @@ def _merge_kernel(
         row = tl.load(merge_ptr).to(tl.int64)
         first_slot = tl.load(merge_ptr + 1).to(tl.int64)
         splits = tl.load(merge_ptr + 2)
-        m = tl.full([1], float("-inf"), tl.float32)
-        total = tl.zeros([1], tl.float32)
-        acc = tl.zeros([1, DIM], tl.float32)
+        state = _empty_state(1, DIM)
         for s in range(splits):
             index = (first_slot + s) * Q_HEADS + head
             stats_ptr = partial_stats_ptr + index * 2 + tl.arange(0, 1)
             split_acc = tl.load(partial_out_ptr + index * HEAD_DIM + dims, mask=mask, other=0.0)[None, :]
-            m, total, acc = _add_state(m, total, acc, tl.load(stats_ptr), tl.load(stats_ptr + 1), split_acc)
+            split = (tl.load(stats_ptr), tl.load(stats_ptr + 1), split_acc)
+            state = _add_state(state, split, log2_scale)
+        _, total, acc = state
         out = tl.reshape(acc / total[:, None] * v_scale, [DIM])
         tl.store(out_ptr + (row * Q_HEADS + head) * HEAD_DIM + dims, out.to(out_ptr.dtype.element_ty), mask=mask)
 
@@ -282,19 +254,20 @@ def paged_attention(
     """
     rows, q_heads, head_dim = q.shape
     out = torch.empty_like(q)
-    logit_scale = scale * k_scale / softcap if softcap else scale * k_scale * _LOG2E
+    cap_scale = scale * k_scale / softcap if softcap else 0.0
+    log2_scale = (softcap or scale * k_scale) * _LOG2E
     dim = triton.next_power_of_2(head_dim)
     for role, (tile, units) in enumerate(((plan.few_rows, plan.few_units), (plan.many_rows, plan.many_units))):
         _attention_kernel[(plan.programs * tile.blocks,)](
             q, k_pages, v_pages, out, plan.partial_out, plan.partial_stats, units, plan.counts,
-            batch.query_start, batch.kv_lengths, batch.page_table,
-            batch.page_table.stride(0), logit_scale, softcap * _LOG2E, v_scale,
+            batch.page_table, batch.page_table.stride(0), log2_scale, cap_scale, v_scale,
             COUNT=role, KV_HEADS=plan.kv_heads, GROUP=q_heads // plan.kv_heads, PAGE_SIZE=plan.page_size,
             HEAD_DIM=head_dim, DIM=dim, ROWS=tile.rows, POSITIONS=tile.positions,
-            WINDOW=plan.window, SOFTCAP=softcap != 0.0, num_warps=tile.warps, num_stages=tile.stages,
+            WINDOW=plan.window, SOFTCAP=softcap != 0.0, MASK_BRANCH=tile.mask_branch,
+            num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
     _merge_kernel[(plan.programs * 4,)](
-        plan.partial_out, plan.partial_stats, plan.merges, plan.counts, out, v_scale,
+        plan.partial_out, plan.partial_stats, plan.merges, plan.counts, out, log2_scale, v_scale,
         Q_HEADS=q_heads, HEAD_DIM=head_dim, DIM=dim, num_warps=_MERGE_WARPS,
     )  # fmt: skip
     return out.view(rows, q_heads * head_dim)

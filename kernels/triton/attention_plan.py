@@ -1,8 +1,15 @@
 """The attention plan of a step: which program reads what. Made once on the device, used by every layer.
 
-A work unit is one tile of a sequence's rows against either all of its splits or one of them:
+A work unit is one tile of a sequence's rows against either all of its splits or one of them. Its fields, all int32:
 
-    unit = (sequence, first row of the tile, split, partial slot)       split -1: all of them, result written directly
+    0 sequence
+    1 row         index in the batch of the tile's first row
+    2 rows        of the tile
+    3 position    of the tile's first row
+    4 start       first position to read, a multiple of the tile's positions
+    5 end         position after the last one to read; may be before start: nothing to read
+    6 slot        partial slot of the first row; -1: all splits are read here, the result goes to the output
+    7 splits      of the sequence: partial slots from one row to the next
 
 Units are listed by role: *few rows* where a sequence's packed rows (row, query head of one KV head) fit in one small
 tile, *many rows* elsewhere. Programs walk the lists, so grids are constant and the host never learns the counts.
@@ -18,13 +25,13 @@ import triton
 import triton.language as tl
 
 from .. import StepBatch
-from .splits import max_splits, split_of
+from .splits import max_splits, split_of, split_start
 from .tiles import TILES, Tile, device_arch, device_programs
 
 SPLIT_ROWS = 32  # longer chunks have enough row tiles to fill a GPU without splits
 SLOTS_PER_SEQUENCE = 16  # partial results: the splits of a sequence of 4096 tokens
 
-_UNIT_FIELDS = 4
+UNIT_FIELDS = 8
 _MERGE_FIELDS = 3
 _WRITE_BLOCK = 64  # units or rows written at a time
 
@@ -41,7 +48,7 @@ class AttentionPlan:
     few_rows: Tile
     many_rows: Tile
     programs: int  # multiprocessors of the device: grids are multiples of it
-    few_units: torch.Tensor  # int32 [capacity, 4]: sequence, first row, split, partial slot
+    few_units: torch.Tensor  # int32 [capacity, 8]
     many_units: torch.Tensor  # like few_units
     merges: torch.Tensor  # int32 [capacity, 3]: row of the batch, first partial slot, splits
     counts: torch.Tensor  # int32 [3]: few units, many units, merges
@@ -53,8 +60,8 @@ class AttentionPlan:
 def _plan_kernel(
     query_start_ptr,  # int32 [sequences + 1]
     kv_lengths_ptr,  # int32 [sequences]
-    few_units_ptr,  # int32 [capacity, 4] out
-    many_units_ptr,  # int32 [capacity, 4] out
+    few_units_ptr,  # int32 [capacity, 8] out
+    many_units_ptr,  # int32 [capacity, 8] out
     merges_ptr,  # int32 [capacity, 3] out
     counts_ptr,  # int32 [3] out
     sequences,
@@ -62,6 +69,8 @@ def _plan_kernel(
     GROUP: tl.constexpr,
     FEW_TILE: tl.constexpr,  # packed rows
     MANY_TILE: tl.constexpr,  # packed rows
+    FEW_POSITIONS: tl.constexpr,
+    MANY_POSITIONS: tl.constexpr,
     SPLIT_ROWS: tl.constexpr,
     WINDOW: tl.constexpr,
     BLOCK: tl.constexpr,  # power of two >= sequences
@@ -99,6 +108,7 @@ def _plan_kernel(
     own = sequence == this
     own_rows = tl.sum(tl.where(own, rows, 0))
     own_splits = tl.sum(tl.where(own, splits, 0))
+    own_length = tl.sum(tl.where(own, length, 0))
     own_units = tl.sum(tl.where(own, units, 0))
     own_tile_rows = tl.sum(tl.where(own, tile_rows, 0))
     own_first = tl.sum(tl.where(own, first, 0))
@@ -111,25 +121,32 @@ def _plan_kernel(
     merges_before = tl.sum(tl.where(before, merged_rows, 0))
 
     unit_splits = tl.where(own_is_split, own_splits, 1)
-    for start in range(0, own_units, WRITE_BLOCK):
-        index = start + tl.arange(0, WRITE_BLOCK)
-        first_row = index // unit_splits * own_tile_rows
-        split = index % unit_splits
-        slot = tl.where(own_is_split, own_slot + first_row * own_splits + split, -1)
-        split = tl.where(own_is_split, own_first_split + split, -1)
-        in_range = index < own_units
-        few_target = few_units_ptr + (few_before + index) * 4
-        many_target = many_units_ptr + (many_before + index) * 4
-        few_mask = in_range & own_is_few
-        many_mask = in_range & (own_is_few == 0)
-        tl.store(few_target, this, mask=few_mask)
-        tl.store(few_target + 1, first_row, mask=few_mask)
-        tl.store(few_target + 2, split, mask=few_mask)
-        tl.store(few_target + 3, slot, mask=few_mask)
-        tl.store(many_target, this, mask=many_mask)
-        tl.store(many_target + 1, first_row, mask=many_mask)
-        tl.store(many_target + 2, split, mask=many_mask)
-        tl.store(many_target + 3, slot, mask=many_mask)
+    target_ptr = tl.where(own_is_few, few_units_ptr + few_before * 8, many_units_ptr + many_before * 8)
+    tile_positions = tl.where(own_is_few, FEW_POSITIONS, MANY_POSITIONS)
+    for first_unit in range(0, own_units, WRITE_BLOCK):
+        unit = first_unit + tl.arange(0, WRITE_BLOCK)
+        row = unit // unit_splits * own_tile_rows
+        split = unit % unit_splits
+        rows_here = tl.minimum(own_tile_rows, own_rows - row)
+        position = own_length - own_rows + row
+        start = tl.zeros_like(position)
+        if WINDOW > 0:
+            start = tl.maximum(position - WINDOW + 1, 0) // tile_positions * tile_positions
+        end = position + rows_here
+        if own_is_split:
+            start = tl.maximum(start, split_start(own_first_split + split))
+            end = tl.minimum(end, split_start(own_first_split + split + 1))
+        slot = tl.where(own_is_split, own_slot + row * own_splits + split, -1)
+        mask = unit < own_units
+        field_ptr = target_ptr + unit * 8
+        tl.store(field_ptr, this, mask=mask)
+        tl.store(field_ptr + 1, own_first + row, mask=mask)
+        tl.store(field_ptr + 2, rows_here, mask=mask)
+        tl.store(field_ptr + 3, position, mask=mask)
+        tl.store(field_ptr + 4, start, mask=mask)
+        tl.store(field_ptr + 5, end, mask=mask)
+        tl.store(field_ptr + 6, slot, mask=mask)
+        tl.store(field_ptr + 7, own_splits, mask=mask)
 
     if own_is_split:
         for start in range(0, own_rows, WRITE_BLOCK):
@@ -170,8 +187,8 @@ def new_plan(
         few_rows=few,
         many_rows=many,
         programs=device_programs(device, 1),
-        few_units=int32(sequences + slots, _UNIT_FIELDS),
-        many_units=int32(sequences + rows // (many.rows // group) + slots, _UNIT_FIELDS),
+        few_units=int32(sequences + slots, UNIT_FIELDS),
+        many_units=int32(sequences + rows // (many.rows // group) + slots, UNIT_FIELDS),
         merges=int32(max(min(rows, slots), 1), _MERGE_FIELDS),
         counts=int32(3),
         partial_out=torch.empty(slots, q_heads, head_dim, device=device),
@@ -194,6 +211,8 @@ def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
         GROUP=plan.q_heads // plan.kv_heads,
         FEW_TILE=plan.few_rows.rows,
         MANY_TILE=plan.many_rows.rows,
+        FEW_POSITIONS=plan.few_rows.positions,
+        MANY_POSITIONS=plan.many_rows.positions,
         SPLIT_ROWS=SPLIT_ROWS,
         WINDOW=plan.window,
         BLOCK=triton.next_power_of_2(sequences),

@@ -31,6 +31,14 @@ class QkNorm:
 
 
 @triton.jit
+def _store(ptr, x, mask):
+    """Store fp32 ``x`` in the pointer's type; what an fp8 cache cannot hold becomes its largest value, not NaN."""
+    if ptr.dtype.element_ty == tl.float8e4nv:
+        x = tl.minimum(tl.maximum(x, -448.0), 448.0)
+    tl.store(ptr, x.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _rope_and_write_kernel(
     qkv_ptr,  # [rows, (Q_HEADS + 2 * KV_HEADS) * HEAD_DIM] in
     cos_sin_ptr,  # fp32 [max_positions, HEAD_DIM] in: cosines of the half dims, then sines
@@ -90,10 +98,10 @@ def _rope_and_write_kernel(
     kv_head = (head - Q_HEADS) % KV_HEADS
     kv_offset = ((page * KV_HEADS + kv_head) * PAGE_SIZE + slot % PAGE_SIZE) * HEAD_DIM + cols
     is_k = (head >= Q_HEADS) & (head < Q_HEADS + KV_HEADS)
-    tl.store(k_ptr + kv_offset, (y1 * k_inverse_scale).to(k_ptr.dtype.element_ty), mask=mask & is_k)
-    tl.store(k_ptr + kv_offset + HALF, (y2 * k_inverse_scale).to(k_ptr.dtype.element_ty), mask=mask & is_k)
-    tl.store(v_ptr + kv_offset, (y1 * v_inverse_scale).to(v_ptr.dtype.element_ty), mask=mask & is_v)
-    tl.store(v_ptr + kv_offset + HALF, (y2 * v_inverse_scale).to(v_ptr.dtype.element_ty), mask=mask & is_v)
+    _store(k_ptr + kv_offset, y1 * k_inverse_scale, mask & is_k)
+    _store(k_ptr + kv_offset + HALF, y2 * k_inverse_scale, mask & is_k)
+    _store(v_ptr + kv_offset, y1 * v_inverse_scale, mask & is_v)
+    _store(v_ptr + kv_offset + HALF, y2 * v_inverse_scale, mask & is_v)
 
 
 def rope_and_write(

@@ -4,6 +4,26 @@ from typing import NamedTuple
 
 import torch
 
+_REGISTERS = 65536  # of a multiprocessor, the same on all four architectures
+
+
+class LinearTile(NamedTuple):
+    """How the weight-only linear kernel is compiled for up to ``rows`` rows."""
+
+    rows: int
+    outputs: int  # of one program
+    inputs: int  # of one loop iteration
+    warps: int
+    stages: int
+
+
+# Ascending rows; the last one serves all larger batches. 16 rows x 32 outputs give 4096 outputs 128 programs.
+LINEAR_TILES = (
+    LinearTile(16, 32, 256, 4, 4),
+    LinearTile(64, 64, 128, 4, 4),
+    LinearTile(128, 128, 64, 8, 3),
+)
+
 
 class Tile(NamedTuple):
     """How one role of the attention kernel is compiled for one head dim on one architecture."""
@@ -13,25 +33,34 @@ class Tile(NamedTuple):
     warps: int
     stages: int  # K/V buffers that the compiler may have in flight
     blocks: int  # that fit on one multiprocessor at a time: the grid is this many for each
+    # Branch around the causal mask of tiles that need none. Only wgmma gains: elsewhere the compiler no longer sees
+    # that the two products are chained and sends P through shared memory (8.x, 12.x), or spills (10.x).
+    mask_branch: bool = False
+
+    @property
+    def registers(self) -> int:
+        """Registers a thread may use, so that ``blocks`` fit; without a limit the compiler guesses one of its own."""
+        return min(_REGISTERS // (self.warps * 32 * self.blocks) // 8 * 8, 255)
 
 
 # A sequence whose packed rows fit in one few-rows tile takes that role; the others take many-rows.
 FEW_ROWS = 16  # the smallest M of the tensor cores
 
-# (compute capability, padded head dim) -> few rows, many rows
+# (compute capability, padded head dim) -> few rows, many rows. The roles of a line share the tile's positions, so that
+# a row is rounded alike in both. The audit shows for each: no spills, two or more K/V buffers in flight.
 TILES: dict[tuple[int, int], tuple[Tile, Tile]] = {
-    (80, 64): (Tile(FEW_ROWS, 64, 4, 3, 3), Tile(128, 64, 8, 3, 1)),
-    (80, 128): (Tile(FEW_ROWS, 64, 4, 3, 3), Tile(128, 64, 8, 2, 1)),
-    (80, 256): (Tile(FEW_ROWS, 32, 4, 3, 3), Tile(64, 32, 4, 2, 1)),
-    (90, 64): (Tile(FEW_ROWS, 64, 4, 3, 3), Tile(128, 64, 8, 3, 1)),
-    (90, 128): (Tile(FEW_ROWS, 64, 4, 3, 3), Tile(128, 64, 8, 3, 1)),
-    (90, 256): (Tile(FEW_ROWS, 32, 4, 3, 3), Tile(64, 64, 8, 2, 1)),
-    (100, 64): (Tile(FEW_ROWS, 64, 4, 3, 3), Tile(128, 64, 8, 3, 1)),
-    (100, 128): (Tile(FEW_ROWS, 64, 4, 3, 3), Tile(128, 64, 8, 3, 1)),
-    (100, 256): (Tile(FEW_ROWS, 32, 4, 3, 3), Tile(64, 64, 8, 2, 1)),
-    (120, 64): (Tile(FEW_ROWS, 64, 4, 3, 3), Tile(128, 64, 8, 2, 1)),
-    (120, 128): (Tile(FEW_ROWS, 32, 4, 3, 3), Tile(128, 64, 8, 2, 1)),
-    (120, 256): (Tile(FEW_ROWS, 32, 4, 2, 3), Tile(64, 32, 4, 2, 1)),
+    (80, 64): (Tile(FEW_ROWS, 64, 4, 3, 4), Tile(128, 64, 8, 3, 1)),
+    (80, 128): (Tile(FEW_ROWS, 64, 4, 3, 2), Tile(64, 64, 8, 3, 1)),
+    (80, 256): (Tile(FEW_ROWS, 32, 4, 3, 2), Tile(32, 32, 8, 3, 1)),
+    (90, 64): (Tile(FEW_ROWS, 64, 4, 3, 4), Tile(128, 64, 8, 3, 1, mask_branch=True)),
+    (90, 128): (Tile(FEW_ROWS, 64, 4, 3, 3), Tile(128, 64, 8, 3, 1, mask_branch=True)),
+    (90, 256): (Tile(FEW_ROWS, 32, 4, 3, 2), Tile(64, 32, 8, 3, 1, mask_branch=True)),
+    (100, 64): (Tile(FEW_ROWS, 64, 4, 3, 4), Tile(64, 64, 8, 3, 1)),
+    (100, 128): (Tile(FEW_ROWS, 64, 4, 3, 2), Tile(64, 64, 8, 3, 1)),
+    (100, 256): (Tile(FEW_ROWS, 32, 4, 3, 2), Tile(32, 32, 8, 3, 1)),
+    (120, 64): (Tile(FEW_ROWS, 64, 4, 3, 2), Tile(128, 64, 8, 3, 1)),
+    (120, 128): (Tile(FEW_ROWS, 32, 4, 3, 2), Tile(64, 32, 8, 3, 1)),
+    (120, 256): (Tile(FEW_ROWS, 32, 4, 3, 1), Tile(32, 32, 8, 3, 1)),
 }
 _INTERPRETED = 90  # whose tiles the interpreter runs with
 

@@ -2,24 +2,34 @@
 
 import http.client
 import json
+import os
 import queue
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from headwater.api.config import ApiConfig
 from headwater.engine.config import encode_config
 from headwater.engine.frames import FrameReader, encode_frame
 from headwater.engine.messages import Abort, Failed, Hello, Started, Stats, Step, Submit, ToEngine, Tokens
+
+# prometheus_client looks for it when it is first imported.
+_metrics = tempfile.TemporaryDirectory(prefix="headwater-metrics-")
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics.name
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 DEADLINE_S = 30.0
 EOS_TEXT = "<|end|>"
@@ -63,7 +73,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class EnginePeer:
     """The engine's end of the socket, played by the test: says hello, hands over what workers send, sends steps."""
 
-    hello = Hello("tiny", "cpu", "cpu", "float32", 258, max_total_tokens=64, max_sequences=8, page_size=16, num_pages=99)
+    hello = Hello(
+        "tiny", "cpu", "cpu", "float32", 258, max_total_tokens=64, max_sequences=8, page_size=16, num_pages=99
+    )
     stats = Stats(7, 1, 2, 98, 300, 40, 0, 5, 0.01, 0.0)
 
     def __init__(self, path: Path) -> None:
@@ -85,12 +97,11 @@ class EnginePeer:
         while True:
             try:
                 connection, _ = listener.accept()
-                connection.sendall(encode_frame(self.hello) + encode_frame(Step(self.stats)))
-            except BrokenPipeError:  # a probe that only looked whether we listen
-                continue
             except OSError:
                 return
             self.connections.append(connection)
+            with suppress(BrokenPipeError):  # somebody who only looked whether we listen
+                connection.sendall(encode_frame(self.hello) + encode_frame(Step(self.stats)))
             threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
 
     def _receive(self, connection: socket.socket) -> None:
@@ -128,12 +139,15 @@ class EnginePeer:
 
     def die(self) -> None:
         """As an engine that is killed: nobody listens, and every connection ends."""
-        assert self.listener is not None
+        if self.listener is None:
+            return
         self.listener.shutdown(socket.SHUT_RDWR)  # close() alone would not wake the thread in accept()
         self.listener.close()
+        self.listener = None
         self.path.unlink(missing_ok=True)
         for connection in self.connections:
-            connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the worker was faster
+                connection.shutdown(socket.SHUT_RDWR)
             connection.close()
         self.connections.clear()
 
@@ -190,25 +204,25 @@ def _encoded(body: Any, headers: dict[str, str] | None) -> tuple[bytes | None, d
 
 
 @contextmanager
-def run_api_server(directory: Path, model_dir: Path, **settings: Any) -> Iterator[ApiServer]:
+def run_api_server(directory: Path, model_dir: Path, **limits: Any) -> Iterator[ApiServer]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     peer = EnginePeer(directory / "engine.sock")
-    config = ApiConfig(model_dir=model_dir, model_id="tiny", port=port, engine_socket=peer.path, **settings)
+    limits = {"graceful_termination_timeout": 5.0, **limits}
+    config = ApiConfig(model_dir=model_dir, model_id="tiny", port=port, engine_socket=peer.path, **limits)
     command = [sys.executable, "-P", "-m", "headwater.api.server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        process.stdin.write(encode_config(config))
-        process.stdin.flush()
-        server = ApiServer(process, port, peer)
-        wait_until(lambda: process.poll() is not None or _answers(port), "the server listens")
-        # Every worker, not only the first: each answers only after its engine said hello.
-        wait_until(lambda: len(peer.connections) >= config.api_workers, "all workers are connected")
-        yield server
-        process.stdin.close()
-        process.wait(DEADLINE_S)
-    peer.die()
+        try:
+            process.stdin.write(encode_config(config))
+            process.stdin.flush()
+            wait_until(lambda: process.poll() is not None or _answers(port), "the server listens")
+            yield ApiServer(process, port, peer)
+        finally:
+            process.stdin.close()
+            process.wait(DEADLINE_S)
+            peer.die()
 
 
 def _answers(port: int) -> bool:
@@ -217,3 +231,44 @@ def _answers(port: int) -> bool:
     except ConnectionRefusedError:
         return False
     return True
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[ApiServer]:
+    """One worker, at most 4 requests at a time, one origin allowed."""
+    directory = tmp_path_factory.mktemp("api")
+    with run_api_server(directory, model_dir, max_concurrent_requests=4, payload_limit=100_000) as server:
+        yield server
+
+
+def byte_ids(text: str | bytes) -> list[int]:
+    """Ids of the byte tokenizer."""
+    data = text.encode() if isinstance(text, str) else text
+    return [_ID_OF_BYTE[byte] for byte in data]
+
+
+def _ids_of_bytes() -> dict[int, int]:
+    # GPT-2's map: printable Latin-1 stands for itself, the other bytes for what follows U+0100.
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + i) for i, byte in enumerate(others)}
+    order = sorted(characters.values())
+    return {byte: order.index(character) for byte, character in characters.items()}
+
+
+_ID_OF_BYTE = _ids_of_bytes()
+
+
+def read_event(response: http.client.HTTPResponse) -> bytes:
+    """The next event, with its empty line; nothing at the end of the stream."""
+    event = response.readline()
+    return event + response.readline() if event else b""
+
+
+def read_events(response: http.client.HTTPResponse) -> list[Any]:
+    """All events to the end of the stream, decoded."""
+    text = response.read().decode()
+    assert text.endswith("\n\n")
+    events = text.removesuffix("\n\n").split("\n\n")
+    assert all(event.startswith("data: ") for event in events)
+    return [json.loads(event.removeprefix("data: ")) for event in events]

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+
 from headwater.kernels import StepBatch
 from headwater.kernels.triton import (
     QkNorm,
     add_rms_norm,
     gelu_tanh_and_mul,
     pack_linear,
+    quantize_linear,
     rms_norm,
     rope_and_write,
     silu_and_mul,
@@ -66,6 +68,17 @@ def test_pack_linear(bias):
     assert near(pack_linear(weight, bias)(x), want, 1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 17, 65, 130])  # every tile, and more than the largest
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 33), (272, 130)])
+@pytest.mark.parametrize("weight_dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantized_linear(rows, inputs, outputs, weight_dtype):
+    x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    linear = quantize_linear(weight, bias, weight_dtype)
+    rounded = linear.weight.double() * linear.scale.double()[:, None]
+    assert (rounded - weight).abs().max() <= weight.abs().max() * (1 / 254 if weight_dtype == torch.int8 else 1 / 16)
+    assert near(linear(x), x.double() @ rounded.T + bias, 1e-6)
+
+
 def rope_oracle(x, cos_sin, positions, norm=None, eps=0.0, offset=0.0):
     """[rows, heads, head_dim] in float64."""
     x = x.double()
@@ -108,6 +121,22 @@ def test_rope_and_write(q_heads, kv_heads, head_dim, dtype, tolerance, norm_offs
     for written in (k_pages, v_pages):
         written[slots // page_size, :, slots % page_size] = torch.nan
         assert written.isnan().all()
+
+
+def test_fp8_pages_hold_scaled_values_and_saturate():
+    head_dim, slots = 64, torch.tensor([16, 33])
+    qkv = torch.randint(
+        -7, 8, (2, 3 * head_dim)
+    ).float()  # exact in fp8: the interpreter rounds other values its own way
+    qkv[0, -1] = 1e6
+    cos_sin = torch.cat([torch.ones(1, 32), torch.zeros(1, 32)], -1)  # no rotation
+    batch = StepBatch(torch.zeros(2, dtype=torch.int32), slots, *(torch.zeros(1, dtype=torch.int32),) * 3)
+    k_pages = torch.zeros(3, 1, 16, head_dim, dtype=torch.float8_e4m3fn)
+    v_pages = torch.zeros_like(k_pages)
+    rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, k_scale=0.25, v_scale=0.5)
+    for pages, values, scale in ((k_pages, qkv[:, 64:128], 0.25), (v_pages, qkv[:, 128:], 0.5)):
+        want = (values / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+        assert torch.equal(pages.view(48, head_dim)[slots].float(), want.float())
 
 
 def test_a_row_does_not_depend_on_its_batch():

@@ -1,0 +1,33 @@
+"""In what each part of the runtime keeps its numbers."""
+
+from typing import NamedTuple
+
+import torch
+
+from ...kernels import Backend
+from ..checkpoint.errors import ModelError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+class Dtypes(NamedTuple):
+    """The four choices; see kernels/__init__.py for what a backend makes of a model's dtype."""
+
+    model: torch.dtype  # what weights are rounded to when loaded
+    weights: torch.dtype  # how a backend stores them: the same values
+    rows: torch.dtype  # what enters a linear, and K and V in the pages
+    stream: torch.dtype  # what leaves a linear, and the residual stream
+
+
+def choose_dtypes(backend: Backend, model: str, activations: str | None) -> Dtypes:
+    """Dtypes for a model's dtype and, where given, another one for the rows. Raises ModelError."""
+    for name in (model, activations or model):
+        if name not in DTYPES:
+            raise ModelError(f"dtype {name} is not supported (known: {', '.join(DTYPES)})")
+    weights = backend.storage_dtype(DTYPES[model])
+    rows = backend.storage_dtype(DTYPES[activations or model])
+    if rows not in backend.row_dtypes(weights):
+        raise ModelError(
+            f"activations in {activations} beside weights in {model}: this backend cannot multiply the two"
+        )
+    return Dtypes(DTYPES[model], weights, rows, backend.stream_dtype(DTYPES[model]))

