@@ -25,6 +25,7 @@ from .splits import split_of, split_start
 _UNIT_FIELDS = tl.constexpr(UNIT_FIELDS)
 _LOG2E = 1.4426950408889634
 _MERGE_WARPS = 1  # a head is 64 to 256 fp32 values
+_MERGE_BLOCKS = 16  # of one warp, for each multiprocessor
 
 
 @triton.jit
@@ -258,7 +259,7 @@ def paged_attention(
     log2_scale = (softcap or scale * k_scale) * _LOG2E
     dim = triton.next_power_of_2(head_dim)
     for role, (tile, units) in enumerate(((plan.few_rows, plan.few_units), (plan.many_rows, plan.many_units))):
-        _attention_kernel[(plan.programs * tile.blocks,)](
+        _attention_kernel[(plan.multiprocessors * tile.blocks,)](
             q, k_pages, v_pages, out, plan.partial_out, plan.partial_stats, units, plan.counts,
             batch.page_table, batch.page_table.stride(0), log2_scale, cap_scale, v_scale,
             COUNT=role, KV_HEADS=plan.kv_heads, GROUP=q_heads // plan.kv_heads, PAGE_SIZE=plan.page_size,
@@ -266,7 +267,7 @@ def paged_attention(
             WINDOW=plan.window, SOFTCAP=softcap != 0.0, MASK_BRANCH=tile.mask_branch,
             num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
-    _merge_kernel[(plan.programs * 4,)](
+    _merge_kernel[(plan.multiprocessors * _MERGE_BLOCKS,)](
         plan.partial_out, plan.partial_stats, plan.merges, plan.counts, out, log2_scale, v_scale,
         Q_HEADS=q_heads, HEAD_DIM=head_dim, DIM=dim, num_warps=_MERGE_WARPS,
     )  # fmt: skip

@@ -26,7 +26,7 @@ import triton.language as tl
 
 from .. import StepBatch
 from .splits import max_splits, split_of, split_start
-from .tiles import TILES, Tile, device_arch, device_programs
+from .tiles import TILES, Gpu, Tile, gpu_of
 
 SPLIT_ROWS = 32  # longer chunks have enough row tiles to fill a GPU without splits
 SLOTS_PER_SEQUENCE = 16  # partial results: the splits of a sequence of 4096 tokens
@@ -47,7 +47,7 @@ class AttentionPlan:
     window: int  # positions that a row sees, its own included; 0: all
     few_rows: Tile
     many_rows: Tile
-    programs: int  # multiprocessors of the device: grids are multiples of it
+    multiprocessors: int  # of the device: grids are multiples of it
     few_units: torch.Tensor  # int32 [capacity, 8]
     many_units: torch.Tensor  # like few_units
     merges: torch.Tensor  # int32 [capacity, 3]: row of the batch, first partial slot, splits
@@ -168,10 +168,17 @@ def new_plan(
     page_size: int,
     device: torch.device,
     window: int = 0,
+    gpu: Gpu | None = None,
 ) -> AttentionPlan:
-    """Allocate a plan for steps of up to ``rows`` rows and ``sequences`` sequences of up to ``max_tokens`` tokens."""
+    """Allocate a plan for steps of up to ``rows`` rows and ``sequences`` sequences of up to ``max_tokens`` tokens.
+
+    Args:
+        window: positions that a row sees, its own included; 0: all.
+        gpu: what the kernels are compiled for, if it is not ``device``.
+    """
+    gpu = gpu or gpu_of(device)
     group = q_heads // kv_heads
-    few, many = TILES[device_arch(device), triton.next_power_of_2(head_dim)]
+    few, many = TILES[gpu.arch, triton.next_power_of_2(head_dim)]
     assert few.rows >= group, f"group size {group} exceeds the few-rows tile"
     slots = max(sequences * SLOTS_PER_SEQUENCE, max_splits(max_tokens))
 
@@ -186,7 +193,7 @@ def new_plan(
         window=window,
         few_rows=few,
         many_rows=many,
-        programs=device_programs(device, 1),
+        multiprocessors=gpu.multiprocessors,
         few_units=int32(sequences + slots, UNIT_FIELDS),
         many_units=int32(sequences + rows // (many.rows // group) + slots, UNIT_FIELDS),
         merges=int32(max(min(rows, slots), 1), _MERGE_FIELDS),

@@ -1,5 +1,6 @@
 """Tile choices of the attention kernels: data, no logic. Read by the launchers and by the audit."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -62,22 +63,27 @@ TILES: dict[tuple[int, int], tuple[Tile, Tile]] = {
     (120, 128): (Tile(FEW_ROWS, 32, 4, 3, 2), Tile(64, 32, 8, 3, 1)),
     (120, 256): (Tile(FEW_ROWS, 32, 4, 3, 1), Tile(32, 32, 8, 3, 1)),
 }
-_INTERPRETED = 90  # whose tiles the interpreter runs with
 
 
-def device_arch(device: torch.device) -> int:
-    """The newest architecture of the table that the device can run: 80, 90, 100 or 120."""
+class Gpu(NamedTuple):
+    """What the launchers need to know of a device."""
+
+    arch: int  # the newest of the table that the device can run: 80, 90, 100 or 120
+    multiprocessors: int  # grids of kernels that walk a list are multiples of it
+
+
+# The interpreter runs one program after the other; two still show whether a list is walked right.
+INTERPRETER = Gpu(arch=90, multiprocessors=2)
+
+
+@cache
+def gpu_of(device: torch.device) -> Gpu:
+    """Look the device up. Raises RuntimeError where it is too old."""
     if device.type != "cuda":
-        return _INTERPRETED
-    major, minor = torch.cuda.get_device_capability(device)
-    known = [arch for arch, _ in TILES if arch <= major * 10 + minor]
+        return INTERPRETER
+    properties = torch.cuda.get_device_properties(device)
+    known = [arch for arch, _ in TILES if arch <= properties.major * 10 + properties.minor]
     if not known:
-        raise RuntimeError(f"compute capability {major}.{minor} is too old: 8.0 is the oldest that is supported")
-    return max(known)
-
-
-def device_programs(device: torch.device, per_multiprocessor: int) -> int:
-    """Programs that fill the device: the constant grid of kernels that walk a list."""
-    if device.type != "cuda":
-        return 2  # the interpreter runs one program after the other; two still show whether the walk is right
-    return torch.cuda.get_device_properties(device).multi_processor_count * per_multiprocessor
+        found = f"{properties.major}.{properties.minor}"
+        raise RuntimeError(f"compute capability {found} is too old: 8.0 is the oldest that is supported")
+    return Gpu(max(known), properties.multi_processor_count)

@@ -1,0 +1,156 @@
+"""The CPU backend's ops against their formulas in float64, and each row against itself in other company."""
+
+import math
+
+import pytest
+import torch
+
+from headwater.kernels import StepBatch, load_backend
+
+cpu = load_backend("cpu")
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 5e-3}  # relative, of the whole result's norm
+DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["fp32", "bf16"])
+
+
+def assert_close(got: torch.Tensor, want: torch.Tensor, tolerance: float) -> None:
+    assert got.shape == want.shape
+    assert torch.linalg.norm(got.double() - want) <= tolerance * torch.linalg.norm(want)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(("x_dtype", "dtype"), [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16),
+                                                (torch.float32, torch.bfloat16)])  # fmt: skip
+@pytest.mark.parametrize(("out", "inner"), [(960, 576), (577, 575), (16, 2), (1, 1), (100, 64)])
+def test_linear(x_dtype: torch.dtype, dtype: torch.dtype, out: int, inner: int) -> None:
+    weight, bias = torch.randn(out, inner, dtype=dtype), torch.randn(out, dtype=dtype)
+    linear, plain = cpu.pack_linear(weight, bias), cpu.pack_linear(weight)
+    for rows in (1, 2, 3, 7, 8, 21):
+        x = torch.randn(rows, inner, dtype=x_dtype)
+        y = linear(x)
+        assert y.dtype == torch.float32
+        assert_close(y, x.double() @ weight.double().T + bias.double(), 1e-6)
+        assert_close(plain(x), x.double() @ weight.double().T, 1e-6)
+        for row in range(rows):
+            assert torch.equal(linear(x[row : row + 1].clone())[0], y[row]), "a row depends on its batch"
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("hidden", [1, 64, 577])
+def test_norms(dtype: torch.dtype, rows: int, hidden: int) -> None:
+    x, residual, weight = torch.randn(rows, hidden), torch.randn(rows, hidden), torch.randn(hidden, dtype=dtype)
+
+    def oracle(h: torch.Tensor) -> torch.Tensor:
+        return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-5) * weight.double()
+
+    assert_close(cpu.rms_norm(x, weight, 1e-5), oracle(x.double()), TOLERANCE[dtype])
+    h = x + residual
+    alone = cpu.add_rms_norm(x[:1].clone(), residual[:1].clone(), weight, 1e-5)
+    y = cpu.add_rms_norm(x, residual, weight, 1e-5)
+    assert y.dtype == dtype
+    assert_close(y, oracle(h.double()), TOLERANCE[dtype])
+    assert torch.equal(residual, h)
+    assert torch.equal(alone[0], y[0])
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [1, 20])
+def test_silu_and_mul(dtype: torch.dtype, rows: int) -> None:
+    gate_up = torch.randn(rows, 2 * 97) * 20
+    gate_up[0, :4] = torch.tensor([200.0, -200.0, 0.0, -87.5])
+    gate, up = gate_up.double().chunk(2, dim=1)
+    y = cpu.silu_and_mul(gate_up, dtype)
+    assert y.dtype == dtype
+    assert_close(y, torch.nn.functional.silu(gate) * up, TOLERANCE[dtype])
+
+
+class Case:
+    """Sequences of random projected rows over randomly scattered pages, and what attention should make of them."""
+
+    def __init__(self, dtype: torch.dtype, group: int, head_dim: int, page_size: int, lengths: list[int]) -> None:
+        self.kv_heads, self.group, self.head_dim, self.page_size = 2, group, head_dim, page_size
+        width = (group + 2) * self.kv_heads * head_dim
+        self.qkv = [torch.randn(length, width) for length in lengths]
+        pages = [math.ceil(length / page_size) for length in lengths]
+        order = (torch.randperm(sum(pages)) + 1).split(pages)
+        self.page_table = torch.zeros(len(lengths) + 1, max(pages), dtype=torch.int32)
+        for sequence, ids in enumerate(order):
+            self.page_table[sequence, : len(ids)] = ids
+        self.k_pages = torch.zeros(sum(pages) + 1, self.kv_heads, page_size, head_dim, dtype=dtype)
+        self.v_pages = torch.zeros_like(self.k_pages)
+        angles = torch.arange(max(lengths))[:, None] * torch.rand(head_dim // 2)
+        self.cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1)
+
+    def step(self, ranges: list[tuple[int, int]]) -> list[torch.Tensor]:
+        """One step over rows [start, end) of each sequence. Returns the attention's rows of each."""
+        positions = torch.cat([torch.arange(start, end) for start, end in ranges])
+        slots = torch.cat(
+            [
+                self.page_table[sequence][torch.arange(start, end) // self.page_size].long() * self.page_size
+                + torch.arange(start, end) % self.page_size
+                for sequence, (start, end) in enumerate(ranges)
+            ]
+        )
+        counts = [end - start for start, end in ranges]
+        batch = StepBatch(
+            positions=positions.int(),
+            slots=slots,
+            # One sequence more than there are: static buffers have room left at their end.
+            query_start=torch.tensor([0, *torch.tensor(counts).cumsum(0).tolist(), sum(counts)], dtype=torch.int32),
+            kv_lengths=torch.tensor([*(end for _, end in ranges), 0], dtype=torch.int32),
+            page_table=self.page_table,
+        )
+        qkv = torch.cat([rows[start:end] for rows, (start, end) in zip(self.qkv, ranges, strict=True)])
+        q = cpu.rope_and_write(qkv, self.cos_sin, batch, self.k_pages, self.v_pages)
+        q_heads = self.group * self.kv_heads
+        plan = cpu.plan_attention(batch, q_heads, self.kv_heads, self.head_dim, self.page_size)
+        out = cpu.paged_attention(q, self.k_pages, self.v_pages, batch, plan, self.head_dim**-0.5)
+        return list(out.split(counts))
+
+    def oracle(self, sequence: int) -> torch.Tensor:
+        rows = self.qkv[sequence].double()
+        length, half = len(rows), self.head_dim // 2
+        q, k, v = rows.view(length, -1, self.head_dim).split(
+            [self.group * self.kv_heads, self.kv_heads, self.kv_heads], dim=1
+        )
+        cos, sin = self.cos_sin[:length, None].double().split(half, dim=2)
+
+        def rope(x: torch.Tensor) -> torch.Tensor:
+            a, b = x.split(half, dim=2)
+            return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=2)
+
+        k, v = (x.repeat_interleave(self.group, dim=1).transpose(0, 1) for x in (rope(k), v))
+        scores = rope(q).transpose(0, 1) @ k.transpose(1, 2) * self.head_dim**-0.5
+        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(0, 1).reshape(length, -1)
+
+
+LENGTHS = [1, 16, 17, 40, 64, 100]  # page multiples, one more, a last page partly full
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("group", "head_dim", "page_size"), [(1, 64, 16), (3, 64, 32), (5, 96, 16), (7, 80, 64), (8, 128, 16), (2, 256, 32)]
+)
+def test_attention_over_pages(dtype: torch.dtype, group: int, head_dim: int, page_size: int) -> None:
+    case = Case(dtype, group, head_dim, page_size, LENGTHS)
+    whole = case.step([(0, length) for length in LENGTHS])
+    for sequence, rows in enumerate(whole):
+        assert_close(rows, case.oracle(sequence), TOLERANCE[dtype])
+    # Another cut into chunks, and decodes beside them: the same rows, bit by bit.
+    cuts = [[0, 0, 1], [0, 15, 16], [0, 16, 17], [0, 5, 40], [0, 63, 64], [0, 97, 100]]
+    parts = [case.step([(cut[i], cut[i + 1]) for cut in cuts]) for i in range(2)]
+    for sequence, rows in enumerate(whole):
+        assert torch.equal(torch.cat([part[sequence] for part in parts]), rows)
+
+
+def test_attention_of_no_sequence_at_all() -> None:
+    case = Case(torch.float32, 3, 64, 16, [20])
+    case.step([(0, 20)])
+    before = case.k_pages.clone()
+    assert case.step([(20, 20)])[0].shape == (0, 3 * 2 * 64)
+    assert torch.equal(case.k_pages, before)
