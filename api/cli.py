@@ -97,7 +97,14 @@ def serve(
     ] = 2_000_000,
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"] | None,
-        typer.Option(envvar="DTYPE", help="Of weights and activations."),
+        typer.Option(envvar="DTYPE", help="Of weights, and of activations unless they have their own."),
+    ] = None,
+    activation_dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"] | None,
+        typer.Option(
+            envvar="HEADWATER_ACTIVATION_DTYPE",
+            help="Of activations and KV cache; float32 beside bfloat16 weights is exact, and slower (cpu backend).",
+        ),
     ] = None,
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option(envvar="HEADWATER_DEVICE", help="A GPU if there is one.")
@@ -135,6 +142,7 @@ def serve(
             device=device,
             backend=backend,
             dtype=dtype,
+            activation_dtype=activation_dtype,
             kv_cache_bytes=kv_cache_bytes,
             max_total_tokens=max_total_tokens,
             max_batch_prefill_tokens=max_batch_prefill_tokens,

@@ -145,7 +145,10 @@ class Backend(Protocol):
         k_pages: torch.Tensor,  # [pages, kv_heads, page_size, head_dim], written
         v_pages: torch.Tensor,  # like k_pages
     ) -> torch.Tensor:
-        """Rotate Q and K (NeoX halves), write K and V to their slots. Returns Q, [rows, q_heads, head_dim], in the pages' dtype."""
+        """Rotate Q and K (NeoX halves), write K and V to their slots.
+
+        Returns Q, [rows, q_heads, head_dim], in the pages' dtype.
+        """
         ...
 
     def plan_attention(

@@ -3,6 +3,9 @@
 No GPU is needed. For each launch of each model: registers, spills, shared memory, resident blocks, widths of the loads
 in inner loops, matrix and copy instructions there, K/V buffers, and the time that memory or tensor cores need at least.
 Ends with status 1 if a rule of ``problems`` is broken.
+
+``--snapshot`` prints the lines that the tests compare: send them to tests/kernels/audit_snapshot.txt after a change and
+the diff shows what the change did.
 """
 
 import argparse
@@ -17,6 +20,16 @@ from .audit_gpus import AUDITED_GPUS
 from .audit_launches import MODELS, Launch, attention_launches, row_launches, sampler_launches
 
 _SPILL_BYTES = 0
+_ATTENTION = ("attention few rows", "attention many rows")
+SNAPSHOT = (
+    (80, "llama-3.1-8b", _ATTENTION),
+    (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", "int8 linear, 16 rows")),
+    (100, "llama-3.1-8b", _ATTENTION),
+    (120, "llama-3.1-8b", _ATTENTION),
+    (90, "smollm2-135m", _ATTENTION),
+    (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
+    (90, "gemma-3-4b", ("attention few rows",)),
+)
 _FP8_FROM = 89  # the first architecture whose conversions Triton compiles
 _ROOMY = 2  # buffers: one is read while the next is on its way
 
@@ -35,7 +48,7 @@ def problems(finding: Finding) -> list[str]:
     facts, gpu = finding.facts, AUDITED_GPUS[finding.arch]
     found = []
     if facts.loop_spills:
-        found.append(f"{facts.loop_spills} loads or stores of spilled registers in an inner loop")
+        found.append(f"{facts.loop_spills} loads or stores of spilled registers where it matters")
     if facts.stack_bytes > _SPILL_BYTES:
         found.append(f"{facts.stack_bytes} bytes of registers spilled")
     if facts.shared_bytes > gpu.block_shared_bytes:
@@ -43,23 +56,31 @@ def problems(finding: Finding) -> list[str]:
     if facts.blocks < finding.launch.min_blocks:
         found.append(f"{facts.blocks} blocks fit on a multiprocessor, {finding.launch.min_blocks} are meant to")
     narrow = sum(count for width, count in facts.loads.items() if width <= 2)
-    if narrow:
-        found.append(f"{narrow} loads of 1 or 2 bytes a lane where it matters")
+    if narrow and facts.has_loop:
+        found.append(f"{narrow} loads of 1 or 2 bytes in an inner loop")
     if facts.mma and facts.buffers < _ROOMY:
         found.append("the next tile is not on its way while one is read")
     return found
 
 
 def audit(archs: list[int], models: list[str]) -> Iterator[Finding]:
-    """Compile and read the launches of some models, and the sampler, for some architectures."""
+    """Compile and read the launches of some models, and of the sampler, for some architectures."""
     for arch in archs:
         for model in MODELS:
-            if model.name not in models or (model.fp8_cache and arch < _FP8_FROM):
-                continue
-            for launch in attention_launches(model, arch) + row_launches(model, arch):
-                yield Finding(model.name, launch, arch, compile_and_read(launch, arch))
+            if model.name in models and not (model.fp8_cache and arch < _FP8_FROM):
+                for launch in attention_launches(model, arch) + row_launches(model, arch):
+                    yield Finding(model.name, launch, arch, compile_and_read(launch, arch))
         for launch in sampler_launches():
             yield Finding("any", launch, arch, compile_and_read(launch, arch))
+
+
+def snapshot() -> Iterator[Finding]:
+    """The few that stand for all: a test compares them with a committed file."""
+    models = {model.name: model for model in MODELS}
+    for arch, name, wanted in SNAPSHOT:
+        for launch in attention_launches(models[name], arch) + row_launches(models[name], arch):
+            if launch.name in wanted:
+                yield Finding(name, launch, arch, compile_and_read(launch, arch))
 
 
 def roof(finding: Finding) -> str:
@@ -96,9 +117,10 @@ def main() -> int:
     names = [model.name for model in MODELS]
     parser.add_argument("--arch", type=int, choices=list(AUDITED_GPUS), nargs="+", default=list(AUDITED_GPUS))
     parser.add_argument("--model", choices=names, nargs="+", default=names)
+    parser.add_argument("--snapshot", action="store_true", help="only what tests/kernels/audit_snapshot.txt holds")
     arguments = parser.parse_args()
     broken = 0
-    for finding in audit(arguments.arch, arguments.model):
+    for finding in snapshot() if arguments.snapshot else audit(arguments.arch, arguments.model):
         print(f"{describe(finding):<176} {roof(finding)}".rstrip(), flush=True)
         for problem in problems(finding):
             print(f"    BROKEN: {problem}", flush=True)

@@ -27,6 +27,7 @@ class Facts(NamedTuple):
     there is no loop.
     """
 
+    has_loop: bool
     registers: int
     stack_bytes: int  # spills, as no kernel here indexes a local array
     loop_spills: int  # loads and stores of local memory
@@ -53,18 +54,20 @@ def compile_and_read(launch: Launch, arch: int) -> Facts:
     registers, stack_bytes = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
     instructions = [(int(at, 16), name, rest) for at, name, rest in _INSTRUCTION.findall(sass)]
     everywhere = Counter(name for _, name, _ in instructions)
-    in_loops = _inner_loop_instructions(instructions) or everywhere
+    in_loops = _inner_loop_instructions(instructions)
+    where_it_matters = in_loops or everywhere
     shared_bytes, warps = compiled.metadata.shared, compiled.metadata.num_warps
     return Facts(
+        has_loop=bool(in_loops),
         registers=registers,
         stack_bytes=stack_bytes,
-        loop_spills=sum(count for name, count in in_loops.items() if name.startswith(("LDL", "STL"))),
+        loop_spills=sum(count for name, count in where_it_matters.items() if name.startswith(("LDL", "STL"))),
         shared_bytes=shared_bytes,
         blocks=resident_blocks(AUDITED_GPUS[arch], warps, registers, shared_bytes),
-        loads=_widths(in_loops, ("LDG.", "LDGSTS")),
+        loads=_widths(where_it_matters, ("LDG.", "LDGSTS")),
         stores=_widths(everywhere, ("STG.",)),
-        async_copies=sum(count for name, count in in_loops.items() if name.startswith(("LDGSTS", "UTMALDG"))),
-        mma=sum(count for name, count in in_loops.items() if _MMA.match(name)),
+        async_copies=sum(count for name, count in where_it_matters.items() if name.startswith(("LDGSTS", "UTMALDG"))),
+        mma=sum(count for name, count in where_it_matters.items() if _MMA.match(name)),
         buffers=_buffers(compiled.asm["ttgir"]),
     )
 

@@ -3,10 +3,10 @@
     out = softmax(q K^T * scale) V,  each row over its own positions 0 .. position
 
 One work item is a block of rows of one sequence and one KV head, with the query heads of that KV head packed beside
-the rows. Its scores are all kept (fp32, [packed rows, positions]), so the softmax needs no rescaling: exact maximum, one exp
-per score. Both products run through the register tile of tile.py over pages in the order that rope_write.py describes.
-Sums go over positions in order and a row's masked scores add exact zeros: a row's result depends neither on its
-neighbours nor on how its prompt was cut into chunks.
+the rows. Its scores are all kept (fp32, [packed rows, positions]), so the softmax needs no rescaling: exact maximum,
+one exp per score. Both products run through the register tile of tile.py over pages in the order that rope_write.py
+describes. Sums go over positions in order and a row's masked scores add exact zeros: a row's result depends neither on
+its neighbours nor on how its prompt was cut into chunks.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Linear layer: y = x W^T + b, for one row or many, weights read once per step.
 
 The weight is packed into panels of 16 outputs, [panels, K, 16] for fp32 and [panels, K / 2, 16, 2] for bf16, so that
-the inner loop (tile.py) streams memory in order. Sums and outputs are fp32. Rows are of the weight's dtype, or fp32 beside
-bf16 weights: then nothing but the weight is rounded.
+the inner loop (tile.py) streams memory in order. Sums and outputs are fp32. Rows are of the weight's dtype, or fp32
+beside bf16 weights: then nothing but the weight is rounded.
 """
 
 import numpy as np

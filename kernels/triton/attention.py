@@ -179,6 +179,7 @@ def _attention_kernel(
 
         # Read again, not kept: offsets of a whole tile held through the loop cost 16 registers and more.
         row = tl.load(unit_ptr + 1, volatile=True)
+        rows = tl.load(unit_ptr + 2, volatile=True)
         slot = tl.load(unit_ptr + 6, volatile=True)
         q_index, is_row = _packed_rows(row, rows, kv_head, GROUP, Q_HEADS, ROWS)
         out_mask = is_row[:, None] & (dims[None, :] < HEAD_DIM)
