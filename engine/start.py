@@ -68,15 +68,19 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
-    """Compile or load every kernel variant: a prompt of the largest step, then decoding, greedy and sampled."""
+    """Compile or load every kernel variant: prompts of the largest step, then decoding.
+
+    Greedy, sampled, and both in one batch: the sampler has a variant for one row and one for several.
+    """
     prompt = [0] * max(1, min(max_rows, max_total_tokens - 4))
     both = (
         SamplingParams(max_new_tokens=2, greedy=True),
         SamplingParams(max_new_tokens=2, greedy=False, top_k=5, top_p=0.5, repetition_penalty=1.1),
     )
-    for request_id, sampling in enumerate(both):
-        failed = engine.submit(-1, Submit(request_id, prompt, sampling))
-        assert failed is None, failed
+    for batch in (both[:1], both[1:], both):
+        for request_id, sampling in enumerate(batch):
+            failed = engine.submit(-1, Submit(request_id, prompt, sampling))
+            assert failed is None, failed
         while engine.has_work:
             engine.step()
     engine.check()

@@ -51,7 +51,7 @@ def compile_and_read(launch: Launch, arch: int) -> Facts:
             subprocess.run([_TOOL, option, file.name], capture_output=True, text=True, check=True).stdout
             for option in ("--dump-resource-usage", "--dump-sass")
         )
-    registers, stack_bytes = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
+    registers, stack_bytes = (int(re.findall(rf"{what}:(\d+)", usage)[0]) for what in ("REG", "STACK"))
     instructions = [(int(at, 16), name, rest) for at, name, rest in _INSTRUCTION.findall(sass)]
     everywhere = Counter(name for _, name, _ in instructions)
     in_loops = _inner_loop_instructions(instructions)
@@ -132,8 +132,7 @@ def _waits_in_mma_loops(ttgir: str) -> list[int]:
             open_loops.append((indentation, [], False))
         elif open_loops:
             start, own_waits, has_product = open_loops[-1]
-            if re.search(r"async_wait .*num = (\d+)", line):
-                own_waits.append(int(re.search(r"num = (\d+)", line)[1]))
+            own_waits += [int(number) for number in re.findall(r"async_wait .*num = (\d+)", line)]
             if re.search(r"tt\.dot |warp_group_dot |tc_gen5_mma ", line):
                 open_loops[-1] = (start, own_waits, True)
             if line.lstrip().startswith("}") and indentation == start:

@@ -30,7 +30,7 @@ class Launch(NamedTuple):
     kernel: triton.JITFunction
     signature: dict[str, str]
     constexprs: dict[Any, object]
-    attrs: dict[tuple[int, ...], list[list[object]]]
+    attrs: dict[Any, list[list[object]]]
     options: dict[str, object]
     traffic_bytes: int = 0  # read and written by a launch, each once
     flops: int = 0
@@ -116,7 +116,7 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
     """Few rows at the decode step, many rows and the plan at the prefill step, merge at the decode step."""
     gpu = AUDITED_GPUS[arch]
     rows, tokens, kv_heads, dim = DECODE_ROWS, DECODE_TOKENS, model.kv_heads, model.head_dim
-    pages = [_empty(16, kv_heads, _PAGE_SIZE, dim, dtype=_cache_dtype(model)) for _ in range(2)]
+    k_pages, v_pages = (_empty(16, kv_heads, _PAGE_SIZE, dim, dtype=_cache_dtype(model)) for _ in range(2))
     int32 = torch.int32
     batch = StepBatch(
         _empty(rows, dtype=int32),
@@ -132,11 +132,11 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
     )  # fmt: skip
     with recording(arch) as launches:
         attention_plan.fill_plan(plan, batch)
-        attention.paged_attention(q, *pages, batch, plan, dim**-0.5, model.softcap)
+        attention.paged_attention(q, k_pages, v_pages, batch, plan, dim**-0.5, model.softcap)
     planned, few, many, merge = launches
 
     seen = min(tokens, model.window or tokens)
-    kv_bytes = 2 * kv_heads * dim * pages[0].element_size()  # of one position
+    kv_bytes = 2 * kv_heads * dim * k_pages.element_size()  # of one position
     partial_bytes = rows * (tokens // 256) * model.q_heads * (dim + 2) * 4
     prefill_q_bytes = 2 * PREFILL_ROWS * model.q_heads * dim * 2
     prefill_pairs = PREFILL_ROWS * (PREFILL_ROWS + 1) // 2
@@ -164,7 +164,8 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     x, weight = _empty(rows, model.hidden), _empty(model.hidden)
     gate_up = _empty(rows, 2 * model.intermediate)
     qkv = _empty(rows, heads * model.head_dim)
-    pages = [_empty(16, model.kv_heads, _PAGE_SIZE, model.head_dim, dtype=_cache_dtype(model)) for _ in range(2)]
+    page_shape = (16, model.kv_heads, _PAGE_SIZE, model.head_dim)
+    k_pages, v_pages = (_empty(*page_shape, dtype=_cache_dtype(model)) for _ in range(2))
     cos_sin = _empty(_POSITIONS, model.head_dim, dtype=torch.float32)
     positions, slots = _empty(rows, dtype=torch.int32), _empty(rows, dtype=torch.int64)
     batch = StepBatch(positions, slots, positions, positions, positions[:, None])
@@ -175,7 +176,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     with recording(arch) as launches:
         norm.rms_norm(x, weight, 1e-6)
         norm.add_rms_norm(x, x, weight, 1e-6)
-        rope.rope_and_write(qkv, cos_sin, batch, pages[0], pages[1], qk_norm)
+        rope.rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, qk_norm)
         activation.silu_and_mul(gate_up)
         activation.gelu_tanh_and_mul(gate_up)
         for count in (16, rows, PREFILL_ROWS):
@@ -203,7 +204,10 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
 
 def sampler_launches() -> list[Launch]:
     """The sampler's, which are the same for every model and architecture."""
-    return [Launch(*launch) for launch in SAMPLER_LAUNCHES]
+    return [
+        Launch(each.name, each.kernel, each.signature, dict(each.constexprs), dict(each.attrs), each.options)
+        for each in SAMPLER_LAUNCHES
+    ]
 
 
 def _cache_dtype(model: Model) -> torch.dtype:

@@ -1,5 +1,8 @@
 """Where keys and values live: two tensors per layer, cut into pages."""
 
+import math
+import mmap
+
 import torch
 
 from .config import ModelConfig
@@ -14,11 +17,16 @@ class KVCache:
         """``num_pages`` counts the trash page; dtype is the rows'."""
         self.page_size = page_size
         self.num_pages = num_pages
-        # K and V of all layers are one tensor: one allocation, and the operating system hands out what is touched only.
         shape = (2, config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)
-        storage = torch.zeros(shape, dtype=dtype, device=device)
+        storage = _zeros(shape, dtype) if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
         self.k_pages = list(storage[0])  # per layer [pages, kv_heads, page_size, head_dim]
         self.v_pages = list(storage[1])
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that cost no memory until they are written to: torch.zeros would fill gigabytes, 1.4 s for each."""
+    anonymous = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(anonymous, dtype=dtype).view(shape)
 
 
 def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:

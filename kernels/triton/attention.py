@@ -10,7 +10,9 @@ the rows of its tile, so K and V are read once for all of them.
 
 Every split is summed from an empty state, and splits are added up in their order: by the program itself where it reads
 them all, by the merge kernel where each has a program of its own. Both give the same bits. Tiles sit at absolute
-multiples of their size; a tile or split that a row does not see leaves its state exactly as it was.
+multiples of their size; a tile or split that a row does not see leaves its state exactly as it was. So a row's result
+depends neither on its neighbours nor on where its chunk begins and ends. Only its role may show, in the last bit: on a
+GPU the small and the large tile multiply with different instructions and sum in another order of lanes.
 """
 
 import torch
@@ -19,19 +21,26 @@ import triton.language as tl
 
 from .. import StepBatch
 from .activation import tanh
-from .attention_plan import UNIT_FIELDS, AttentionPlan
+from .attention_plan import MERGE_FIELDS, UNIT_FIELDS, AttentionPlan
 from .splits import split_of, split_start
 
 _UNIT_FIELDS = tl.constexpr(UNIT_FIELDS)
+_MERGE_FIELDS = tl.constexpr(MERGE_FIELDS)
 _LOG2E = 1.4426950408889634
 _MERGE_WARPS = 1  # a head is 64 to 256 fp32 values
 _MERGE_BLOCKS = 16  # of one warp, for each multiprocessor
 
 
 @triton.jit
-def _weight(logit, m, log2_scale):
-    """exp2(log2_scale * (logit - m)) with one fma; 0 where both are -inf: nothing has been seen yet."""
-    return tl.exp2(logit * log2_scale - tl.where(m == float("-inf"), 0.0, m * log2_scale))
+def _finite(m):
+    """``m``, but 0 instead of the -inf of a row that has seen nothing yet: its weights become 0, not NaN."""
+    return tl.where(m == float("-inf"), 0.0, m)
+
+
+@triton.jit
+def _rescale(m, new_m, log2_scale):
+    """What sums of weights relative to ``m`` are multiplied with. Exactly 1 where nothing changes: subtract first."""
+    return tl.exp2((m - _finite(new_m)) * log2_scale)
 
 
 @triton.jit
@@ -47,8 +56,8 @@ def _add_state(state, other, log2_scale):
     m, total, acc = state
     other_m, other_total, other_acc = other
     new_m = tl.maximum(m, other_m)
-    a = _weight(m, new_m, log2_scale)
-    b = _weight(other_m, new_m, log2_scale)
+    a = _rescale(m, new_m, log2_scale)
+    b = _rescale(other_m, new_m, log2_scale)
     total = tl.fma(total, a, other_total * b)
     acc = tl.fma(acc, a[:, None], other_acc * b[:, None])
     return new_m, total, acc
@@ -70,6 +79,12 @@ def _load_pages(table_ptr, start, end, PAGE_SIZE: tl.constexpr, PAGES: tl.conste
     """Pages of a tile, int32 [PAGES]; the trash page from ``end`` on."""
     page = start // PAGE_SIZE + tl.arange(0, PAGES)
     return tl.load(table_ptr + page, mask=page * PAGE_SIZE < end, other=0)
+
+
+@triton.jit
+def _place(turn, program, programs):
+    """Index of a program's work in a round: there and back."""
+    return turn * programs + tl.where(turn % 2 == 0, program, programs - 1 - program)
 
 
 @triton.jit
@@ -114,7 +129,14 @@ def _attention_kernel(
     packed = tl.arange(0, ROWS)
     dims = tl.arange(0, DIM)
 
-    for work in range(tl.program_id(0), tl.load(counts_ptr + COUNT) * KV_HEADS, tl.num_programs(0)):
+    # Rounds alternate in direction: a chunk's later tiles read more positions, and so every program gets its share of
+    # long and short ones.
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    count = tl.load(counts_ptr + COUNT) * KV_HEADS
+    rounds = count // programs
+    rounds += (_place(rounds, program, programs) < count).to(tl.int32)
+    for turn in range(rounds):
+        work = _place(turn, program, programs)
         unit_ptr = units_ptr + work // KV_HEADS * _UNIT_FIELDS
         kv_head = work % KV_HEADS
         sequence = tl.load(unit_ptr)
@@ -166,8 +188,8 @@ def _attention_kernel(
 
             m, total, acc = split_state
             new_m = tl.maximum(m, tl.max(logit, axis=1))
-            alpha = _weight(m, new_m, log2_scale)
-            p = _weight(logit, new_m[:, None], log2_scale)
+            alpha = _rescale(m, new_m, log2_scale)
+            p = tl.exp2(logit * log2_scale - (_finite(new_m) * log2_scale)[:, None])  # one fma each
             total = total * alpha + tl.sum(p, axis=1)
             # A fresh page may hold NaN past the end of its sequence, and 0 * NaN would be NaN.
             v_mask = (positions[:, None] < end) & (dims[None, :] < HEAD_DIM)
@@ -213,7 +235,7 @@ def _merge_kernel(
     dims = tl.arange(0, DIM)
     mask = dims < HEAD_DIM
     for work in range(tl.program_id(0), tl.load(counts_ptr + 2) * Q_HEADS, tl.num_programs(0)):
-        merge_ptr = merges_ptr + work // Q_HEADS * 3
+        merge_ptr = merges_ptr + work // Q_HEADS * _MERGE_FIELDS
         head = work % Q_HEADS
         row = tl.load(merge_ptr).to(tl.int64)
         first_slot = tl.load(merge_ptr + 1).to(tl.int64)
@@ -259,13 +281,14 @@ def paged_attention(
     cap_scale = scale * k_scale / softcap if softcap else 0.0
     log2_scale = (softcap or scale * k_scale) * _LOG2E
     dim = triton.next_power_of_2(head_dim)
+    fp8 = k_pages.element_size() == 1  # its conversion leaves the branch no registers
     for role, (tile, units) in enumerate(((plan.few_rows, plan.few_units), (plan.many_rows, plan.many_units))):
         _attention_kernel[(plan.multiprocessors * tile.blocks,)](
             q, k_pages, v_pages, out, plan.partial_out, plan.partial_stats, units, plan.counts,
             batch.page_table, batch.page_table.stride(0), log2_scale, cap_scale, v_scale,
             COUNT=role, KV_HEADS=plan.kv_heads, GROUP=q_heads // plan.kv_heads, PAGE_SIZE=plan.page_size,
             HEAD_DIM=head_dim, DIM=dim, ROWS=tile.rows, POSITIONS=tile.positions,
-            WINDOW=plan.window, SOFTCAP=softcap != 0.0, MASK_BRANCH=tile.mask_branch,
+            WINDOW=plan.window, SOFTCAP=softcap != 0.0, MASK_BRANCH=tile.mask_branch and not fp8,
             num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
     _merge_kernel[(plan.multiprocessors * _MERGE_BLOCKS,)](

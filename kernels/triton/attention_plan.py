@@ -32,8 +32,10 @@ SPLIT_ROWS = 32  # longer chunks have enough row tiles to fill a GPU without spl
 SLOTS_PER_SEQUENCE = 16  # partial results: the splits of a sequence of 4096 tokens
 
 UNIT_FIELDS = 8
-_MERGE_FIELDS = 3
+MERGE_FIELDS = 3  # row of the batch, first partial slot, splits
 _WRITE_BLOCK = 64  # units or rows written at a time
+_UNIT = tl.constexpr(UNIT_FIELDS)
+_MERGE = tl.constexpr(MERGE_FIELDS)
 
 
 @dataclass
@@ -121,7 +123,7 @@ def _plan_kernel(
     merges_before = tl.sum(tl.where(before, merged_rows, 0))
 
     unit_splits = tl.where(own_is_split, own_splits, 1)
-    target_ptr = tl.where(own_is_few, few_units_ptr + few_before * 8, many_units_ptr + many_before * 8)
+    target_ptr = tl.where(own_is_few, few_units_ptr + few_before * _UNIT, many_units_ptr + many_before * _UNIT)
     tile_positions = tl.where(own_is_few, FEW_POSITIONS, MANY_POSITIONS)
     for first_unit in range(0, own_units, WRITE_BLOCK):
         unit = first_unit + tl.arange(0, WRITE_BLOCK)
@@ -138,7 +140,7 @@ def _plan_kernel(
             end = tl.minimum(end, split_start(own_first_split + split + 1))
         slot = tl.where(own_is_split, own_slot + row * own_splits + split, -1)
         mask = unit < own_units
-        field_ptr = target_ptr + unit * 8
+        field_ptr = target_ptr + unit * _UNIT
         tl.store(field_ptr, this, mask=mask)
         tl.store(field_ptr + 1, own_first + row, mask=mask)
         tl.store(field_ptr + 2, rows_here, mask=mask)
@@ -151,7 +153,7 @@ def _plan_kernel(
     if own_is_split:
         for start in range(0, own_rows, WRITE_BLOCK):
             index = start + tl.arange(0, WRITE_BLOCK)
-            target = merges_ptr + (merges_before + index) * 3
+            target = merges_ptr + (merges_before + index) * _MERGE
             mask = index < own_rows
             tl.store(target, own_first + index, mask=mask)
             tl.store(target + 1, own_slot + index * own_splits, mask=mask)
@@ -180,7 +182,8 @@ def new_plan(
     group = q_heads // kv_heads
     few, many = TILES[gpu.arch, triton.next_power_of_2(head_dim)]
     assert few.rows >= group, f"group size {group} exceeds the few-rows tile"
-    slots = max(sequences * SLOTS_PER_SEQUENCE, max_splits(max_tokens))
+    # At least one sequence of the greatest length can be split, with as many rows as a few-rows tile holds.
+    slots = max(sequences * SLOTS_PER_SEQUENCE, few.rows // group * max_splits(max_tokens))
 
     def int32(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.int32, device=device)
@@ -196,7 +199,7 @@ def new_plan(
         multiprocessors=gpu.multiprocessors,
         few_units=int32(sequences + slots, UNIT_FIELDS),
         many_units=int32(sequences + rows // (many.rows // group) + slots, UNIT_FIELDS),
-        merges=int32(max(min(rows, slots), 1), _MERGE_FIELDS),
+        merges=int32(max(min(rows, slots), 1), MERGE_FIELDS),
         counts=int32(3),
         partial_out=torch.empty(slots, q_heads, head_dim, device=device),
         partial_stats=torch.empty(slots, q_heads, 2, device=device),

@@ -1,9 +1,8 @@
 """Where a sequence's KV is cut into splits.
 
 The cuts are at fixed absolute positions, the same for every sequence and every step: every 256 positions up to 4096,
-every 512 up to 16384, every 1024 after that. So the splits of a row follow from its own position alone, and a row's
-result depends neither on its neighbours nor on how its prompt was chunked: whoever computes it, in one program or in
-many, sums the same splits in the same order.
+every 512 up to 16384, every 1024 after that. So the splits of a row follow from its own position alone: whoever
+computes it, in one program or in many, alone or within a chunk, sums the same splits in the same order.
 
 256 positions of one KV head (128 dims, 16 bit) are 128 KiB to read, against 2 to 8 KiB of partial result to write;
 longer sequences have enough splits to fill a GPU with longer ones, which halves what the merge reads.

@@ -73,7 +73,7 @@ def test_a_tile_that_does_not_fit_is_found():
 
 
 def test_the_snapshot_still_holds():
-    """After a change: ``python -m headwater.kernels.audit --snapshot > tests/kernels/audit_snapshot.txt``, and read the diff."""
+    """Where a change was meant to show here: send the output to audit_snapshot.txt and read the diff."""
     done = run_without_interpreter("-m", "headwater.kernels.audit", "--snapshot")
     assert done.stdout == SNAPSHOT.read_text(), done.stderr
     assert done.returncode == 0

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from headwater.kernels import StepBatch
 from headwater.kernels.triton import new_plan, paged_attention, plan_attention
+from headwater.kernels.triton.splits import SHORT_TOKENS, max_splits, split_of, split_start
+from headwater.kernels.triton.tiles import TILES
 
 
 @dataclass
@@ -155,23 +159,51 @@ def test_fp8_pages():
     assert torch.linalg.norm(got.double() - want) <= 2e-6 * torch.linalg.norm(want)
 
 
+@triton.jit
+def splits_kernel(split_ptr, start_ptr, SIZE: tl.constexpr):
+    index = tl.arange(0, SIZE)
+    tl.store(split_ptr + index, split_of(index))
+    tl.store(start_ptr + index, split_start(index))
+
+
+def test_splits_cover_all_positions_in_order():
+    size = 1 << 16
+    split, start = torch.empty(2, size, dtype=torch.int32)
+    splits_kernel[(1,)](split, start, SIZE=size)
+    lengths = start.diff()[: split[-1]]
+    assert set(lengths.tolist()) == {256, 512, 1024}
+    position = torch.arange(size)
+    assert (start[split.long()] <= position).all()
+    assert (position < start[split.long() + 1]).all()
+    assert [max_splits(tokens) for tokens in (1, 256, 4097, 16385, size)] == [1, 1, 17, 41, int(split[-1]) + 1]
+
+
+@pytest.mark.parametrize("key", TILES)
+def test_tiles_fit_each_other(key):
+    few, many = TILES[key]
+    assert few.positions == many.positions  # a row is rounded alike in both roles
+    assert SHORT_TOKENS % few.positions == 0  # no tile crosses a cut between splits
+    assert few.rows < many.rows
+
+
 def whole_numbers(*shape):
     """NumPy, which the interpreter uses, rounds q . k by the number of rows; whole numbers leave nothing to round."""
     return torch.randint(-3, 4, shape).float()
 
 
-def test_a_row_does_not_depend_on_its_batch_or_on_chunking():
+@pytest.mark.parametrize("window", [0, 100])
+def test_a_row_does_not_depend_on_its_batch_or_on_chunking(window):
     """Bit for bit: alone, in a batch, as one chunk, as chunks of any size down to single rows."""
     length, other = 420, 300
     cache = make_cache([length, other], 1, 64, 16, torch.float32)
     cache.k_pages = whole_numbers(*cache.k_pages.shape)
     q = whole_numbers(length, 3, 64)
-    whole = attend(q, cache, make_batch(cache, [length, 0], [length, other]), 0.02)
+    whole = attend(q, cache, make_batch(cache, [length, 0], [length, other]), 0.02, window)
     at = 0
     for size in (1, 5, 31, 33, 200, 2, 101, 46, 1):
         end = at + size
         batch = make_batch(cache, [size, 7], [end, other])
-        chunk = attend(torch.cat([q[at:end], whole_numbers(7, 3, 64)]), cache, batch, 0.02)[:size]
+        chunk = attend(torch.cat([q[at:end], whole_numbers(7, 3, 64)]), cache, batch, 0.02, window)[:size]
         assert torch.equal(chunk, whole[at:end]), f"chunk {at}..{end}"
         at = end
     assert at == length
