@@ -123,6 +123,7 @@ class EngineClient:
 
     async def stop(self) -> None:
         """Close the connection for good."""
+        self._transport = None  # its end is no loss
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

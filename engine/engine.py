@@ -92,7 +92,7 @@ class Engine:
     def _refuse(self, connection: int, submit: Submit) -> str | None:
         """Why a sequence can't be taken, if so. The API has checked all but the last; it may be wrong."""
         total = len(submit.prompt_ids) + submit.sampling.max_new_tokens
-        if SequenceKey(connection, submit.request_id) in self._scheduler.keys_of(connection):
+        if SequenceKey(connection, submit.request_id) in self._scheduler:
             return f"request id {submit.request_id} is in use"
         if not submit.prompt_ids or submit.sampling.max_new_tokens < 1:
             return "a sequence needs at least one prompt token and one new token"

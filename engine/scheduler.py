@@ -62,6 +62,9 @@ class Scheduler:
         self._release(sequence)
         return sequence
 
+    def __contains__(self, key: SequenceKey) -> bool:
+        return key in self._by_key
+
     def keys_of(self, connection: int) -> list[SequenceKey]:
         """Sequences that a worker's connection submitted."""
         return [key for key in self._by_key if key.connection == connection]

@@ -36,6 +36,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     loaded = time.monotonic()
     limits = choose_limits(config, model_config, dtypes.rows, device)
     engine = Engine(Runner(model, backend, limits, dtypes, device), limits, config.max_waiting)
+    log("warming up; the first start on a machine compiles the kernels, which takes about a minute")
     _warm_up(engine, limits.max_rows, limits.max_total_tokens)
     ready = time.monotonic()
 
@@ -72,10 +73,11 @@ def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
 
     Greedy, sampled, and both in one batch: the sampler has a variant for one row and one for several.
     """
-    prompt = [0] * max(1, min(max_rows, max_total_tokens - 4))
+    new_tokens = min(2, max_total_tokens - 1)
+    prompt = [0] * min(max_rows, max_total_tokens - new_tokens)
     both = (
-        SamplingParams(max_new_tokens=2, greedy=True),
-        SamplingParams(max_new_tokens=2, greedy=False, top_k=5, top_p=0.5, repetition_penalty=1.1),
+        SamplingParams(new_tokens, greedy=True),
+        SamplingParams(new_tokens, greedy=False, top_k=5, top_p=0.5, repetition_penalty=1.1),
     )
     for batch in (both[:1], both[1:], both):
         for request_id, sampling in enumerate(batch):
