@@ -19,9 +19,8 @@ def main() -> int:
     # The terminal's Ctrl-C goes to the supervisor, which ends the engine after the last response.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = decode_config(_read_line(), EngineConfig)
-    # Threads of the CPU kernels sleep at once when they wait for each other. Spinning, the default, lets a step take
-    # 20 times as long when anything else wants a core (measured on 2 cores: 72 ms a token against 19 ms), and the API
-    # is such a thing. Read by libgomp when torch loads it.
+    # Where the CPU kernels have to run on OpenMP (kernels/cpu/threads.py), its threads must not spin while they wait:
+    # the API wants the same cores. Read by libgomp when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     setproctitle.setproctitle(f"headwater engine {config.index}")
 

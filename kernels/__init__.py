@@ -102,6 +102,16 @@ class Sampled:
     raw_top: TopTokens | None = None
 
 
+@dataclass(frozen=True)
+class QkNorm:
+    """RMSNorm of every Q and K head before the rotation; weights are [head_dim], shared by the heads."""
+
+    q_weight: torch.Tensor
+    k_weight: torch.Tensor
+    eps: float
+    weight_offset: float = 0.0  # added to the weights; 1 for Gemma
+
+
 class Linear(Protocol):
     """A weight in the form that its backend reads fastest."""
 
@@ -129,11 +139,13 @@ class Backend(Protocol):
         """What the residual stream of a model of that dtype is kept in."""
         ...
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """[rows, hidden] -> [rows, hidden] in the dtype of ``weight``."""
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: float = 0.0) -> torch.Tensor:
+        """[rows, hidden] -> [rows, hidden] in the dtype of ``weight``, to which ``weight_offset`` is added."""
         ...
 
-    def add_rms_norm(self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def add_rms_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: float = 0.0
+    ) -> torch.Tensor:
         """Normalise ``x + residual``; ``residual`` becomes the sum. Returns the dtype of ``weight``."""
         ...
 
@@ -144,17 +156,20 @@ class Backend(Protocol):
         batch: StepBatch,
         k_pages: torch.Tensor,  # [pages, kv_heads, page_size, head_dim], written
         v_pages: torch.Tensor,  # like k_pages
+        qk_norm: QkNorm | None = None,
+        k_scale: float = 1.0,  # fp8 pages hold K / k_scale
+        v_scale: float = 1.0,
     ) -> torch.Tensor:
-        """Rotate Q and K (NeoX halves), write K and V to their slots.
+        """Normalise Q and K if asked to, rotate them (NeoX halves), write K and V to their slots.
 
-        Returns Q, [rows, q_heads, head_dim], in the pages' dtype.
+        Returns Q, [rows, q_heads, head_dim], in the pages' dtype; with fp8 pages in that of ``qkv``.
         """
         ...
 
     def plan_attention(
-        self, batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int, page_size: int
+        self, batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int, page_size: int, window: int = 0
     ) -> AttentionPlan:
-        """Divide the work of a step."""
+        """Divide the work of a step. ``window``: positions that a row sees, its own included; 0: all."""
         ...
 
     def paged_attention(
@@ -165,16 +180,29 @@ class Backend(Protocol):
         batch: StepBatch,
         plan: AttentionPlan,
         scale: float,
+        softcap: float = 0.0,  # s in s * tanh(logit / s); 0: none
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
     ) -> torch.Tensor:
-        """Causal attention of each row over the pages of its sequence. Returns [rows, q_heads * head_dim]."""
+        """Causal attention of each row over its sequence, in the plan's window. Returns [rows, q_heads * head_dim]."""
         ...
 
     def silu_and_mul(self, gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """[rows, 2 * width], gate first -> silu(gate) * up, [rows, width] in ``dtype``, that of the next linear."""
         ...
 
+    def gelu_tanh_and_mul(self, gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The same with the tanh approximation of GELU."""
+        ...
+
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         """Prepare a weight [out, in] (and bias [out]) for this backend. The weight may be dropped afterwards."""
+        ...
+
+    def quantize_linear(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, dtype: torch.dtype = torch.int8
+    ) -> Linear:
+        """Round a weight [out, in] to int8 or float8_e4m3fn, with one scale for each output."""
         ...
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:

@@ -2,18 +2,21 @@
 
 import torch
 
-from .activation import silu_and_mul
+from .activation import gelu_tanh_and_mul, silu_and_mul
 from .attention import paged_attention, plan_attention
-from .linear import pack_linear
+from .linear import pack_linear, quantize_linear
 from .norm import add_rms_norm, rms_norm
 from .rope_write import rope_and_write
 from .sample import sample
+from .threads import use_tbb
 
 __all__ = [
     "add_rms_norm",
+    "gelu_tanh_and_mul",
     "pack_linear",
     "paged_attention",
     "plan_attention",
+    "quantize_linear",
     "rms_norm",
     "rope_and_write",
     "row_dtypes",
@@ -22,6 +25,8 @@ __all__ = [
     "storage_dtype",
     "stream_dtype",
 ]
+
+use_tbb()
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

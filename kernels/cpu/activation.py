@@ -1,39 +1,65 @@
-"""SiLU-and-mul, the middle of a gated MLP: y = gate / (1 + exp(-gate)) * up (Shazeer 2020, arXiv 2002.05202)."""
+"""The middle of a gated MLP: y = act(gate) * up, act SiLU or GELU (Shazeer 2020, arXiv 2002.05202)."""
 
 import numpy as np
 import torch
 from numba import njit, prange
 
-from .bf16 import as_numpy, put
 from .exp import exp
+from .stored import as_numpy, put
 
 _PARALLEL_ROWS = 8
 _LOWEST = np.float32(-87.0)  # exp(87) is still finite in fp32
 
 
+# sqrt(2 / pi) and 0.044715: the tanh approximation of GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415).
+_GELU_SCALE, _GELU_CUBE = np.float32(0.7978845608028654), np.float32(0.044715)
+
+
+@njit(inline="always")
+def sigmoid(x):
+    """1 / (1 + e^-x) in fp32."""
+    return np.float32(1.0) / (np.float32(1.0) + exp(-max(x, _LOWEST)))
+
+
 @njit(fastmath={"contract"})
-def _silu_and_mul_row(gate_up, y):
+def _gate_row(gate_up, y, gelu):
     width = y.shape[0]
-    for i in range(width):
-        gate = gate_up[i]
-        put(y, i, gate / (np.float32(1.0) + exp(-max(gate, _LOWEST))) * gate_up[width + i])
+    if gelu:
+        for i in range(width):
+            gate = gate_up[i]
+            inner = _GELU_SCALE * (gate + _GELU_CUBE * gate * gate * gate)
+            # 0.5 (1 + tanh(u)) = sigmoid(2 u)
+            put(y, i, gate * sigmoid(np.float32(2.0) * inner) * gate_up[width + i])
+    else:
+        for i in range(width):
+            gate = gate_up[i]
+            put(y, i, gate * sigmoid(gate) * gate_up[width + i])
 
 
 @njit(cache=True)
-def _silu_and_mul_serial(gate_up, y):
+def _gate_serial(gate_up, y, gelu):
     for row in range(y.shape[0]):
-        _silu_and_mul_row(gate_up[row], y[row])
+        _gate_row(gate_up[row], y[row], gelu)
 
 
 @njit(cache=True, parallel=True)
-def _silu_and_mul_parallel(gate_up, y):
+def _gate_parallel(gate_up, y, gelu):
     for row in prange(y.shape[0]):
-        _silu_and_mul_row(gate_up[row], y[row])
+        _gate_row(gate_up[row], y[row], gelu)
 
 
 def silu_and_mul(gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[rows, 2 * width] fp32, gate first -> [rows, width] in ``dtype``, that of the linear that follows."""
+    """[rows, 2 * width] fp32, gate first -> silu(gate) * up, [rows, width] in ``dtype``, that of the next linear."""
+    return _launch(gate_up, dtype, gelu=False)
+
+
+def gelu_tanh_and_mul(gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[rows, 2 * width] fp32, gate first -> gelu(gate) * up, [rows, width] in ``dtype``, that of the next linear."""
+    return _launch(gate_up, dtype, gelu=True)
+
+
+def _launch(gate_up: torch.Tensor, dtype: torch.dtype, gelu: bool) -> torch.Tensor:
     y = torch.empty(gate_up.shape[0], gate_up.shape[1] // 2, dtype=dtype)
-    kernel = _silu_and_mul_serial if y.shape[0] < _PARALLEL_ROWS else _silu_and_mul_parallel
-    kernel(gate_up.numpy(), as_numpy(y))
+    kernel = _gate_serial if y.shape[0] < _PARALLEL_ROWS else _gate_parallel
+    kernel(gate_up.numpy(), as_numpy(y), gelu)
     return y

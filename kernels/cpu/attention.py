@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, njit, prange, types
+from numba.extending import overload
 
 from .. import StepBatch
-from .bf16 import as_numpy, put
 from .exp import LOG2_E, exp2
+from .stored import as_numpy, put, widen
 from .tile import LANES, make_tile
 
 _PACKED_ROWS = 24  # rows x query heads of a work item: three 8-row tiles share each page read
@@ -32,9 +33,12 @@ class AttentionPlan:
     items: np.ndarray  # int64 [items, 4]: sequence, first row, rows, KV head
     scratch: torch.Tensor  # fp32 [threads, packed rows, positions], scores
     group: int  # query heads per KV head
+    window: int  # positions that a row sees, its own included; 0: all
 
 
-def plan_attention(batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int, page_size: int) -> AttentionPlan:
+def plan_attention(
+    batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int, page_size: int, window: int = 0
+) -> AttentionPlan:
     """Divide a step into work items."""
     del head_dim
     group = q_heads // kv_heads
@@ -46,7 +50,8 @@ def plan_attention(batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int,
         for row in range(first, last, block):
             rows = min(block, last - row)
             items += [(sequence, row, rows, head) for head in range(kv_heads)]
-            costs += [rows * (int(length) - (last - row - rows))] * kv_heads
+            seen = int(length) - (last - row - rows)
+            costs += [rows * (min(seen, window + rows) if window else seen)] * kv_heads
     threads = get_num_threads()
     order = np.argsort(-np.array(costs, dtype=np.int64), kind="stable")
     dealt = np.concatenate([order[thread::threads] for thread in range(threads)]) if items else order
@@ -56,6 +61,7 @@ def plan_attention(batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int,
         items=np.array(items, dtype=np.int64).reshape(-1, 4)[dealt],
         scratch=torch.empty(threads, block * group, positions),
         group=group,
+        window=window,
     )
 
 
@@ -92,90 +98,113 @@ def _values(p, p_stride, v_panel, y, y_stride, rows, words, like):
 
 
 @njit(inline="always", fastmath={"reassoc", "nnan"})
-def _maximum(scores, count):
+def _maximum(scores, first, last):
     largest = np.float32(-np.inf)
-    for i in range(count):
+    for i in range(first, last):
         largest = max(largest, scores[i])
     return largest
 
 
+@njit(inline="always", fastmath={"contract"})
+def _cap(scores, first, last, cap_scale, softcap):
+    """softcap * tanh(score * cap_scale); tanh x = 1 - 2 / (e^2x + 1)."""
+    for i in range(first, last):
+        x = min(max(scores[i] * cap_scale, np.float32(-20.0)), np.float32(20.0))
+        scores[i] = softcap * (np.float32(1.0) - np.float32(2.0) / (exp2(x * (LOG2_E + LOG2_E)) + np.float32(1.0)))
+
+
 # 16 partial sums, each over its own lane of every panel: vectorised, and independent of where a chunk ended.
 @njit(fastmath={"contract"})
-def _softmax_row(scores, probabilities, visible, padded, scale_log2):
-    """exp2(scores - max) into ``probabilities``, zeros from ``visible`` on. Returns the sum."""
-    shift = _maximum(scores, visible) * scale_log2
-    for i in range(visible):
+def _softmax_row(scores, probabilities, begin, first, last, end, scale_log2):
+    """exp2(scores - max) of positions first .. last into ``probabilities``, zeros elsewhere. Returns the sum."""
+    shift = _maximum(scores, first, last) * scale_log2
+    for i in range(begin, first):
+        scores[i] = np.float32(0.0)
+    for i in range(first, last):
         scores[i] = exp2(scores[i] * scale_log2 - shift)
-    for i in range(visible, padded):
+    for i in range(last, end):
         scores[i] = np.float32(0.0)
     sums = np.zeros(LANES, np.float32)
-    for start in range(0, padded, LANES):
+    for start in range(begin, end, LANES):
         for lane in range(LANES):
             sums[lane] += scores[start + lane]
-    for i in range(padded):
-        put(probabilities, i, scores[i])
+    for i in range(begin, end):
+        put(probabilities, i - begin, scores[i])
     total = np.float32(0.0)
     for lane in range(LANES):
         total += sums[lane]
     return total
 
 
+def _page_address(pages, page, head, widened):
+    """Where a page's values lie in a type that the tile reads; fp8 is widened first, into ``widened``."""
+    raise NotImplementedError
+
+
+@overload(_page_address)
+def _page_address_of(pages, page, head, widened):
+    if pages.dtype == types.uint8:
+
+        def address(pages, page, head, widened):
+            source = pages[page, head].reshape(-1)
+            for i in range(source.shape[0]):
+                widened[i] = widen(source[i])
+            return widened.ctypes.data
+    else:
+
+        def address(pages, page, head, widened):
+            return pages[page, head].ctypes.data
+
+    return address
+
+
 @njit(fastmath={"contract"})
-def _attend(
-    sequence,
-    first_row,
-    rows,
-    head,
-    group,
-    query_start,
-    kv_lengths,
-    page_table,
-    q,
-    k_pages,
-    v_pages,
-    scores,
-    out,
-    scale_log2,
-    step,
-):
+def _attend(item, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scores, out, scales, step):
+    sequence, first_row, rows, head = item[0], item[1], item[2], item[3]
+    scale_log2, cap_scale, softcap, v_scale = scales
     head_dim, page_size = k_pages.shape[3], k_pages.shape[2]
     packed = rows * group
-    last_row = query_start[sequence + 1]
-    # Row r sits at position kv_length - (last_row - r); it sees that position and all before it.
-    visible = kv_lengths[sequence] - (last_row - first_row) + 1
-    longest = visible + rows - 1
-    pages = (longest + page_size - 1) // page_size
-    padded = pages * page_size
+    # Row r sees positions up to kv_length - (last_row - r), its own.
+    visible = kv_lengths[sequence] - (query_start[sequence + 1] - first_row) + 1
+    first_page = max(visible - window, 0) // page_size if window > 0 else 0
+    last_page = (visible + rows - 1 + page_size - 1) // page_size
+    begin, end = first_page * page_size, last_page * page_size
 
     block_q = np.empty((packed, head_dim), q.dtype)
     for r in range(rows):
         block_q[r * group : (r + 1) * group] = q[first_row + r, head * group : (head + 1) * group]
-    scores_stride, word_bytes = scores.shape[1] * 4, 4
-    q_stride = head_dim // step * word_bytes
-    for page_index in range(pages):
-        k_page = k_pages[page_table[sequence, page_index], head].ctypes.data
+    buffer = np.empty(page_size * head_dim + LANES, np.float32)
+    aligned = (-buffer.ctypes.data % 64) // 4
+    widened = buffer[aligned : aligned + page_size * head_dim]
+    q_stride = head_dim // step * 4
+    for page_index in range(first_page, last_page):
+        k_page = _page_address(k_pages, page_table[sequence, page_index], head, widened)
         for panel in range(page_size // LANES):
-            k_panel = k_page + panel * (head_dim // step) * LANES * word_bytes
+            k_panel = k_page + panel * (head_dim // step) * LANES * 4
             y = scores.ctypes.data + (page_index * page_size + panel * LANES) * 4
-            _scores(block_q.ctypes.data, q_stride, k_panel, y, scores_stride, packed, head_dim // step, k_pages)
+            _scores(block_q.ctypes.data, q_stride, k_panel, y, scores.shape[1] * 4, packed, head_dim // step, block_q)
 
-    probabilities = np.empty((packed, padded), q.dtype)
+    probabilities = np.empty((packed, end - begin), q.dtype)
     sums = np.empty(packed, np.float32)
     for i in range(packed):
-        sums[i] = _softmax_row(scores[i], probabilities[i], visible + i // group, padded, scale_log2)
+        last = visible + i // group
+        first = max(last - window, 0) if window > 0 else 0
+        if softcap > 0:
+            _cap(scores[i], first, last, cap_scale, softcap)
+        sums[i] = _softmax_row(scores[i], probabilities[i], begin, first, last, end, scale_log2)
 
     result = np.zeros((packed, head_dim), np.float32)
-    p_stride, words = padded // step * word_bytes, page_size // step
-    for page_index in range(pages):
-        v_page = v_pages[page_table[sequence, page_index], head].ctypes.data
-        p = probabilities.ctypes.data + page_index * words * word_bytes
+    p_stride, words = (end - begin) // step * 4, page_size // step
+    for page_index in range(first_page, last_page):
+        v_page = _page_address(v_pages, page_table[sequence, page_index], head, widened)
+        p = probabilities.ctypes.data + (page_index - first_page) * words * 4
         for panel in range(head_dim // LANES):
-            v_panel = v_page + panel * words * LANES * word_bytes
+            v_panel = v_page + panel * words * LANES * 4
             y = result.ctypes.data + panel * LANES * 4
-            _values(p, p_stride, v_panel, y, head_dim * 4, packed, words, k_pages)
+            _values(p, p_stride, v_panel, y, head_dim * 4, packed, words, block_q)
 
     for i in range(packed):
-        scale = np.float32(1.0) / sums[i]
+        scale = v_scale / sums[i]
         start = (head * group + i % group) * head_dim
         for d in range(head_dim):
             put(out, (first_row + i // group, start + d), result[i, d] * scale)
@@ -183,15 +212,15 @@ def _attend(
 
 @njit(parallel=True, cache=True)
 def _attention_kernel(
-    items, group, query_start, kv_lengths, page_table, q, k_pages, v_pages, scratch, out, scale_log2, step
+    items, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scratch, out, scales, step
 ):
     threads = scratch.shape[0]
     share = (items.shape[0] + threads - 1) // threads
     for thread in prange(threads):
         for i in range(thread * share, min((thread + 1) * share, items.shape[0])):
             _attend(
-                items[i, 0], items[i, 1], items[i, 2], items[i, 3], group, query_start, kv_lengths, page_table,
-                q, k_pages, v_pages, scratch[thread], out, scale_log2, step,
+                items[i], group, window, query_start, kv_lengths, page_table,
+                q, k_pages, v_pages, scratch[thread], out, scales, step,
             )  # fmt: skip
 
 
@@ -202,25 +231,35 @@ def paged_attention(
     batch: StepBatch,
     plan: AttentionPlan,
     scale: float,
+    softcap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> torch.Tensor:
-    """Causal attention of each row over the pages of its sequence.
+    """Causal attention of each row over the pages of its sequence, within the plan's window.
 
     Args:
-        q: [rows, q_heads, head_dim] in the pages' dtype.
-        k_pages: [pages, kv_heads, page_size, head_dim], as rope_write.py wrote them.
+        q: [rows, q_heads, head_dim] in the pages' dtype; fp32 with fp8 pages.
+        k_pages: [pages, kv_heads, page_size, head_dim], as rope_write.py wrote them; fp8 pages hold K / k_scale.
         v_pages: like ``k_pages``.
         batch: which rows belong to which sequence, and its pages.
         plan: from ``plan_attention`` for this batch.
         scale: multiplies q k^T.
+        softcap: s in s * tanh(logit / s); 0: none.
 
     Returns:
-        [rows, q_heads * head_dim] in the pages' dtype. Rows of no sequence are left as they are: undefined.
+        [rows, q_heads * head_dim] in ``q``'s dtype. Rows of no sequence are left as they are: undefined.
     """
     rows, q_heads, head_dim = q.shape
     out = torch.empty(rows, q_heads * head_dim, dtype=q.dtype)
+    scales = (
+        np.float32(LOG2_E if softcap else scale * k_scale * LOG2_E),
+        np.float32(scale * k_scale / softcap if softcap else 0.0),
+        np.float32(softcap),
+        np.float32(v_scale),
+    )
     _attention_kernel(
-        plan.items, plan.group, batch.query_start.numpy(), batch.kv_lengths.numpy(), batch.page_table.numpy(),
-        as_numpy(q), as_numpy(k_pages), as_numpy(v_pages), plan.scratch.numpy(), as_numpy(out),
-        np.float32(scale * LOG2_E), 2 if q.dtype == torch.bfloat16 else 1,
+        plan.items, plan.group, plan.window, batch.query_start.numpy(), batch.kv_lengths.numpy(),
+        batch.page_table.numpy(), as_numpy(q), as_numpy(k_pages), as_numpy(v_pages), plan.scratch.numpy(),
+        as_numpy(out), scales, 2 if q.dtype == torch.bfloat16 else 1,
     )  # fmt: skip
     return out

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from .bf16 import as_numpy
+from ..quantize import round_weight
+from .stored import as_numpy
 from .tile import LANES, make_tile
 
 # rows x panels accumulators must fit 32 registers and be enough to hide the latency of the multiply-add (6 on Zen 4).
@@ -19,59 +20,59 @@ _tile_8x1, _tile_4x1, _tile_2x1, _tile_1x1 = (make_tile(rows, 1) for rows in (8,
 
 
 @njit
-def _full_group(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, words):
+def _full_group(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
     row = 0
     half = 3 * w_stride
     while rows - row >= 8:
-        _tile_8x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_8x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
         _tile_8x3(
-            x_like, w_like, x + row * x_stride, x_stride, w + half, w_stride, y + row * y_stride + 192, y_stride, words
+            x_like, w_like, x + row * x_stride, x_stride, w + half, w_stride, y + row * y_stride + 192, y_stride, steps
         )
         row += 8
     if rows - row >= 4:
-        _tile_4x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_4x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
         row += 4
     if rows - row >= 2:
-        _tile_2x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_2x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
         row += 2
     if rows - row >= 1:
-        _tile_1x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_1x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
 
 
 @njit
-def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, words):
+def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
     row = 0
     while rows - row >= 8:
-        _tile_8x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_8x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
         row += 8
     if rows - row >= 4:
-        _tile_4x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_4x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
         row += 4
     if rows - row >= 2:
-        _tile_2x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_2x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
         row += 2
     if rows - row >= 1:
-        _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, words)
+        _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
 
 
 @njit(parallel=True, cache=True)
 def _linear_kernel(
     x,  # [rows, K] fp32 or bf16 bits
-    w,  # [panels, words, 16] fp32, or [panels, words, 32] bf16 bits
+    w,  # [panels, steps, 16] fp32, int8 or fp8 bits, or [panels, steps, 32] bf16 bits
     y,  # [rows, panels * 16] fp32, out
 ):
-    rows, panels, words = x.shape[0], w.shape[0], w.shape[1]
-    x_stride, y_stride, w_stride = x.shape[1] * x.itemsize, panels * 64, words * 64
+    rows, panels, steps = x.shape[0], w.shape[0], w.shape[1]
+    x_stride, y_stride, w_stride = x.shape[1] * x.itemsize, panels * LANES * 4, steps * w.shape[2] * w.itemsize
     x_address, y_address, w_address = x.ctypes.data, y.ctypes.data, w.ctypes.data
     for group in prange((panels + _GROUP - 1) // _GROUP):
         first = group * _GROUP
         if first + _GROUP <= panels:
             w_group, y_group = w_address + first * w_stride, y_address + first * 64
-            _full_group(x, w, x_address, x_stride, w_group, w_stride, y_group, y_stride, rows, words)
+            _full_group(x, w, x_address, x_stride, w_group, w_stride, y_group, y_stride, rows, steps)
         else:
             for panel in range(first, panels):
                 w_panel, y_panel = w_address + panel * w_stride, y_address + panel * 64
-                _one_panel(x, w, x_address, x_stride, w_panel, w_stride, y_panel, y_stride, rows, words)
+                _one_panel(x, w, x_address, x_stride, w_panel, w_stride, y_panel, y_stride, rows, steps)
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -84,26 +85,31 @@ def _aligned_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 class PackedLinear:
-    """A weight [out, in] and bias [out] in panels."""
+    """A weight [out, in], scale [out] or None, and bias [out] or None, in panels."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None = None) -> None:
         out, inner = weight.shape
         self.out_features = out
-        step = 2 if weight.dtype == torch.bfloat16 else 1  # values of k in one 4-byte word
-        panels, words = -(-out // LANES), -(-inner // step)
-        self._pad_k = words * step - inner
-        padded = torch.nn.functional.pad(weight, (0, self._pad_k, 0, panels * LANES - out))
-        self._packed = _aligned_empty((panels, words, LANES * step), weight.dtype)
-        self._packed.view(panels, words, LANES, step).copy_(padded.view(panels, LANES, words, step).transpose(1, 2))
+        per_step = 2 if weight.dtype == torch.bfloat16 else 1  # values of k that the tile multiplies at a time
+        panels, steps = -(-out // LANES), -(-inner // per_step)
+        self._pad_k = steps * per_step - inner
+        padded = weight.new_zeros(panels * LANES, steps * per_step)
+        padded[:out, :inner] = weight
+        self._packed = _aligned_empty((panels, steps, LANES * per_step), weight.dtype)
+        lanes = self._packed.view(panels, steps, LANES, per_step)
+        lanes.copy_(padded.view(panels, LANES, steps, per_step).transpose(1, 2))
+        self._scale = None if scale is None else scale.float()
         self._bias = None if bias is None else bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[rows, in], fp32 or the weight's dtype -> [rows, out] fp32."""
+        """[rows, in], bf16 or fp32 -> [rows, out] fp32. With fp32 weights, rows are fp32."""
         if self._pad_k:
             x = torch.nn.functional.pad(x, (0, self._pad_k))
         y = torch.empty(x.shape[0], self._packed.shape[0] * LANES)
         _linear_kernel(as_numpy(x), as_numpy(self._packed), y.numpy())
         y = y[:, : self.out_features]
+        if self._scale is not None:
+            y *= self._scale
         if self._bias is not None:
             y += self._bias
         return y.contiguous()
@@ -112,3 +118,11 @@ class PackedLinear:
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
     """Pack a weight [out, in] of fp32 or bf16, and a bias [out]; both may be dropped afterwards."""
     return PackedLinear(weight, bias)
+
+
+def quantize_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, dtype: torch.dtype = torch.int8
+) -> PackedLinear:
+    """Round ``weight`` [out, in] to ``dtype`` (int8 or float8_e4m3fn), scaled so that each output's largest fits."""
+    rounded, scale = round_weight(weight, dtype)
+    return PackedLinear(rounded, bias, scale)

@@ -1,5 +1,6 @@
-"""RoPE on Q and K, and K and V into their pages, in one pass over the projected row.
+"""QK-norm, RoPE, and K and V into their pages, in one pass over the projected row.
 
+    x = x / sqrt(mean(x^2) + eps) * (weight + offset)   Q and K heads, if the model has a QK-norm
     (a, b) -> (a cos - b sin, b cos + a sin)     a: first half of the head, b: second (NeoX layout)
 
 Su et al. 2021 (arXiv 2104.09864). Pages hold what the attention's tile (tile.py) reads in order, so inside a page of
@@ -11,79 +12,119 @@ one head, with ``step`` = 2 for bf16 and 1 for fp32 and positions in panels of 1
 A page stays one contiguous box of page_size * head_dim values, as in the interface; only the order inside is ours.
 """
 
+import numpy as np
 import torch
 from numba import njit, prange
 
-from .. import StepBatch
-from .bf16 import as_numpy, put
+from .. import QkNorm, StepBatch
+from .stored import as_numpy, put, widen
 from .tile import LANES
 
 _PARALLEL_ROWS = 16
+_NO_NORM = QkNorm(torch.ones(0), torch.ones(0), eps=0.0)
+
+
+@njit(fastmath={"contract"}, inline="always")
+def _head_scale(qkv, row, start, head_dim, eps):
+    total = np.float32(0.0)
+    for i in range(head_dim):
+        total += qkv[row, start + i] * qkv[row, start + i]
+    return np.float32(1.0) / np.sqrt(total / np.float32(head_dim) + eps)
 
 
 @njit(fastmath={"contract"})
-def _rope_write_row(row, qkv, cos_sin, position, slot, q, k_pages, v_pages, step):
+def _rope_write_row(row, qkv, cos_sin, position, slot, q, k_pages, v_pages, step, norm, q_weight, k_weight, constants):
+    eps, weight_offset, k_inverse_scale, v_inverse_scale = constants
     q_heads, head_dim = q.shape[1], q.shape[2]
     kv_heads, page_size = k_pages.shape[1], k_pages.shape[2]
     half = head_dim // 2
-    for head in range(q_heads):
-        start = head * head_dim
-        for i in range(half):
-            cos, sin = cos_sin[position, i], cos_sin[position, half + i]
-            a, b = qkv[row, start + i], qkv[row, start + half + i]
-            put(q, (row, head, i), a * cos - b * sin)
-            put(q, (row, head, half + i), b * cos + a * sin)
     page, offset = slot // page_size, slot % page_size
-    for head in range(kv_heads):
-        k_page, v_page = k_pages[page, head].reshape(-1), v_pages[page, head].reshape(-1)
-        k_start = (q_heads + head) * head_dim
-        v_start = k_start + kv_heads * head_dim
-        k_base = (offset // LANES) * LANES * head_dim + (offset % LANES) * step
+    k_base = (offset // LANES) * LANES * head_dim + (offset % LANES) * step
+    for head in range(q_heads + kv_heads):
+        start = head * head_dim
+        is_q = head < q_heads
+        k_page = k_pages[page, max(head - q_heads, 0)].reshape(-1)
+        scale = _head_scale(qkv, row, start, head_dim, eps) if norm else np.float32(1.0)
         for i in range(half):
-            cos, sin = cos_sin[position, i], cos_sin[position, half + i]
-            a, b = qkv[row, k_start + i], qkv[row, k_start + half + i]
             j = half + i
-            put(k_page, k_base + (i // step) * LANES * step + i % step, a * cos - b * sin)
-            put(k_page, k_base + (j // step) * LANES * step + j % step, b * cos + a * sin)
-        v_base = (offset // step) * LANES * step + offset % step
+            a, b = qkv[row, start + i], qkv[row, start + j]
+            if norm:
+                weight = q_weight if is_q else k_weight
+                a = a * scale * (widen(weight[i]) + weight_offset)
+                b = b * scale * (widen(weight[j]) + weight_offset)
+            cos, sin = cos_sin[position, i], cos_sin[position, j]
+            first, second = a * cos - b * sin, b * cos + a * sin
+            if is_q:
+                put(q, (row, head, i), first)
+                put(q, (row, head, j), second)
+            else:
+                put(k_page, k_base + (i // step) * LANES * step + i % step, first * k_inverse_scale)
+                put(k_page, k_base + (j // step) * LANES * step + j % step, second * k_inverse_scale)
+    v_base = (offset // step) * LANES * step + offset % step
+    for head in range(kv_heads):
+        v_page = v_pages[page, head].reshape(-1)
+        start = (q_heads + kv_heads + head) * head_dim
         for i in range(head_dim):
-            put(v_page, v_base + (i // LANES) * page_size * LANES + (i % LANES) * step, qkv[row, v_start + i])
+            target = v_base + (i // LANES) * page_size * LANES + (i % LANES) * step
+            put(v_page, target, qkv[row, start + i] * v_inverse_scale)
 
 
 @njit(cache=True)
-def _rope_write_serial(qkv, cos_sin, positions, slots, q, k_pages, v_pages, step):
+def _rope_write_serial(qkv, cos_sin, positions, slots, q, k, v, step, norm, q_weight, k_weight, constants):
     for row in range(qkv.shape[0]):
-        _rope_write_row(row, qkv, cos_sin, positions[row], slots[row], q, k_pages, v_pages, step)
+        _rope_write_row(
+            row, qkv, cos_sin, positions[row], slots[row], q, k, v, step, norm, q_weight, k_weight, constants
+        )
 
 
 @njit(cache=True, parallel=True)
-def _rope_write_parallel(qkv, cos_sin, positions, slots, q, k_pages, v_pages, step):
+def _rope_write_parallel(qkv, cos_sin, positions, slots, q, k, v, step, norm, q_weight, k_weight, constants):
     for row in prange(qkv.shape[0]):
-        _rope_write_row(row, qkv, cos_sin, positions[row], slots[row], q, k_pages, v_pages, step)
+        _rope_write_row(
+            row, qkv, cos_sin, positions[row], slots[row], q, k, v, step, norm, q_weight, k_weight, constants
+        )
 
 
 def rope_and_write(
-    qkv: torch.Tensor, cos_sin: torch.Tensor, batch: StepBatch, k_pages: torch.Tensor, v_pages: torch.Tensor
+    qkv: torch.Tensor,
+    cos_sin: torch.Tensor,
+    batch: StepBatch,
+    k_pages: torch.Tensor,
+    v_pages: torch.Tensor,
+    qk_norm: QkNorm | None = None,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> torch.Tensor:
-    """Rotate Q and K, write K and V to their slots.
+    """Normalise Q and K if asked to, rotate them, write K and V to their slots.
 
     Args:
         qkv: [rows, (q_heads + 2 * kv_heads) * head_dim] fp32.
         cos_sin: [max_positions, head_dim] fp32, cosines of the half dims, then sines.
         batch: its ``positions`` and ``slots``.
-        k_pages: [pages, kv_heads, page_size, head_dim], written; page_size and head_dim multiples of 16.
+        k_pages: [pages, kv_heads, page_size, head_dim], written; page_size and head_dim multiples of 16. fp8 pages
+            hold K / k_scale.
         v_pages: like ``k_pages``.
+        qk_norm: weights of the QK-norm, None where the model has none.
 
     Returns:
-        Q, [rows, q_heads, head_dim] in the pages' dtype.
+        Q, [rows, q_heads, head_dim] in the pages' dtype; fp32 with fp8 pages.
     """
     rows, width = qkv.shape
     _, kv_heads, _, head_dim = k_pages.shape
-    q = torch.empty(rows, width // head_dim - 2 * kv_heads, head_dim, dtype=k_pages.dtype)
-    step = 2 if k_pages.dtype == torch.bfloat16 else 1
+    q_dtype = torch.float32 if k_pages.dtype == torch.float8_e4m3fn else k_pages.dtype
+    q = torch.empty(rows, width // head_dim - 2 * kv_heads, head_dim, dtype=q_dtype)
+    step = 2 if q_dtype == torch.bfloat16 else 1
+    norm = qk_norm or _NO_NORM
+    constants = (
+        np.float32(norm.eps),
+        np.float32(norm.weight_offset),
+        np.float32(1.0 / k_scale),
+        np.float32(1.0 / v_scale),
+    )
     kernel = _rope_write_serial if rows < _PARALLEL_ROWS else _rope_write_parallel
     kernel(
-        qkv.numpy(), cos_sin.numpy(), batch.positions.numpy(), batch.slots.numpy(),
-        as_numpy(q), as_numpy(k_pages), as_numpy(v_pages), step,
+        qkv.numpy(), cos_sin.numpy(), batch.positions.numpy(), batch.slots.numpy(), as_numpy(q),
+        as_numpy(k_pages), as_numpy(v_pages), step, qk_norm is not None,
+        as_numpy(norm.q_weight), as_numpy(norm.k_weight), constants,
     )  # fmt: skip
     return q

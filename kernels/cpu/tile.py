@@ -17,9 +17,10 @@ from numba.extending import intrinsic
 LANES = 16  # outputs of a panel: one 512-bit register of fp32 sums
 HAS_BF16_DOT = bool(binding.get_host_cpu_features().get("avx512bf16", False))
 
-_I64, _I32, _F32 = ir.IntType(64), ir.IntType(32), ir.FloatType()
+_I64, _I32, _I16, _F32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.FloatType()
 _SUMS = ir.VectorType(_F32, LANES)
 _WORDS = ir.VectorType(_I32, LANES)
+_BYTES = ir.VectorType(ir.IntType(8), LANES)
 
 
 class _BFloat(ir.Type):
@@ -69,7 +70,7 @@ def _load(builder, pointer, align):
 class _Fp32:
     """fp32 rows, fp32 weights: one value of k in a step."""
 
-    x_type, w_type = _F32, _SUMS
+    x_type, w_type, w_align = _F32, _SUMS, 64
 
     @staticmethod
     def load_x(builder, x_row, k):
@@ -83,7 +84,7 @@ class _Fp32:
 class _Bf16:
     """bf16 rows, bf16 weights: two values of k in a step."""
 
-    x_type, w_type = _I32, _WORDS
+    x_type, w_type, w_align = _I32, _WORDS, 64
 
     @staticmethod
     def load_x(builder, x_row, k):
@@ -103,7 +104,7 @@ class _Bf16:
 class _Fp32Bf16:
     """fp32 rows, bf16 weights: exact products, two values of k in a step."""
 
-    x_type, w_type = _F32, _WORDS
+    x_type, w_type, w_align = _F32, _WORDS, 64
 
     @staticmethod
     def load_x(builder, x_row, k):
@@ -118,28 +119,91 @@ class _Fp32Bf16:
         return sums
 
 
-def _products(x, w):
-    """How to multiply rows and weights stored in these Numba types."""
-    if w == types.float32:
-        return _Fp32
-    return _Bf16 if x == types.uint16 else _Fp32Bf16
+class _Int8:
+    """fp32 or bf16 rows, int8 weights: one value of k in a step."""
+
+    w_type, w_align = _BYTES, 16
+
+    @staticmethod
+    def widen(builder, w):
+        return builder.sitofp(builder.sext(w, _WORDS), _SUMS)
+
+    @classmethod
+    def multiply_add(cls, builder, sums, x, w):
+        return _fma(builder, sums, x[0], cls.widen(builder, w))
+
+
+class _Fp8(_Int8):
+    """The same with fp8 (e4m3) weights: their bits, moved to fp32's places, are 2^-120 of the value."""
+
+    @staticmethod
+    def widen(builder, w):
+        def words(value):
+            return ir.Constant(_WORDS, [value] * LANES)
+
+        bits = builder.zext(w, _WORDS)
+        magnitude = builder.shl(builder.and_(bits, words(0x7F)), words(20))
+        sign = builder.shl(builder.and_(bits, words(0x80)), words(24))
+        value = builder.bitcast(builder.or_(magnitude, sign), _SUMS)
+        return builder.fmul(value, ir.Constant(_SUMS, [2.0**120] * LANES))
+
+
+class _Fp32Row:
+    """One fp32 value of a row, in all lanes."""
+
+    x_type = _F32
+    load_x = _Fp32.load_x
+
+
+class _Bf16Row:
+    """One bf16 value of a row, widened, in all lanes."""
+
+    x_type = _I16
+
+    @staticmethod
+    def load_x(builder, x_row, k):
+        word = builder.zext(_load(builder, builder.gep(x_row, [k]), 2), _I32)
+        return [_splat(builder, builder.bitcast(builder.shl(word, ir.Constant(_I32, 16)), _F32), _SUMS)]
+
+
+class _Fp32Int8(_Fp32Row, _Int8): ...
+
+
+class _Bf16Int8(_Bf16Row, _Int8): ...
+
+
+class _Fp32Fp8(_Fp32Row, _Fp8): ...
+
+
+class _Bf16Fp8(_Bf16Row, _Fp8): ...
+
+
+# By how rows and weights are stored: bf16 as uint16, int8, fp8 as uint8.
+_PRODUCTS = {
+    (types.float32, types.float32): _Fp32,
+    (types.uint16, types.uint16): _Bf16,
+    (types.float32, types.uint16): _Fp32Bf16,
+    (types.float32, types.int8): _Fp32Int8,
+    (types.uint16, types.int8): _Bf16Int8,
+    (types.float32, types.uint8): _Fp32Fp8,
+    (types.uint16, types.uint8): _Bf16Fp8,
+}
 
 
 def make_tile(rows: int, panels: int, accumulate: bool = False):
     """A Numba intrinsic for one tile shape.
 
-    Its arguments: any two arrays of the rows' and the weight's type (uint16 for bf16, or fp32), which only select the
-    code; then addresses and strides in bytes: x, x row stride, w, w panel stride, y, y row stride; then the number of
-    4-byte words of the weight along k (K for fp32, K / 2 for bf16), at least 1. ``w`` is 64-byte aligned.
-    ``accumulate`` adds to y.
+    Its arguments: any two arrays of the rows' and the weight's type (_PRODUCTS), which only select the code; then
+    addresses and strides in bytes: x, x row stride, w, w panel stride, y, y row stride; then the number of steps along
+    k (K, or K / 2 with bf16 weights), at least 1. Panels are aligned to one step of theirs. ``accumulate`` adds to y.
     """
 
     @intrinsic
-    def tile(_context, x_like, w_like, x, x_stride, w, w_stride, y, y_stride, words):
-        products = _products(x_like.dtype, w_like.dtype)
+    def tile(_context, x_like, w_like, x, x_stride, w, w_stride, y, y_stride, steps):
+        products = _PRODUCTS[x_like.dtype, w_like.dtype]
 
         def codegen(context, builder, _signature, arguments):
-            _, _, x, x_stride, w, w_stride, y, y_stride, words = arguments
+            _, _, x, x_stride, w, w_stride, y, y_stride, steps = arguments
 
             def address(base, stride, index, pointee):
                 return builder.inttoptr(
@@ -167,7 +231,7 @@ def make_tile(rows: int, panels: int, accumulate: bool = False):
             k = builder.phi(_I64)
             k.add_incoming(ir.Constant(_I64, 0), entry)
             sums = [[builder.phi(_SUMS) for _ in range(panels)] for _ in range(rows)]
-            weights = [_load(builder, builder.gep(panel, [k]), 64) for panel in w_panels]
+            weights = [_load(builder, builder.gep(panel, [k]), products.w_align) for panel in w_panels]
             new = []
             for m in range(rows):
                 x_splats = products.load_x(builder, x_rows[m], k)
@@ -178,7 +242,7 @@ def make_tile(rows: int, panels: int, accumulate: bool = False):
                 for p in range(panels):
                     sums[m][p].add_incoming(first[m][p], entry)
                     sums[m][p].add_incoming(new[m][p], loop)
-            builder.cbranch(builder.icmp_signed("<", next_k, words), loop, end)
+            builder.cbranch(builder.icmp_signed("<", next_k, steps), loop, end)
 
             builder.position_at_end(end)
             for m in range(rows):

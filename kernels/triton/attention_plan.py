@@ -34,6 +34,7 @@ SLOTS_PER_SEQUENCE = 16  # partial results: the splits of a sequence of 4096 tok
 UNIT_FIELDS = 8
 MERGE_FIELDS = 3  # row of the batch, first partial slot, splits
 _WRITE_BLOCK = 64  # units or rows written at a time
+_LEAST_BLOCK = 256  # sequences that a program looks at: with more, the kernel is compiled anew at each power of two
 _UNIT = tl.constexpr(UNIT_FIELDS)
 _MERGE = tl.constexpr(MERGE_FIELDS)
 
@@ -225,7 +226,7 @@ def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
         MANY_POSITIONS=plan.many_rows.positions,
         SPLIT_ROWS=SPLIT_ROWS,
         WINDOW=plan.window,
-        BLOCK=triton.next_power_of_2(sequences),
+        BLOCK=max(triton.next_power_of_2(sequences), _LEAST_BLOCK),
         WRITE_BLOCK=_WRITE_BLOCK,
     )
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
+from ..quantize import round_weight
 from .tiles import LINEAR_TILES
 
 
@@ -96,9 +97,4 @@ def quantize_linear(
     weight: torch.Tensor, bias: torch.Tensor | None = None, dtype: torch.dtype = torch.int8
 ) -> QuantizedLinear:
     """Round ``weight`` [out, in] to ``dtype`` (int8 or float8_e4m3fn), scaled so that each output's largest fits."""
-    largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
-    scale = (weight.abs().amax(1).float() / largest).clamp(min=1e-12)
-    scaled = weight.float() / scale[:, None]
-    if dtype == torch.int8:
-        scaled = scaled.round()
-    return QuantizedLinear(scaled.clamp(-largest, largest).to(dtype), scale, bias)
+    return QuantizedLinear(*round_weight(weight, dtype), bias)

@@ -7,27 +7,13 @@ Su et al. 2021 (arXiv 2104.09864) in the NeoX layout; QK-norm as in Qwen3 and Ge
 K and V go to their slots, divided by the cache's scale where the cache is fp8.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
-from .. import StepBatch
+from .. import QkNorm, StepBatch
 
-_HEADS = (
-    4  # heads a program: with 64 columns a half that is one 16-byte load a lane, and 10 programs a row for 8B models
-)
-
-
-@dataclass(frozen=True)
-class QkNorm:
-    """RMSNorm of every Q and K head before the rotation; weights are [head_dim], shared by the heads."""
-
-    q_weight: torch.Tensor
-    k_weight: torch.Tensor
-    eps: float
-    weight_offset: float = 0.0  # 1 for Gemma
+_HEADS = 4  # of a program: with 64 columns a half one 16-byte load a lane, and 10 programs a row for 8B models
 
 
 @triton.jit

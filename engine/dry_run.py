@@ -1,0 +1,217 @@
+"""The real runner on a CUDA device that is not there: ``python -m headwater.engine.dry_run [SHAPE ...]``.
+
+For the shapes of real models, on each architecture: runs decode steps and mixed steps, and says what each would have
+the device do (launches per layer, bytes against the least possible, waits of the host), whether any launch is
+specialised anew when batch or lengths change, and whether every launch compiles. Ends with status 1 if one does not,
+or if a step would have to compile something that another step of its kind did not.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ..kernels import load_backend
+from ..kernels.audit_gpus import AUDITED_GPUS
+from ..kernels.audit_launches import Launch
+from .dry_run_device import DEVICE, Work, recorded_device
+from .dry_run_models import SHAPES, is_known, make_runner
+from .dry_run_traffic import Traffic, traffic_of
+from .messages import SamplingParams
+from .scheduler import Chunk
+from .sequence import Sequence, SequenceKey
+
+_SAMPLING = (
+    SamplingParams(64, greedy=True),
+    SamplingParams(64, greedy=False, temperature=0.7, top_p=0.9, seed=1 << 63),
+    SamplingParams(64, greedy=False, top_k=40, repetition_penalty=1.1),
+)
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """The sequences of a step: decoding ones by their lengths, and chunks as (first token, tokens)."""
+
+    name: str
+    lengths: tuple[int, ...]
+    chunks: tuple[tuple[int, int], ...] = ()
+
+    def make(self, page_size: int) -> list[Chunk]:
+        rows = [(length - 1, 1) for length in self.lengths] + list(self.chunks)
+        made = []
+        for index, (start, count) in enumerate(rows):
+            end = start + count
+            sequence = Sequence(
+                SequenceKey(0, index), [0] * end, end, _SAMPLING[index % len(_SAMPLING)], 0.0,
+                computed=start, pages=list(range(1, -(-end // page_size) + 1)),
+            )  # fmt: skip
+            made.append(Chunk(sequence, start, count))
+        return made
+
+
+STEPS = (
+    StepShape("decode 1", (1,)),
+    StepShape("decode 8", tuple(range(1000, 1008))),
+    StepShape("decode 64", (4096,) * 64),
+    StepShape("decode 77, other lengths", (1, 16, 17, 255, 256, 257, 9000) * 11),
+    StepShape("chunk of 512 and decode 8", (1000,) * 8, ((0, 512),)),
+    StepShape("chunks of 1900, 31, 7 and decode 33", (2048,) * 33, ((4096, 1900), (100, 31), (5, 7))),
+)
+
+
+@dataclass
+class StepRecord:
+    """What one step had the device do."""
+
+    step: StepShape
+    work: list[Work]
+    traffic: Traffic
+
+    @property
+    def signatures(self) -> dict[str, Launch]:
+        """The step's specialisations."""
+        return {signature(each.launch): each.launch for each in self.work if each.launch is not None}
+
+    @property
+    def layer(self) -> list[str]:
+        """The kernels between one layer's write to the cache and the next one's: a layer's, as a rule."""
+        names = [each.name for each in self.work if each.kind in ("triton", "linear", "torch")]
+        first, second = [i for i, name in enumerate(names) if name == "_rope_and_write_kernel"][:2]
+        return names[first:second]
+
+    def count(self, *kinds: str) -> int:
+        return sum(each.kind in kinds for each in self.work)
+
+
+def signature(launch: Launch) -> str:
+    """What a launch is specialised for, as text; equal for launches that share a binary."""
+    fields = (launch.signature, launch.constexprs, launch.attrs, launch.options)
+    return json.dumps([launch.name, *([str(item) for item in sorted(field.items(), key=str)] for field in fields)])
+
+
+def record_steps(shape: str, arch: int, num_layers: int | None = None) -> list[StepRecord]:
+    """Run STEPS on the model of that shape, the second half of its life: buffers are there, nothing is new."""
+    records = []
+    with recorded_device(arch) as work:
+        backend = load_backend("triton")
+        runner = make_runner(
+            shape, backend, DEVICE, lambda size: torch.empty(size, dtype=torch.bfloat16, device=DEVICE), num_layers
+        )
+        for step in STEPS:
+            chunks = step.make(runner.cache.page_size)
+            for chunk in chunks:
+                runner.start(chunk.sequence)
+            work.clear()
+            runner.run(chunks)
+            records.append(StepRecord(step, list(work), traffic_of(work, chunks)))
+            for chunk in chunks:
+                runner.stop(chunk.sequence)
+    return records
+
+
+def new_signatures(records: list[StepRecord]) -> list[str]:
+    """Where a step needs a specialisation that the first one did not: a line each, with what differs."""
+    first = records[0].signatures
+    found = {}
+    for record in records[1:]:
+        for key, launch in record.signatures.items():
+            if key not in first and key not in found:
+                known = [old for old in first.values() if old.name == launch.name]
+                found[key] = f"{launch.name} anew for '{record.step.name}': {_difference(known, launch)}"
+    return list(found.values())
+
+
+def _difference(known: list[Launch], launch: Launch) -> str:
+    if not known:
+        return "a kernel that the first step does not have"
+    names = launch.kernel.arg_names
+    differences = []
+    for field in ("signature", "constexprs", "attrs", "options"):
+        old, new = getattr(known[0], field), getattr(launch, field)
+        for key in sorted({*old, *new}, key=str):
+            if old.get(key) != new.get(key):
+                name = names[key[0]] if isinstance(key, tuple) else key
+                differences.append(f"{name} {old.get(key)} -> {new.get(key)}")
+    return ", ".join(differences)
+
+
+def compile_all(launches: dict[str, Launch], arch: int) -> list[str]:
+    """Compile each for ``arch``. Returns a line for each that does not."""
+    failures = []
+    for launch in launches.values():
+        source = ASTSource(launch.kernel, launch.signature, launch.constexprs, launch.attrs)
+        try:
+            triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
+        except Exception as error:  # whatever the compiler raises is the finding
+            failures.append(f"{launch.name}: {type(error).__name__}: {error}")
+    return failures
+
+
+def describe(record: StepRecord) -> list[str]:
+    """What a step has the device do, in a few lines."""
+    traffic, layer = record.traffic, Counter(record.layer)
+    gigabytes = "weights {:.2f}, KV {:.2f}, rows {:.2f} GB".format(
+        *(part / 1e9 for part in (traffic.weights, traffic.kv, traffic.rows))
+    )
+    launches = record.count("triton", "linear", "torch")
+    waits = Counter(each.kind for each in record.work if each.kind in ("upload", "upload and wait", "readback"))
+    return [
+        f"  {record.step.name}",
+        f"    launches: {sum(layer.values())} a layer, {launches} a step",
+        f"    bytes: {traffic.moved / 1e9:.2f} GB, {traffic.moved / traffic.least:.3f} of the least ({gigabytes})",
+        "    host: " + (", ".join(f"{count} x {kind}" for kind, count in sorted(waits.items())) or "no copies"),
+    ]
+
+
+def report(shape: str, arch: int, num_layers: int | None, compiles: bool) -> int:
+    """Print everything about one model on one architecture. Returns how many things are wrong."""
+    records = record_steps(shape, arch, num_layers)
+    print(f"{shape} on sm_{arch} ({AUDITED_GPUS[arch].card})")
+    for record in records:
+        print(*describe(record), sep="\n")
+    print("  a layer: " + ", ".join(f"{name} x {count}" for name, count in Counter(records[0].layer).items()))
+    wrong = [f"RECOMPILED: {line}" for line in new_signatures(records)]
+    if compiles:
+        launches = {key: launch for record in records for key, launch in record.signatures.items()}
+        failures = compile_all(launches, arch)
+        print(f"  compiled {len(launches) - len(failures)} of {len(launches)} specialisations")
+        wrong += [f"DOES NOT COMPILE: {line}" for line in failures]
+    for line in wrong:
+        print(f"  {line}")
+    sys.stdout.flush()
+    return len(wrong)
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m headwater.engine.dry_run", description=__doc__.splitlines()[0])
+    parser.add_argument("shape", nargs="*", help=f"of {', '.join(SHAPES)}; all if none is given")
+    parser.add_argument("--arch", type=int, choices=list(AUDITED_GPUS), nargs="+", default=list(AUDITED_GPUS))
+    parser.add_argument("--layers", type=int, help="of each model, instead of all that it has")
+    parser.add_argument("--no-compile", action="store_true", help="only record")
+    arguments = parser.parse_args()
+    unknown = [shape for shape in arguments.shape if shape not in SHAPES]
+    if unknown:
+        parser.error(f"no shape {', '.join(unknown)}; there are {', '.join(SHAPES)}")
+    wrong = 0
+    for shape in arguments.shape or SHAPES:
+        if not is_known(shape):
+            print(f"{shape}: the runtime does not have this model family")
+            continue
+        for arch in arguments.arch:
+            wrong += report(shape, arch, arguments.layers, not arguments.no_compile)
+    print(f"{wrong} things wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    if knobs.runtime.interpret:
+        sys.exit("TRITON_INTERPRET is set: kernels would be interpreted, not compiled")
+    sys.exit(main())
