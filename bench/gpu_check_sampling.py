@@ -179,7 +179,7 @@ def check_sampling_alone(setup: Setup) -> Results:
 
 def check_draws(setup: Setup) -> Results:
     """Chi-squared of many draws from sixteen tokens."""
-    rounds, rows = (1, 200) if setup.tiny else (25, 4000)
+    rounds, rows = (1, 100) if setup.tiny else (25, 4000)
     logits = torch.linspace(-3, 2, 16)
     counts = torch.zeros(16, dtype=torch.int64)
     for number in range(rounds):

@@ -73,7 +73,7 @@ class _Recorder(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         if name == "_local_scalar_dense":
             return self._read_back(on_device[0]).item()
-        if device is not None and not to_device or name == "copy_" and not args[0].is_cuda:
+        if (device is not None and not to_device) or (name == "copy_" and not args[0].is_cuda):
             target = args[0] if name == "copy_" else self._read_back(on_device[0]).to(kwargs.get("dtype"))
             if name == "copy_":
                 self._read_back(on_device[0])
@@ -82,7 +82,7 @@ class _Recorder(TorchDispatchMode):
             out = func(*args, **kwargs)
         outputs = [x for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
         if name not in _NO_WORK and not _is_view(func):
-            self._record(name, inputs, outputs, bool(kwargs.get("non_blocking") or name == "copy_" and len(args) > 2))
+            self._record(name, inputs, outputs, bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2)))
         return out
 
     def _read_back(self, source: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from ..kernels import Backend
 from .checkpoint.safetensors_dir import Checkpoint
 from .config import EngineConfig
 from .limits import choose_limits
-from .models import FAMILIES, choose_dtypes, read_config
+from .models import FAMILIES, DecoderModel, choose_dtypes, read_config
 from .models.weights import WeightLoader
 from .runner import Runner
 
@@ -127,5 +127,5 @@ def make_runner(
     limits = choose_limits(config, model_config, dtypes.rows, device)
     checkpoint = MadeUpCheckpoint(make)
     loader = WeightLoader(checkpoint, backend, dtypes, device)
-    model = FAMILIES[model_config.architecture](model_config, checkpoint, loader, limits.max_total_tokens)
+    model = DecoderModel(model_config, checkpoint, loader, limits.max_total_tokens)
     return Runner(model, backend, limits, dtypes, device)

@@ -4,7 +4,7 @@ import torch
 
 from ..kernels import Backend, Sampled
 from .limits import Limits
-from .models import Dtypes, KVCache, LlamaModel
+from .models import DecoderModel, Dtypes, KVCache
 from .scheduler import Chunk
 from .sequence import Sequence
 from .step_buffers import StepBuffers
@@ -14,7 +14,7 @@ class Runner:
     """Runs steps. Knows tokens and pages; who runs is the scheduler's business."""
 
     def __init__(
-        self, model: LlamaModel, backend: Backend, limits: Limits, dtypes: Dtypes, device: torch.device
+        self, model: DecoderModel, backend: Backend, limits: Limits, dtypes: Dtypes, device: torch.device
     ) -> None:
         self._model = model
         self._backend = backend

@@ -6,18 +6,21 @@ import torch
 
 from ...kernels import Backend
 from ..checkpoint.safetensors_dir import open_checkpoint
-from .config import ModelConfig
+from .config import Family, ModelConfig
 from .config import read_config as _read_config
+from .decoder import DecoderModel
 from .dtypes import Dtypes, choose_dtypes
+from .gemma3 import gemma3
 from .kv_cache import KVCache, page_bytes
-from .llama import LlamaModel
+from .llama import llama, mistral
+from .qwen import qwen2, qwen3
 from .weights import WeightLoader
 
 __all__ = [
     "FAMILIES",
+    "DecoderModel",
     "Dtypes",
     "KVCache",
-    "LlamaModel",
     "ModelConfig",
     "choose_dtypes",
     "load_model",
@@ -25,7 +28,13 @@ __all__ = [
     "read_config",
 ]
 
-FAMILIES = {"LlamaForCausalLM": LlamaModel}
+FAMILIES: dict[str, Family] = {
+    "LlamaForCausalLM": llama,
+    "MistralForCausalLM": mistral,
+    "Qwen2ForCausalLM": qwen2,
+    "Qwen3ForCausalLM": qwen3,
+    "Gemma3ForCausalLM": gemma3,
+}
 
 
 def read_config(model_dir: Path) -> ModelConfig:
@@ -35,8 +44,8 @@ def read_config(model_dir: Path) -> ModelConfig:
 
 def load_model(
     model_dir: Path, config: ModelConfig, backend: Backend, dtypes: Dtypes, device: torch.device, max_positions: int
-) -> LlamaModel:
+) -> DecoderModel:
     """Load the weights of a directory onto a device. Raises ModelError."""
     checkpoint = open_checkpoint(model_dir)
     loader = WeightLoader(checkpoint, backend, dtypes, device)
-    return FAMILIES[config.architecture](config, checkpoint, loader, max_positions)
+    return DecoderModel(config, checkpoint, loader, max_positions)

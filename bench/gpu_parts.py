@@ -1,0 +1,136 @@
+"""The parts of the GPU command, and the process that runs them.
+
+Parts run in a process of their own. An error of the device leaves that process useless, a crash ends it, a kernel that
+never returns blocks it: the parent notes the part's error and starts another process with the parts that are left.
+"""
+
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Literal, NamedTuple
+
+import torch
+
+from . import gpu_check_attention as attention
+from . import gpu_check_sampling as sampling
+from . import gpu_checks as rows
+from . import gpu_decode as decode
+from . import gpu_figures as figures
+from . import gpu_figures_attention as attention_figures
+from .gpu_setup import Comparison, Figure, Results, Setup
+
+PART_LIMIT_S = 100.0  # a part's kernels are compiled in it
+
+
+class Part(NamedTuple):
+    """A name and what to run; times can only be taken on a GPU."""
+
+    name: str
+    run: Callable[[Setup], Results]
+    needs_gpu: bool = False
+
+
+# In order of importance: what there is no time for is at the end.
+PARTS = (
+    Part("roofs", figures.figures_of_roofs, needs_gpu=True),
+    Part("check attention", attention.check_attention),
+    Part("check sampling", sampling.check_sampling),
+    Part("check rope and write", rows.check_rope_and_write),
+    Part("check norms", rows.check_norms),
+    Part("check activations", rows.check_activations),
+    Part("few rows attention", attention_figures.figures_of_decode_attention, needs_gpu=True),
+    Part("many rows attention", attention_figures.figures_of_prefill_attention, needs_gpu=True),
+    Part("sampling", figures.figures_of_sampling, needs_gpu=True),
+    Part("decode step", decode.figures_of_decode_step, needs_gpu=True),
+    Part("check linears", rows.check_linears),
+    Part("check invariance", attention.check_invariance),
+    Part("merge and plan", attention_figures.figures_of_merge_and_plan, needs_gpu=True),
+    Part("rows", figures.figures_of_rows, needs_gpu=True),
+    Part("linears", figures.figures_of_linears, needs_gpu=True),
+    Part("check sampling alone", sampling.check_sampling_alone),
+    Part("check sampling cases", sampling.check_sampling_cases),
+    Part("check fp8 pages", rows.check_fp8_pages),
+    Part("check fp8 attention", attention.check_fp8_attention),
+    Part("check odd attention", attention.check_odd_attention),
+    Part("check draws", sampling.check_draws),
+    Part("runner", decode.figures_of_runner, needs_gpu=True),
+)
+
+
+class Outcome(NamedTuple):
+    """What became of a part."""
+
+    name: str
+    status: Literal["ok", "failed", "error", "skipped"]  # failed: a comparison does not hold
+    seconds: float = 0.0
+    comparisons: tuple[Comparison, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    reason: str = ""  # why skipped, or the error with its traceback
+
+
+def run_part(part: Part, setup: Setup) -> Outcome:
+    """Run one part here; whatever it raises is its outcome, and what it had found until then is kept."""
+    begin = time.monotonic()
+    comparisons: list[Comparison] = []
+    timed: list[Figure] = []
+    status: Literal["ok", "failed", "error", "skipped"] = "ok"
+    reason = ""
+    try:
+        for result in part.run(setup):
+            if isinstance(result, Comparison):
+                comparisons.append(result)
+            else:
+                timed.append(result)
+    except decode.Skipped as skipped:
+        status, reason = "skipped", str(skipped)
+    except Exception:  # the report is where it is handled
+        status, reason = "error", traceback.format_exc()
+    if status == "ok" and not all(comparison.holds for comparison in comparisons):
+        status = "failed"
+    return Outcome(part.name, status, time.monotonic() - begin, tuple(comparisons), tuple(timed), reason)
+
+
+def _work(connection: Connection, names: list[str], setup: Setup) -> None:
+    """The process: run parts in order and send what became of each."""
+    if setup.device.type == "cuda":
+        torch.cuda.set_device(setup.device)
+    for part in (part for part in PARTS if part.name in names):
+        outcome = run_part(part, setup)
+        connection.send(outcome)
+        if outcome.status == "error" and "CUDA error" in outcome.reason:
+            return  # nothing works on the device in this process any more
+        if setup.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def run_parts(names: list[str], setup: Setup, deadline: float) -> Iterator[Outcome]:
+    """Run parts one after the other, each result as it comes; ``deadline`` is of time.monotonic()."""
+    left = list(names)
+    context = multiprocessing.get_context("spawn")
+    while left and time.monotonic() < deadline:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(sender, left, setup), daemon=True)
+        process.start()
+        sender.close()
+        while left:
+            begin = time.monotonic()
+            limit = min(PART_LIMIT_S, deadline - begin)
+            try:
+                if not receiver.poll(max(limit, 0.0)):
+                    yield Outcome(left.pop(0), "error", limit, reason=f"not done after {limit:.0f} s")
+                    break
+                outcome = receiver.recv()
+            except EOFError:
+                process.join(10)
+                if process.exitcode != 0:
+                    reason = f"the process ended with status {process.exitcode}"
+                    yield Outcome(left.pop(0), "error", time.monotonic() - begin, reason=reason)
+                break
+            left.remove(outcome.name)
+            yield outcome
+        process.kill()
+        process.join()
+    for name in left:
+        yield Outcome(name, "skipped", reason="out of time")

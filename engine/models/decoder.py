@@ -1,0 +1,146 @@
+"""The decoder that all families share: pre-norm blocks of grouped-query attention and a gated MLP.
+
+What a family adds to Llama's is in its ModelConfig; a family's file fills that in.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...kernels import AttentionPlan, QkNorm, StepBatch
+from ..checkpoint.safetensors_dir import Checkpoint
+from .config import LayerConfig, ModelConfig
+from .kv_cache import KVCache
+from .rope import cos_sin_table
+from .weights import WeightLoader
+
+
+@dataclass
+class _LayerStep:
+    """What one layer reads of a step beside its rows."""
+
+    batch: StepBatch
+    plan: AttentionPlan  # of the layer's window
+    cos_sin: torch.Tensor  # of the layer's rotary embedding
+    k_pages: torch.Tensor
+    v_pages: torch.Tensor
+
+
+class DecoderLayer:
+    """One block. Rows in, rows out; ``residual`` is carried beside them and added inside the next norm."""
+
+    def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
+        hidden, head_dim, width = config.hidden_size, config.head_dim, config.intermediate_size
+        q, kv = config.num_q_heads * head_dim, config.num_kv_heads * head_dim
+        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        backend = load.backend
+        self._backend = backend
+        self._eps, self._offset = config.rms_norm_eps, config.norm_offset
+        self._scale = config.attention_scale or head_dim**-0.5
+        self._softcap = config.attention_softcap
+        self._rows_dtype = load.dtypes.rows
+        self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
+        self._qkv = load.linear(
+            [(f"{attention}.{part}_proj", size) for part, size in (("q", q), ("k", kv), ("v", kv))],
+            hidden,
+            config.qkv_bias,
+        )
+        self._output = load.linear([(f"{attention}.o_proj", hidden)], q, config.output_bias)
+        self._gate_up = load.linear([(f"{mlp}.gate_proj", width), (f"{mlp}.up_proj", width)], hidden, config.mlp_bias)
+        self._down = load.linear([(f"{mlp}.down_proj", hidden)], width, config.mlp_bias)
+        self._input_norm = load.vector(f"{prefix}.input_layernorm.weight", hidden)
+        self._qk_norm = None
+        if config.qk_norm:
+            q_weight, k_weight = (load.vector(f"{attention}.{part}_norm.weight", head_dim) for part in "qk")
+            self._qk_norm = QkNorm(q_weight, k_weight, self._eps, self._offset)
+        self._post_attention = self._post_mlp = None
+        if config.sandwich_norms:
+            # What these return is added to the stream, so it has the stream's dtype.
+            stream = load.dtypes.stream
+            self._post_attention = load.vector(f"{prefix}.post_attention_layernorm.weight", hidden).to(stream)
+            self._post_mlp = load.vector(f"{prefix}.post_feedforward_layernorm.weight", hidden).to(stream)
+            self._mlp_norm = load.vector(f"{prefix}.pre_feedforward_layernorm.weight", hidden)
+        else:
+            self._mlp_norm = load.vector(f"{prefix}.post_attention_layernorm.weight", hidden)
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, step: _LayerStep) -> tuple[torch.Tensor, ...]:
+        """``x`` [rows, hidden] is what the layer before made; it is the embedding where ``residual`` is None."""
+        backend = self._backend
+        if residual is None:
+            residual = x
+            normed = backend.rms_norm(x, self._input_norm, self._eps, self._offset)
+        else:
+            normed = backend.add_rms_norm(x, residual, self._input_norm, self._eps, self._offset)
+        q = backend.rope_and_write(
+            self._qkv(normed), step.cos_sin, step.batch, step.k_pages, step.v_pages, self._qk_norm
+        )
+        x = self._output(
+            backend.paged_attention(q, step.k_pages, step.v_pages, step.batch, step.plan, self._scale, self._softcap)
+        )
+        if self._post_attention is not None:
+            x = backend.rms_norm(x, self._post_attention, self._eps, self._offset)
+        normed = backend.add_rms_norm(x, residual, self._mlp_norm, self._eps, self._offset)
+        x = self._down(self._act_and_mul(self._gate_up(normed), self._rows_dtype))
+        if self._post_mlp is not None:
+            x = backend.rms_norm(x, self._post_mlp, self._eps, self._offset)
+        return x, residual
+
+
+class DecoderModel:
+    """Embedding, blocks, final norm and head."""
+
+    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, load: WeightLoader, max_positions: int) -> None:
+        self.config = config
+        self._backend = load.backend
+        self._stream_dtype = load.dtypes.stream
+        # Rounded as the reference does, which multiplies in the model's dtype.
+        self._embedding_scale = torch.tensor(config.embedding_scale, dtype=load.dtypes.model).item()
+        self._embedding = load.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+        self._layers = [DecoderLayer(config, load, f"model.layers.{i}") for i in range(config.num_layers)]
+        self._norm = load.vector("model.norm.weight", config.hidden_size)
+        # A checkpoint may leave the head out although it isn't said to be tied, or ship a copy although it is.
+        tied = config.tie_embeddings or "lm_head.weight" not in checkpoint
+        head = "model.embed_tokens" if tied else "lm_head"
+        self._head = load.linear([(head, config.vocab_size)], config.hidden_size, bias=False)
+        self._cos_sin = {
+            rope: cos_sin_table(rope, config.head_dim, max_positions).to(load.device)
+            for rope in {layer.rope for layer in config.layers}
+        }
+        self._windows = sorted({layer.window for layer in config.layers})
+
+    def forward(
+        self, token_ids: torch.Tensor, batch: StepBatch, cache: KVCache, last_rows: torch.Tensor
+    ) -> torch.Tensor:
+        """One step.
+
+        Args:
+            token_ids: int64 [rows].
+            batch: positions, slots and sequences of the rows.
+            cache: read and written.
+            last_rows: int64 [n], the rows whose next token is wanted.
+
+        Returns:
+            Logits of those rows, fp32 [n, vocab].
+        """
+        backend, config = self._backend, self.config
+        heads = (config.num_q_heads, config.num_kv_heads, config.head_dim)
+        plans = {window: backend.plan_attention(batch, *heads, cache.page_size, window) for window in self._windows}
+
+        def step(index: int, layer: LayerConfig) -> _LayerStep:
+            pages = (cache.k_pages[index], cache.v_pages[index])
+            return _LayerStep(batch, plans[layer.window], self._cos_sin[layer.rope], *pages)
+
+        x = self._embedding[token_ids].to(self._stream_dtype)
+        if self._embedding_scale != 1.0:
+            x *= self._embedding_scale
+        residual = None
+        for index, (layer, layer_config) in enumerate(zip(self._layers, config.layers, strict=True)):
+            x, residual = layer(x, residual, step(index, layer_config))
+        assert residual is not None, "a model without layers"
+        normed = backend.add_rms_norm(
+            x[last_rows], residual[last_rows], self._norm, config.rms_norm_eps, config.norm_offset
+        )
+        logits = self._head(normed).float()
+        if config.logit_softcap:
+            logits = torch.tanh(logits / config.logit_softcap) * config.logit_softcap
+        return logits
