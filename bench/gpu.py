@@ -9,6 +9,7 @@ The JSON file is written anew after each part. Ends with status 1 if a check fai
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -63,7 +64,9 @@ def choose(has_gpu: bool, interpreted: bool, only: list[str]) -> tuple[list[str]
         elif part.needs_gpu:
             skipped.append(Outcome(part.name, "skipped", reason="no GPU"))
         else:
-            skipped.append(Outcome(part.name, "skipped", reason="no GPU; TRITON_INTERPRET=1 runs it in the interpreter"))
+            skipped.append(
+                Outcome(part.name, "skipped", reason="no GPU; TRITON_INTERPRET=1 runs it in the interpreter")
+            )
     return run, skipped
 
 
@@ -93,7 +96,7 @@ class Report:
         parts = [self._part(outcome) for outcome in self._outcomes]
         text = json.dumps({"version": VERSION, **self._settings, "roofs": self._roofs, "parts": parts}, indent=1)
         partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(text.replace("NaN", "null").replace("Infinity", "null"))
+        partial.write_text(text)
         partial.replace(self._path)
 
     @property
@@ -106,7 +109,14 @@ class Report:
             "status": outcome.status,
             "seconds": round(outcome.seconds, 2),
             "reason": outcome.reason,
-            "comparisons": [{**asdict(each), "holds": each.holds} for each in outcome.comparisons],
+            "comparisons": [
+                {
+                    **asdict(each),
+                    "error": each.error if math.isfinite(each.error) else None,  # JSON has no NaN
+                    "holds": each.holds,
+                }
+                for each in outcome.comparisons
+            ],
             "figures": [{**asdict(each), **self._rates(each)} for each in outcome.figures],
         }
 

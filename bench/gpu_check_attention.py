@@ -8,7 +8,7 @@ import torch
 
 from ..kernels import StepBatch
 from ..kernels.triton import new_plan, paged_attention, plan_attention
-from .gpu_setup import Comparison, Results, Setup, compare, equal
+from .gpu_setup import Comparison, Results, Setup, compare, equal, need_fp8
 
 
 class Heads(NamedTuple):
@@ -74,7 +74,9 @@ def attended(q: torch.Tensor, cache: Cache, rows: list[int], lengths: list[int],
     """The formula in float64."""
     out, at = [], 0
     for i, (count, length) in enumerate(zip(rows, lengths, strict=True)):
-        k, v = (x[i][:length].double().repeat_interleave(heads.q_heads // heads.kv_heads, 1) for x in (cache.k, cache.v))
+        k, v = (
+            x[i][:length].double().repeat_interleave(heads.q_heads // heads.kv_heads, 1) for x in (cache.k, cache.v)
+        )
         logits = torch.einsum("rhd,thd->hrt", q[at : at + count].double(), k) * heads.head_dim**-0.5
         if heads.softcap:
             logits = heads.softcap * torch.tanh(logits / heads.softcap)
@@ -132,6 +134,7 @@ def check_odd_attention(setup: Setup) -> Results:
 
 def check_fp8_attention(setup: Setup) -> Results:
     """A cache in fp8: what is read is the rounded value times the scale."""
+    need_fp8(setup)
     heads, rows, lengths = Heads(4, 2, 64 if setup.tiny else 128), [1, 40, 1], [300, 100, 31]
     if setup.tiny:
         rows, lengths = [1, 3], [70, 20]

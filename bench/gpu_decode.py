@@ -23,17 +23,13 @@ from ..kernels.triton import (
 from .gpu_check_sampling import plain_batch, to_device
 from .gpu_figures import HIDDEN, INTERMEDIATE, PAGE_SIZE, VOCAB
 from .gpu_figures_attention import LLAMA, make_step
-from .gpu_setup import Figure, Results, Setup
+from .gpu_setup import Figure, Results, Setup, Skipped
 from .gpu_timing import capture, events_s
 
 LAYERS = 32
 _RESERVE_BYTES = 4 << 30  # of memory, for all but weights and cache
 STEPS = ((1, 1024), (8, 1024), (64, 1024), (64, 4096))  # (sequences, tokens of each)
 QUICK_STEPS = ((1, 1024), (64, 1024))
-
-
-class Skipped(Exception):
-    """A part cannot run here; the reason is for the report."""
 
 
 @dataclass
@@ -53,7 +49,7 @@ class Layer:
 class DecodeStep:
     """Llama's forward pass on the kernels, and the sampler, for a fixed batch of decoding sequences."""
 
-    def __init__(self, setup: Setup, layers: int, max_sequences: int, pages: int) -> None:
+    def __init__(self, setup: Setup, layers: int, pages: int) -> None:
         self._setup = setup
         qkv = (LLAMA.q_heads + 2 * LLAMA.kv_heads) * LLAMA.head_dim
         shape = (pages, LLAMA.kv_heads, PAGE_SIZE, LLAMA.head_dim)
@@ -105,9 +101,7 @@ class DecodeStep:
             else:
                 normed = add_rms_norm(x, residual, layer.input_norm, 1e-5)
             q = rope_and_write(layer.qkv(normed), self._cos_sin, batch, layer.k_pages, layer.v_pages)
-            attended = paged_attention(
-                q, layer.k_pages, layer.v_pages, batch, self._plan, LLAMA.head_dim**-0.5
-            )
+            attended = paged_attention(q, layer.k_pages, layer.v_pages, batch, self._plan, LLAMA.head_dim**-0.5)
             normed = add_rms_norm(layer.output(attended), residual, layer.post_norm, 1e-5)
             x = layer.down(silu_and_mul(layer.gate_up(normed)))
         logits = self._lm_head(add_rms_norm(x, residual, self._norm, 1e-5)).float()
@@ -130,7 +124,7 @@ def figures_of_decode_step(setup: Setup) -> Results:
     steps = QUICK_STEPS if setup.quick else STEPS
     pages = 1 + max(sequences * -(-tokens // PAGE_SIZE) for sequences, tokens in steps)
     layers = layers_that_fit(pages)
-    step = DecodeStep(setup, layers, max(sequences for sequences, _ in steps), pages)
+    step = DecodeStep(setup, layers, pages)
     repeat = 5 if setup.quick else 15
     with torch.inference_mode():
         for sequences, tokens in steps:

@@ -29,17 +29,23 @@ HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE, VOCAB = 32, 8, 128, 16, 128256
 
 def figures_of_roofs(setup: Setup) -> Results:
     """What a large copy and a large matmul reach."""
-    count = 1 << 29
-    source = torch.ones(count, dtype=torch.bfloat16, device=setup.device)
+    yield _copy_figure(setup)
+    yield _matmul_figure(setup)
+
+
+def _copy_figure(setup: Setup) -> Figure:
+    source = torch.ones(1 << 29, dtype=torch.bfloat16, device=setup.device)
     target = torch.empty_like(source)
     seconds = seconds_per_call(setup, [lambda: target.copy_(source)])
-    yield Figure(COPY, seconds, traffic_bytes=2 * source.nbytes)
-    del source, target
+    return Figure(COPY, seconds, traffic_bytes=2 * source.nbytes)
+
+
+def _matmul_figure(setup: Setup) -> Figure:
     size = 8192
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=setup.device) for _ in range(2))
     out = torch.empty_like(a)
     seconds = seconds_per_call(setup, [lambda: torch.mm(a, b, out=out)])
-    yield Figure(MATMUL, seconds, flops=2 * size**3)
+    return Figure(MATMUL, seconds, flops=2 * size**3)
 
 
 def device_randn(setup: Setup, *shape: int) -> torch.Tensor:
@@ -104,7 +110,7 @@ def figures_of_linears(setup: Setup) -> Results:
     """Unquantised, int8 and fp8, at decode-sized batches: bytes are the weight's and the rows'."""
     for inputs, outputs in ((HIDDEN, 2 * INTERMEDIATE), (INTERMEDIATE, HIDDEN)):
         for rows in (1, 64) if setup.quick else (1, 16, 64, 128):
-            for kind in ("bfloat16", "int8", "fp8"):
+            for kind in ("bfloat16", "int8", "fp8")[: 2 + setup.converts_fp8]:
 
                 def linear(
                     kind: str = kind, rows: int = rows, inputs: int = inputs, outputs: int = outputs

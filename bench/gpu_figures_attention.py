@@ -31,9 +31,9 @@ def make_step(
     """A batch of equal sequences, each the last ``rows`` of its tokens, in pages from ``first_page`` on."""
     pages = -(-tokens // heads.page_size)
     int32 = torch.int32
-    generator = torch.Generator(setup.device).manual_seed(first_page)
     # Shuffled: in a server that has run for a while, neighbours in a sequence are no neighbours in memory.
-    table = torch.randperm(sequences * pages, generator=generator, device=setup.device).to(int32) + first_page
+    generator = torch.Generator().manual_seed(first_page)
+    table = torch.randperm(sequences * pages, generator=generator).to(setup.device, int32) + first_page
     batch = StepBatch(
         positions=torch.arange(tokens - rows, tokens, dtype=int32, device=setup.device).repeat(sequences),
         slots=torch.zeros(sequences * rows, dtype=torch.int64, device=setup.device),
@@ -90,7 +90,8 @@ def figures_of_decode_attention(setup: Setup) -> Results:
         megabytes = sequences * tokens * 2 * LLAMA.kv_heads * LLAMA.head_dim * 2 >> 20
         name = f"few rows, {sequences} x {tokens} tokens, {megabytes} MiB of KV"
         yield time_attention(setup, name, LLAMA, sequences, 1, tokens)
-    yield time_attention(setup, "few rows, 64 x 4096 tokens, fp8 KV", LLAMA, 64, 1, 4096, fp8=True)
+    if setup.converts_fp8:
+        yield time_attention(setup, "few rows, 64 x 4096 tokens, fp8 KV", LLAMA, 64, 1, 4096, fp8=True)
     for model, heads in OTHERS.items():
         if not setup.quick:
             yield time_attention(setup, f"few rows, 64 x 4096 tokens, {model}", heads, 64, 1, 4096)

@@ -19,7 +19,7 @@ from . import gpu_checks as rows
 from . import gpu_decode as decode
 from . import gpu_figures as figures
 from . import gpu_figures_attention as attention_figures
-from .gpu_setup import Comparison, Figure, Results, Setup
+from .gpu_setup import Comparison, Figure, Results, Setup, Skipped
 
 PART_LIMIT_S = 100.0  # a part's kernels are compiled in it
 
@@ -59,11 +59,14 @@ PARTS = (
 )
 
 
+Status = Literal["ok", "failed", "error", "skipped"]  # failed: a comparison does not hold
+
+
 class Outcome(NamedTuple):
     """What became of a part."""
 
     name: str
-    status: Literal["ok", "failed", "error", "skipped"]  # failed: a comparison does not hold
+    status: Status
     seconds: float = 0.0
     comparisons: tuple[Comparison, ...] = ()
     figures: tuple[Figure, ...] = ()
@@ -75,7 +78,7 @@ def run_part(part: Part, setup: Setup) -> Outcome:
     begin = time.monotonic()
     comparisons: list[Comparison] = []
     timed: list[Figure] = []
-    status: Literal["ok", "failed", "error", "skipped"] = "ok"
+    status: Status = "ok"
     reason = ""
     try:
         for result in part.run(setup):
@@ -83,7 +86,7 @@ def run_part(part: Part, setup: Setup) -> Outcome:
                 comparisons.append(result)
             else:
                 timed.append(result)
-    except decode.Skipped as skipped:
+    except Skipped as skipped:
         status, reason = "skipped", str(skipped)
     except Exception:  # the report is where it is handled
         status, reason = "error", traceback.format_exc()
@@ -119,7 +122,9 @@ def run_parts(names: list[str], setup: Setup, deadline: float) -> Iterator[Outco
             limit = min(PART_LIMIT_S, deadline - begin)
             try:
                 if not receiver.poll(max(limit, 0.0)):
-                    yield Outcome(left.pop(0), "error", limit, reason=f"not done after {limit:.0f} s")
+                    status: Status = "error" if limit == PART_LIMIT_S else "skipped"
+                    reason = f"not done after {limit:.0f} s" if status == "error" else "out of time"
+                    yield Outcome(left.pop(0), status, limit, reason=reason)
                     break
                 outcome = receiver.recv()
             except EOFError:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-Shape = tuple[int, ...]
-
 # Norm of the difference over norm of the result. A 16-bit value is off by a third of its last bit on average; what is
 # multiplied in 16 bits (attention's weights) adds as much again.
 TOLERANCES = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
@@ -20,6 +18,11 @@ class Setup:
     dtype: torch.dtype  # of rows, weights and pages
     tiny: bool = False  # shapes for Triton's interpreter
     quick: bool = False  # fewer shapes, fewer repetitions
+
+    @property
+    def converts_fp8(self) -> bool:
+        """Whether Triton compiles conversions of e4m3 for the device: from 8.9 on."""
+        return self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (8, 9)
 
     def randn(self, *shape: int, dtype: torch.dtype | None = None, seed: int = 0) -> torch.Tensor:
         """Normal random numbers, the same on every device."""
@@ -53,7 +56,17 @@ class Figure:
     flops: int = 0
 
 
+class Skipped(Exception):
+    """A part cannot run here; the reason is for the report."""
+
+
 Results = Iterator[Comparison | Figure]
+
+
+def need_fp8(setup: Setup) -> None:
+    """Raises Skipped on a device that is too old for it."""
+    if not setup.converts_fp8:
+        raise Skipped("no fp8 before compute capability 8.9")
 
 
 def compare(name: str, got: torch.Tensor, want: torch.Tensor, tolerance: float | None = None) -> Comparison:

@@ -173,8 +173,8 @@ def recorded_device(arch: int) -> Iterator[list[Work]]:
         with (
             recording(arch) as launches,
             mock.patch.object(triton.JITFunction, "run", note),
-            mock.patch.object(torch.cuda, "_lazy_init", lambda: None),
-            mock.patch.object(torch.cuda, "get_device_properties", lambda _: properties),
+            mock.patch.object(torch.cuda, "_lazy_init"),
+            mock.patch.object(torch.cuda, "get_device_properties", return_value=properties),
             mock.patch.object(FakeTensor, "data_ptr", _address),
             mock.patch.object(FakeTensor, "__getitem__", _get_item, create=True),
             mock.patch.object(FakeTensor, "__setitem__", _set_item, create=True),

@@ -18,7 +18,7 @@ from numba.extending import overload
 
 from .. import StepBatch
 from .exp import LOG2_E, exp2
-from .stored import as_numpy, put, widen
+from .stored import as_numpy, put, step_of, widen
 from .tile import LANES, make_tile
 
 _PACKED_ROWS = 24  # rows x query heads of a work item: three 8-row tiles share each page read
@@ -159,10 +159,10 @@ def _page_address_of(pages, page, head, widened):
 
 
 @njit(fastmath={"contract"})
-def _attend(item, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scores, out, scales, step):
+def _attend(item, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scores, out, scales):
     sequence, first_row, rows, head = item[0], item[1], item[2], item[3]
     scale_log2, cap_scale, softcap, v_scale = scales
-    head_dim, page_size = k_pages.shape[3], k_pages.shape[2]
+    head_dim, page_size, step = k_pages.shape[3], k_pages.shape[2], step_of(q)
     packed = rows * group
     # Row r sees positions up to kv_length - (last_row - r), its own.
     visible = kv_lengths[sequence] - (query_start[sequence + 1] - first_row) + 1
@@ -212,7 +212,7 @@ def _attend(item, group, window, query_start, kv_lengths, page_table, q, k_pages
 
 @njit(parallel=True, cache=True)
 def _attention_kernel(
-    items, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scratch, out, scales, step
+    items, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scratch, out, scales
 ):
     threads = scratch.shape[0]
     share = (items.shape[0] + threads - 1) // threads
@@ -220,7 +220,7 @@ def _attention_kernel(
         for i in range(thread * share, min((thread + 1) * share, items.shape[0])):
             _attend(
                 items[i], group, window, query_start, kv_lengths, page_table,
-                q, k_pages, v_pages, scratch[thread], out, scales, step,
+                q, k_pages, v_pages, scratch[thread], out, scales,
             )  # fmt: skip
 
 
@@ -260,6 +260,6 @@ def paged_attention(
     _attention_kernel(
         plan.items, plan.group, plan.window, batch.query_start.numpy(), batch.kv_lengths.numpy(),
         batch.page_table.numpy(), as_numpy(q), as_numpy(k_pages), as_numpy(v_pages), plan.scratch.numpy(),
-        as_numpy(out), scales, 2 if q.dtype == torch.bfloat16 else 1,
+        as_numpy(out), scales,
     )  # fmt: skip
     return out

@@ -98,6 +98,7 @@ class PackedLinear:
         self._packed = _aligned_empty((panels, steps, LANES * per_step), weight.dtype)
         lanes = self._packed.view(panels, steps, LANES, per_step)
         lanes.copy_(padded.view(panels, LANES, steps, per_step).transpose(1, 2))
+        self._panels = as_numpy(self._packed)
         self._scale = None if scale is None else scale.float()
         self._bias = None if bias is None else bias.float()
 
@@ -105,14 +106,15 @@ class PackedLinear:
         """[rows, in], bf16 or fp32 -> [rows, out] fp32. With fp32 weights, rows are fp32."""
         if self._pad_k:
             x = torch.nn.functional.pad(x, (0, self._pad_k))
-        y = torch.empty(x.shape[0], self._packed.shape[0] * LANES)
-        _linear_kernel(as_numpy(x), as_numpy(self._packed), y.numpy())
-        y = y[:, : self.out_features]
+        y = torch.empty(x.shape[0], self._panels.shape[0] * LANES)
+        _linear_kernel(as_numpy(x), self._panels, y.numpy())
+        if y.shape[1] != self.out_features:
+            y = y[:, : self.out_features].contiguous()
         if self._scale is not None:
             y *= self._scale
         if self._bias is not None:
             y += self._bias
-        return y.contiguous()
+        return y
 
 
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:

@@ -17,7 +17,7 @@ import torch
 from numba import njit, prange
 
 from .. import QkNorm, StepBatch
-from .stored import as_numpy, put, widen
+from .stored import as_numpy, put, step_of, widen
 from .tile import LANES
 
 _PARALLEL_ROWS = 16
@@ -33,9 +33,9 @@ def _head_scale(qkv, row, start, head_dim, eps):
 
 
 @njit(fastmath={"contract"})
-def _rope_write_row(row, qkv, cos_sin, position, slot, q, k_pages, v_pages, step, norm, q_weight, k_weight, constants):
+def _rope_write_row(row, qkv, cos_sin, position, slot, q, k_pages, v_pages, norm, q_weight, k_weight, constants):
     eps, weight_offset, k_inverse_scale, v_inverse_scale = constants
-    q_heads, head_dim = q.shape[1], q.shape[2]
+    q_heads, head_dim, step = q.shape[1], q.shape[2], step_of(q)
     kv_heads, page_size = k_pages.shape[1], k_pages.shape[2]
     half = head_dim // 2
     page, offset = slot // page_size, slot % page_size
@@ -70,19 +70,15 @@ def _rope_write_row(row, qkv, cos_sin, position, slot, q, k_pages, v_pages, step
 
 
 @njit(cache=True)
-def _rope_write_serial(qkv, cos_sin, positions, slots, q, k, v, step, norm, q_weight, k_weight, constants):
+def _rope_write_serial(qkv, cos_sin, positions, slots, q, k, v, norm, q_weight, k_weight, constants):
     for row in range(qkv.shape[0]):
-        _rope_write_row(
-            row, qkv, cos_sin, positions[row], slots[row], q, k, v, step, norm, q_weight, k_weight, constants
-        )
+        _rope_write_row(row, qkv, cos_sin, positions[row], slots[row], q, k, v, norm, q_weight, k_weight, constants)
 
 
 @njit(cache=True, parallel=True)
-def _rope_write_parallel(qkv, cos_sin, positions, slots, q, k, v, step, norm, q_weight, k_weight, constants):
+def _rope_write_parallel(qkv, cos_sin, positions, slots, q, k, v, norm, q_weight, k_weight, constants):
     for row in prange(qkv.shape[0]):
-        _rope_write_row(
-            row, qkv, cos_sin, positions[row], slots[row], q, k, v, step, norm, q_weight, k_weight, constants
-        )
+        _rope_write_row(row, qkv, cos_sin, positions[row], slots[row], q, k, v, norm, q_weight, k_weight, constants)
 
 
 def rope_and_write(
@@ -113,7 +109,6 @@ def rope_and_write(
     _, kv_heads, _, head_dim = k_pages.shape
     q_dtype = torch.float32 if k_pages.dtype == torch.float8_e4m3fn else k_pages.dtype
     q = torch.empty(rows, width // head_dim - 2 * kv_heads, head_dim, dtype=q_dtype)
-    step = 2 if q_dtype == torch.bfloat16 else 1
     norm = qk_norm or _NO_NORM
     constants = (
         np.float32(norm.eps),
@@ -124,7 +119,7 @@ def rope_and_write(
     kernel = _rope_write_serial if rows < _PARALLEL_ROWS else _rope_write_parallel
     kernel(
         qkv.numpy(), cos_sin.numpy(), batch.positions.numpy(), batch.slots.numpy(), as_numpy(q),
-        as_numpy(k_pages), as_numpy(v_pages), step, qk_norm is not None,
+        as_numpy(k_pages), as_numpy(v_pages), qk_norm is not None,
         as_numpy(norm.q_weight), as_numpy(norm.k_weight), constants,
     )  # fmt: skip
     return q

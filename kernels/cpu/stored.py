@@ -21,6 +21,17 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
+def step_of(array):
+    """Values of k that the tile multiplies at a time with rows stored like this: a constant to the compiler."""
+    raise NotImplementedError
+
+
+@overload(step_of)
+def _step_of(array):
+    step = 2 if array.dtype == types.uint16 else 1
+    return lambda array: step
+
+
 def widen(stored):
     """A stored value as fp32."""
     raise NotImplementedError
