@@ -22,7 +22,7 @@ import torch
 import triton
 
 from .gpu_figures import COPY, MATMUL
-from .gpu_parts import PARTS, Outcome, run_parts
+from .gpu_parts import PARTS, Outcome, Part, run_parts
 from .gpu_setup import Figure, Setup
 
 VERSION = 1  # of the JSON's schema
@@ -53,14 +53,15 @@ def environment() -> dict[str, object]:
     return found
 
 
-def choose(has_gpu: bool, interpreted: bool, only: list[str]) -> tuple[list[str], list[Outcome]]:
+def choose(has_gpu: bool, interpreted: bool, only: list[str]) -> tuple[list[Part], list[Outcome]]:
     """Parts to run, and those that cannot run here."""
-    run, skipped = [], []
+    run: list[Part] = []
+    skipped: list[Outcome] = []
     for part in PARTS:
         if only and part.name not in only:
             continue
         if has_gpu or (interpreted and not part.needs_gpu):
-            run.append(part.name)
+            run.append(part)
         elif part.needs_gpu:
             skipped.append(Outcome(part.name, "skipped", reason="no GPU"))
         else:
@@ -175,10 +176,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in where.items()), flush=True)
     report = Report(wanted.json, {"environment": where, "quick": wanted.quick})
     report.write()
-    names, skipped = choose(has_gpu, interpreted, wanted.only)
+    parts, skipped = choose(has_gpu, interpreted, wanted.only)
     for outcome in skipped:
         report.add(outcome)
-    for outcome in run_parts(names, setup, deadline):
+    for outcome in run_parts(parts, setup, deadline):
         report.add(outcome)
     return 0 if report.is_sound else 1
 

@@ -33,7 +33,7 @@ class Cache:
     page_table: torch.Tensor
 
 
-def make_cache(setup: Setup, heads: Heads, lengths: list[int], scale: float = 1.0) -> Cache:
+def make_cache(setup: Setup, heads: Heads, lengths: list[int]) -> Cache:
     """Random K and V."""
     page_size = heads.page_size
     counts = [-(-length // page_size) for length in lengths]
@@ -42,14 +42,15 @@ def make_cache(setup: Setup, heads: Heads, lengths: list[int], scale: float = 1.
     v_pages = k_pages.clone()
     shuffled = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(0)) + 1
     page_table = torch.full((len(lengths), max(counts)), -1, dtype=torch.int32)
-    parts: list[list[torch.Tensor]] = [[], []]
+    k: list[torch.Tensor] = []
+    v: list[torch.Tensor] = []
     for i, (length, pages) in enumerate(zip(lengths, shuffled.split(counts), strict=True)):
         page_table[i, : len(pages)] = pages
         slots = (pages[:, None] * page_size + torch.arange(page_size)).flatten()[:length].to(setup.device)
-        for part, target, seed in zip(parts, (k_pages, v_pages), (2 * i, 2 * i + 1), strict=True):
-            part.append(setup.randn(length, heads.kv_heads, heads.head_dim, seed=seed) * scale)
+        for part, target, seed in zip((k, v), (k_pages, v_pages), (2 * i, 2 * i + 1), strict=True):
+            part.append(setup.randn(length, heads.kv_heads, heads.head_dim, seed=seed))
             target[slots // page_size, :, slots % page_size] = part[-1]
-    return Cache(*parts, k_pages, v_pages, page_table.to(setup.device))
+    return Cache(k, v, k_pages, v_pages, page_table.to(setup.device))
 
 
 def make_batch(setup: Setup, cache: Cache, rows: list[int], lengths: list[int]) -> StepBatch:

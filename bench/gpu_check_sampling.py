@@ -1,7 +1,8 @@
 """The sampler against the plain one, token for token, and its draws against the distribution."""
 
 import random
-from dataclasses import fields, replace
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -32,8 +33,21 @@ def plain_batch(rows: int, vocab: int) -> SamplingBatch:
 
 def to_device(batch: SamplingBatch, device: torch.device) -> SamplingBatch:
     """The same batch elsewhere."""
-    tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(batch, **{name: x.to(device) for name, x in tensors.items() if isinstance(x, torch.Tensor)})
+    return _changed(batch, lambda _, tensor: tensor.to(device))
+
+
+def _changed(batch: SamplingBatch, change: Callable[[str, torch.Tensor], torch.Tensor]) -> SamplingBatch:
+    """A copy, in which each field that is a tensor went through ``change``."""
+    made = copy(batch)
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            setattr(made, name, change(name, value))
+    return made
+
+
+def _only(batch: SamplingBatch, row: int) -> SamplingBatch:
+    """One row of a batch without penalties or biases."""
+    return _changed(batch, lambda name, tensor: tensor if name == "token_counts" else tensor[row : row + 1])
 
 
 def draw_from(setup: Setup, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
@@ -163,16 +177,7 @@ def check_sampling_alone(setup: Setup) -> Results:
     logits, batch = model_like(8, vocab), every_kind(vocab)
     together = draw_from(setup, logits, batch)
     for row in range(len(logits)):
-        tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        alone = replace(
-            batch,
-            **{
-                name: x[row : row + 1]
-                for name, x in tensors.items()
-                if isinstance(x, torch.Tensor) and name != "token_counts"
-            },
-        )
-        got = draw_from(setup, logits[row : row + 1], alone)
+        got = draw_from(setup, logits[row : row + 1], _only(batch, row))
         yield equal(f"sampling row {row}: token alone", got.token_ids, together.token_ids[row : row + 1])
         yield equal(f"sampling row {row}: logprob alone", got.logprobs, together.logprobs[row : row + 1])
 

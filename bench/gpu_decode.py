@@ -126,19 +126,18 @@ def figures_of_decode_step(setup: Setup) -> Results:
     layers = layers_that_fit(pages)
     step = DecodeStep(setup, layers, pages)
     repeat = 5 if setup.quick else 15
-    with torch.inference_mode():
-        for sequences, tokens in steps:
-            step.prepare(sequences, tokens)
-            kv_bytes = layers * sequences * tokens * 2 * LLAMA.kv_heads * LLAMA.head_dim * setup.dtype.itemsize
-            traffic = step.weight_bytes + kv_bytes
-            name = f"decode step, {layers} layers, {sequences} x {tokens} tokens"
-            step()
-            torch.cuda.synchronize()
-            yield Figure(f"{name}, launched by Python", statistics.median(events_s(step, repeat)), traffic)
-            graph = capture(step)
-            graph.replay()
-            yield Figure(f"{name}, CUDA graph", statistics.median(events_s(graph.replay, repeat)), traffic)
-            del graph
+    for sequences, tokens in steps:
+        step.prepare(sequences, tokens)
+        kv_bytes = layers * sequences * tokens * 2 * LLAMA.kv_heads * LLAMA.head_dim * setup.dtype.itemsize
+        traffic = step.weight_bytes + kv_bytes
+        name = f"decode step, {layers} layers, {sequences} x {tokens} tokens"
+        step()
+        torch.cuda.synchronize()
+        yield Figure(f"{name}, launched by Python", statistics.median(events_s(step, repeat)), traffic)
+        graph = capture(step)
+        graph.replay()
+        yield Figure(f"{name}, CUDA graph", statistics.median(events_s(graph.replay, repeat)), traffic)
+        del graph
 
 
 def figures_of_runner(setup: Setup) -> Results:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -154,6 +155,5 @@ def figures_of_sampling(setup: Setup) -> Results:
         "top-p 0.9 and the 20 best": details,
     }.items():
         there = to_device(batch, setup.device)
-        calls = [lambda x=x, there=there: sample(x, there) for x in logits]
-        seconds = seconds_per_call(setup, calls)
+        seconds = seconds_per_call(setup, [partial(sample, x, there) for x in logits])
         yield Figure(f"sampling {rows} x {VOCAB}, {name}", seconds, traffic_bytes=logits[0].nbytes)

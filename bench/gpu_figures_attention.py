@@ -1,6 +1,7 @@
 """Times of attention: its roles over many sizes, the merge and the plan by themselves."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import triton
@@ -124,8 +125,7 @@ def figures_of_merge_and_plan(setup: Setup) -> Results:
         )  # fmt: skip
 
     partial_bytes = sequences * (tokens // 256) * LLAMA.q_heads * (LLAMA.head_dim + 2) * 4
-    calls: list[Callable[[], object]] = [lambda plan=plan: merge(plan) for _, plan in steps]
-    seconds = seconds_per_call(setup, calls)
+    seconds = seconds_per_call(setup, [partial(merge, plan) for _, plan in steps])
     yield Figure(f"merge, {sequences} x {tokens} tokens", seconds, partial_bytes + out.nbytes)
     batch, plan = steps[0]
     seconds = seconds_per_call(setup, [lambda: attention_plan.fill_plan(plan, batch)])

@@ -7,7 +7,7 @@ never returns blocks it: the parent notes the part's error and starts another pr
 import multiprocessing
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from . import gpu_figures_attention as attention_figures
 from .gpu_setup import Comparison, Figure, Results, Setup, Skipped
 
 PART_LIMIT_S = 100.0  # a part's kernels are compiled in it
+_DEVICE_ERRORS = ("CUDA error", "Triton Error [CUDA]")  # torch's and Triton's words
 
 
 class Part(NamedTuple):
@@ -95,22 +96,22 @@ def run_part(part: Part, setup: Setup) -> Outcome:
     return Outcome(part.name, status, time.monotonic() - begin, tuple(comparisons), tuple(timed), reason)
 
 
-def _work(connection: Connection, names: list[str], setup: Setup) -> None:
+def _work(connection: Connection, parts: list[Part], setup: Setup) -> None:
     """The process: run parts in order and send what became of each."""
     if setup.device.type == "cuda":
         torch.cuda.set_device(setup.device)
-    for part in (part for part in PARTS if part.name in names):
+    for part in parts:
         outcome = run_part(part, setup)
         connection.send(outcome)
-        if outcome.status == "error" and "CUDA error" in outcome.reason:
+        if outcome.status == "error" and any(text in outcome.reason for text in _DEVICE_ERRORS):
             return  # nothing works on the device in this process any more
         if setup.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def run_parts(names: list[str], setup: Setup, deadline: float) -> Iterator[Outcome]:
+def run_parts(parts: Sequence[Part], setup: Setup, deadline: float) -> Iterator[Outcome]:
     """Run parts one after the other, each result as it comes; ``deadline`` is of time.monotonic()."""
-    left = list(names)
+    left = list(parts)
     context = multiprocessing.get_context("spawn")
     while left and time.monotonic() < deadline:
         receiver, sender = context.Pipe(duplex=False)
@@ -124,18 +125,18 @@ def run_parts(names: list[str], setup: Setup, deadline: float) -> Iterator[Outco
                 if not receiver.poll(max(limit, 0.0)):
                     status: Status = "error" if limit == PART_LIMIT_S else "skipped"
                     reason = f"not done after {limit:.0f} s" if status == "error" else "out of time"
-                    yield Outcome(left.pop(0), status, limit, reason=reason)
+                    yield Outcome(left.pop(0).name, status, limit, reason=reason)
                     break
                 outcome = receiver.recv()
             except EOFError:
                 process.join(10)
                 if process.exitcode != 0:
                     reason = f"the process ended with status {process.exitcode}"
-                    yield Outcome(left.pop(0), "error", time.monotonic() - begin, reason=reason)
+                    yield Outcome(left.pop(0).name, "error", time.monotonic() - begin, reason=reason)
                 break
-            left.remove(outcome.name)
+            assert outcome.name == left.pop(0).name
             yield outcome
         process.kill()
         process.join()
-    for name in left:
-        yield Outcome(name, "skipped", reason="out of time")
+    for part in left:
+        yield Outcome(part.name, "skipped", reason="out of time")

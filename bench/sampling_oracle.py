@@ -83,10 +83,10 @@ def setting(field: torch.Tensor | None, row: int, off: float) -> torch.Tensor:
 def process(logits: torch.Tensor, batch: SamplingBatch, row: int) -> torch.Tensor:
     """Everything before the allowed set, in the order of TGI's pipeline."""
     z = logits.float()
-    if setting(batch.watermark, row, -1) >= 0:
+    if batch.watermark is not None and batch.watermark[row] >= 0:
         green = greens(int(batch.watermark[row]), batch.watermark_gamma, len(z))
         z = torch.where(green, z + torch.tensor(batch.watermark_delta), z)
-    if batch.bias_start is not None:
+    if batch.bias_start is not None and batch.bias_ids is not None and batch.bias_values is not None:
         entries = slice(int(batch.bias_start[row]), int(batch.bias_start[row + 1]))
         z = z.index_add(0, batch.bias_ids[entries].long(), batch.bias_values[entries])
     if batch.seen[row] >= 0:
@@ -99,7 +99,7 @@ def process(logits: torch.Tensor, batch: SamplingBatch, row: int) -> torch.Tenso
             counts = batch.output_counts[batch.seen[row]]
             z = z - counts.float() * setting(batch.output_frequency_penalty, row, 0.0)
             z = z - (counts > 0).float() * setting(batch.presence_penalty, row, 0.0)
-    if setting(batch.grammar, row, -1) >= 0:
+    if batch.grammar is not None and batch.grammar_bits is not None and batch.grammar[row] >= 0:
         bits = batch.grammar_bits[batch.grammar[row]]
         token = torch.arange(len(z))
         z = torch.where((bits[token // 32] >> (token % 32)) & 1 == 1, z, NEVER)

@@ -108,7 +108,7 @@ def _is_view(func: Any) -> bool:
 
 
 def _address(tensor: torch.Tensor) -> int:
-    return _ALIGNMENT_BYTES + tensor.storage_offset() * tensor.element_size()
+    return _ALIGNMENT_BYTES + int(tensor.storage_offset()) * tensor.element_size()
 
 
 def _get_item(tensor: torch.Tensor, index: Any) -> torch.Tensor:

@@ -98,17 +98,17 @@ def _values(p, p_stride, v_panel, y, y_stride, rows, words, like):
 
 
 @njit(inline="always", fastmath={"reassoc", "nnan"})
-def _maximum(scores, first, last):
+def _maximum(scores):
     largest = np.float32(-np.inf)
-    for i in range(first, last):
+    for i in range(scores.shape[0]):
         largest = max(largest, scores[i])
     return largest
 
 
 @njit(inline="always", fastmath={"contract"})
-def _cap(scores, first, last, cap_scale, softcap):
+def _cap(scores, cap_scale, softcap):
     """softcap * tanh(score * cap_scale); tanh x = 1 - 2 / (e^2x + 1)."""
-    for i in range(first, last):
+    for i in range(scores.shape[0]):
         x = min(max(scores[i] * cap_scale, np.float32(-20.0)), np.float32(20.0))
         scores[i] = softcap * (np.float32(1.0) - np.float32(2.0) / (exp2(x * (LOG2_E + LOG2_E)) + np.float32(1.0)))
 
@@ -117,19 +117,20 @@ def _cap(scores, first, last, cap_scale, softcap):
 @njit(fastmath={"contract"})
 def _softmax_row(scores, probabilities, begin, first, last, end, scale_log2):
     """exp2(scores - max) of positions first .. last into ``probabilities``, zeros elsewhere. Returns the sum."""
-    shift = _maximum(scores, first, last) * scale_log2
-    for i in range(begin, first):
-        scores[i] = np.float32(0.0)
-    for i in range(first, last):
-        scores[i] = exp2(scores[i] * scale_log2 - shift)
-    for i in range(last, end):
-        scores[i] = np.float32(0.0)
+    scores[begin:first] = np.float32(0.0)
+    scores[last:end] = np.float32(0.0)
+    shown = scores[first:last]
+    shift = _maximum(shown) * scale_log2
+    for i in range(shown.shape[0]):
+        shown[i] = exp2(shown[i] * scale_log2 - shift)
     sums = np.zeros(LANES, np.float32)
-    for start in range(begin, end, LANES):
+    panels = scores[begin:end].reshape((end - begin) // LANES, LANES)
+    for panel in range(panels.shape[0]):
         for lane in range(LANES):
-            sums[lane] += scores[start + lane]
-    for i in range(begin, end):
-        put(probabilities, i - begin, scores[i])
+            sums[lane] += panels[panel, lane]
+    seen = scores[begin:end]
+    for i in range(seen.shape[0]):
+        put(probabilities, i, seen[i])
     total = np.float32(0.0)
     for lane in range(LANES):
         total += sums[lane]
@@ -158,7 +159,7 @@ def _page_address_of(pages, page, head, widened):
     return address
 
 
-@njit(fastmath={"contract"})
+@njit(fastmath={"contract"}, error_model="numpy")
 def _attend(item, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scores, out, scales):
     sequence, first_row, rows, head = item[0], item[1], item[2], item[3]
     scale_log2, cap_scale, softcap, v_scale = scales
@@ -190,7 +191,7 @@ def _attend(item, group, window, query_start, kv_lengths, page_table, q, k_pages
         last = visible + i // group
         first = max(last - window, 0) if window > 0 else 0
         if softcap > 0:
-            _cap(scores[i], first, last, cap_scale, softcap)
+            _cap(scores[i, first:last], cap_scale, softcap)
         sums[i] = _softmax_row(scores[i], probabilities[i], begin, first, last, end, scale_log2)
 
     result = np.zeros((packed, head_dim), np.float32)
@@ -206,8 +207,9 @@ def _attend(item, group, window, query_start, kv_lengths, page_table, q, k_pages
     for i in range(packed):
         scale = v_scale / sums[i]
         start = (head * group + i % group) * head_dim
+        target, source = out[first_row + i // group, start : start + head_dim], result[i]
         for d in range(head_dim):
-            put(out, (first_row + i // group, start + d), result[i, d] * scale)
+            put(target, d, source[d] * scale)
 
 
 @njit(parallel=True, cache=True)

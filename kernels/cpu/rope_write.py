@@ -24,12 +24,25 @@ _PARALLEL_ROWS = 16
 _NO_NORM = QkNorm(torch.ones(0), torch.ones(0), eps=0.0)
 
 
-@njit(fastmath={"contract"}, inline="always")
-def _head_scale(qkv, row, start, head_dim, eps):
+# The order of the sum is the vectoriser's choice, fixed when compiled: the same for each row.
+@njit(fastmath={"reassoc", "contract"})
+def _normalise_head(head, weight, eps, weight_offset):
     total = np.float32(0.0)
-    for i in range(head_dim):
-        total += qkv[row, start + i] * qkv[row, start + i]
-    return np.float32(1.0) / np.sqrt(total / np.float32(head_dim) + eps)
+    for i in range(head.shape[0]):
+        total += head[i] * head[i]
+    scale = np.float32(1.0) / np.sqrt(total / np.float32(head.shape[0]) + eps)
+    for i in range(head.shape[0]):
+        head[i] = head[i] * scale * (widen(weight[i]) + weight_offset)
+
+
+@njit(fastmath={"contract"})
+def _rotate(head, cos_sin, rotated):
+    half = head.shape[0] // 2
+    a, b, cos, sin = head[:half], head[half:], cos_sin[:half], cos_sin[half:]
+    rotated_a, rotated_b = rotated[:half], rotated[half:]
+    for i in range(half):
+        rotated_a[i] = a[i] * cos[i] - b[i] * sin[i]
+        rotated_b[i] = b[i] * cos[i] + a[i] * sin[i]
 
 
 @njit(fastmath={"contract"})
@@ -37,36 +50,31 @@ def _rope_write_row(row, qkv, cos_sin, position, slot, q, k_pages, v_pages, norm
     eps, weight_offset, k_inverse_scale, v_inverse_scale = constants
     q_heads, head_dim, step = q.shape[1], q.shape[2], step_of(q)
     kv_heads, page_size = k_pages.shape[1], k_pages.shape[2]
-    half = head_dim // 2
+    heads = qkv[row].reshape((q_heads + 2 * kv_heads, head_dim))
+    angles = cos_sin[position]
+    rotated = np.empty(head_dim, np.float32)
+    for head in range(q_heads):
+        if norm:
+            _normalise_head(heads[head], q_weight, eps, weight_offset)
+        _rotate(heads[head], angles, rotated)
+        q_head = q[row, head]
+        for i in range(head_dim):
+            put(q_head, i, rotated[i])
     page, offset = slot // page_size, slot % page_size
     k_base = (offset // LANES) * LANES * head_dim + (offset % LANES) * step
-    for head in range(q_heads + kv_heads):
-        start = head * head_dim
-        is_q = head < q_heads
-        k_page = k_pages[page, max(head - q_heads, 0)].reshape(-1)
-        scale = _head_scale(qkv, row, start, head_dim, eps) if norm else np.float32(1.0)
-        for i in range(half):
-            j = half + i
-            a, b = qkv[row, start + i], qkv[row, start + j]
-            if norm:
-                weight = q_weight if is_q else k_weight
-                a = a * scale * (widen(weight[i]) + weight_offset)
-                b = b * scale * (widen(weight[j]) + weight_offset)
-            cos, sin = cos_sin[position, i], cos_sin[position, j]
-            first, second = a * cos - b * sin, b * cos + a * sin
-            if is_q:
-                put(q, (row, head, i), first)
-                put(q, (row, head, j), second)
-            else:
-                put(k_page, k_base + (i // step) * LANES * step + i % step, first * k_inverse_scale)
-                put(k_page, k_base + (j // step) * LANES * step + j % step, second * k_inverse_scale)
     v_base = (offset // step) * LANES * step + offset % step
     for head in range(kv_heads):
-        v_page = v_pages[page, head].reshape(-1)
-        start = (q_heads + kv_heads + head) * head_dim
+        k_head, v_head = heads[q_heads + head], heads[q_heads + kv_heads + head]
+        k_page, v_page = k_pages[page, head].reshape(-1), v_pages[page, head].reshape(-1)
+        if norm:
+            _normalise_head(k_head, k_weight, eps, weight_offset)
+        _rotate(k_head, angles, rotated)
         for i in range(head_dim):
-            target = v_base + (i // LANES) * page_size * LANES + (i % LANES) * step
-            put(v_page, target, qkv[row, start + i] * v_inverse_scale)
+            put(k_page, k_base + (i // step) * LANES * step + i % step, rotated[i] * k_inverse_scale)
+        for panel in range(head_dim // LANES):
+            for lane in range(LANES):
+                target = v_base + panel * page_size * LANES + lane * step
+                put(v_page, target, v_head[panel * LANES + lane] * v_inverse_scale)
 
 
 @njit(cache=True)
@@ -94,7 +102,7 @@ def rope_and_write(
     """Normalise Q and K if asked to, rotate them, write K and V to their slots.
 
     Args:
-        qkv: [rows, (q_heads + 2 * kv_heads) * head_dim] fp32.
+        qkv: [rows, (q_heads + 2 * kv_heads) * head_dim] fp32; Q and K are overwritten where there is a QK-norm.
         cos_sin: [max_positions, head_dim] fp32, cosines of the half dims, then sines.
         batch: its ``positions`` and ``slots``.
         k_pages: [pages, kv_heads, page_size, head_dim], written; page_size and head_dim multiples of 16. fp8 pages
