@@ -20,6 +20,14 @@ class Runner:
         self._backend = backend
         self.cache = KVCache(model.config, limits.num_pages, limits.page_size, dtypes.rows, device)
         self._buffers = StepBuffers(limits, model.config.vocab_size, device)
+        config = model.config
+        self._plans = {
+            window: backend.new_plan(
+                limits.max_rows, limits.max_sequences, limits.max_total_tokens, config.num_q_heads,
+                config.num_kv_heads, config.head_dim, limits.page_size, device, window,
+            )
+            for window in model.windows
+        }  # fmt: skip
         self._free_penalty_rows = list(range(limits.max_sequences))
         self.vocab_size = model.config.vocab_size
 
@@ -42,7 +50,9 @@ class Runner:
     def run(self, chunks: list[Chunk]) -> tuple[list[int], list[float]]:
         """One step. Returns the token and its logprob of each chunk that samples, in order."""
         token_ids, batch, last_rows = self._buffers.fill(chunks)
-        logits = self._model.forward(token_ids, batch, self.cache, last_rows)
+        for plan in self._plans.values():
+            self._backend.fill_plan(plan, batch)
+        logits = self._model.forward(token_ids, batch, self._plans, self.cache, last_rows)
         if not len(last_rows):
             return [], []
         sampling = self._buffers.fill_sampling(chunks)

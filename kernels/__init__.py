@@ -121,7 +121,7 @@ class Linear(Protocol):
 
 
 class AttentionPlan(Protocol):
-    """How a backend divides the attention work of one step; made once, used by all layers."""
+    """How a backend divides the attention work of one step; filled once a step, used by all layers of a window."""
 
 
 class Backend(Protocol):
@@ -166,10 +166,26 @@ class Backend(Protocol):
         """
         ...
 
-    def plan_attention(
-        self, batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int, page_size: int, window: int = 0
+    def new_plan(
+        self,
+        rows: int,
+        sequences: int,
+        max_tokens: int,
+        q_heads: int,
+        kv_heads: int,
+        head_dim: int,
+        page_size: int,
+        device: torch.device,
+        window: int = 0,
     ) -> AttentionPlan:
-        """Divide the work of a step. ``window``: positions that a row sees, its own included; 0: all."""
+        """Room for the plans of steps of up to so many rows and sequences of up to ``max_tokens`` tokens.
+
+        ``window``: positions that a row sees, its own included; 0: all.
+        """
+        ...
+
+    def fill_plan(self, plan: AttentionPlan, batch: StepBatch) -> None:
+        """Divide the work of a step, in place of the step before."""
         ...
 
     def paged_attention(

@@ -3,6 +3,7 @@
 What a family adds to Llama's is in its ModelConfig; a family's file fills that in.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -106,16 +107,22 @@ class DecoderModel:
             rope: cos_sin_table(rope, config.head_dim, max_positions).to(load.device)
             for rope in {layer.rope for layer in config.layers}
         }
-        self._windows = sorted({layer.window for layer in config.layers})
+        self.windows = sorted({layer.window for layer in config.layers})
 
     def forward(
-        self, token_ids: torch.Tensor, batch: StepBatch, cache: KVCache, last_rows: torch.Tensor
+        self,
+        token_ids: torch.Tensor,
+        batch: StepBatch,
+        plans: Mapping[int, AttentionPlan],
+        cache: KVCache,
+        last_rows: torch.Tensor,
     ) -> torch.Tensor:
         """One step.
 
         Args:
             token_ids: int64 [rows].
             batch: positions, slots and sequences of the rows.
+            plans: of this batch, one for each of ``windows``.
             cache: read and written.
             last_rows: int64 [n], the rows whose next token is wanted.
 
@@ -123,8 +130,6 @@ class DecoderModel:
             Logits of those rows, fp32 [n, vocab].
         """
         backend, config = self._backend, self.config
-        heads = (config.num_q_heads, config.num_kv_heads, config.head_dim)
-        plans = {window: backend.plan_attention(batch, *heads, cache.page_size, window) for window in self._windows}
 
         def step(index: int, layer: LayerConfig) -> _LayerStep:
             pages = (cache.k_pages[index], cache.v_pages[index])

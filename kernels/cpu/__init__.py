@@ -3,7 +3,7 @@
 import torch
 
 from .activation import gelu_tanh_and_mul, silu_and_mul
-from .attention import paged_attention, plan_attention
+from .attention import fill_plan, new_plan, paged_attention
 from .linear import pack_linear, quantize_linear
 from .norm import add_rms_norm, rms_norm
 from .rope_write import rope_and_write
@@ -12,10 +12,11 @@ from .threads import use_tbb
 
 __all__ = [
     "add_rms_norm",
+    "fill_plan",
     "gelu_tanh_and_mul",
+    "new_plan",
     "pack_linear",
     "paged_attention",
-    "plan_attention",
     "quantize_linear",
     "rms_norm",
     "rope_and_write",

@@ -30,39 +30,53 @@ _value_8, _value_4, _value_2, _value_1 = (make_tile(rows, 1, accumulate=True) fo
 class AttentionPlan:
     """Work items of a step, dealt so that each thread's consecutive share costs about the same."""
 
-    items: np.ndarray  # int64 [items, 4]: sequence, first row, rows, KV head
-    scratch: torch.Tensor  # fp32 [threads, packed rows, positions], scores
+    kv_heads: int
     group: int  # query heads per KV head
     window: int  # positions that a row sees, its own included; 0: all
+    scratch: torch.Tensor  # fp32 [threads, packed rows, positions], scores
+    items: np.ndarray  # int64 [items, 4]: sequence, first row, rows, KV head
 
 
-def plan_attention(
-    batch: StepBatch, q_heads: int, kv_heads: int, head_dim: int, page_size: int, window: int = 0
+def new_plan(
+    rows: int,
+    sequences: int,
+    max_tokens: int,
+    q_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    device: torch.device,
+    window: int = 0,
 ) -> AttentionPlan:
-    """Divide a step into work items."""
-    del head_dim
+    """Room for the plans of steps over sequences of up to ``max_tokens`` tokens; the rest is not needed here."""
+    del rows, sequences, head_dim, device
     group = q_heads // kv_heads
-    block = max(1, _PACKED_ROWS // group)
+    positions = -(-max_tokens // page_size) * page_size
+    scratch = torch.empty(get_num_threads(), _block_rows(group) * group, positions)
+    return AttentionPlan(kv_heads, group, window, scratch, np.empty((0, 4), dtype=np.int64))
+
+
+def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
+    """Divide a step into work items."""
+    block, window = _block_rows(plan.group), plan.window
     starts, lengths = batch.query_start.numpy(), batch.kv_lengths.numpy()
     items, costs = [], []
     for sequence, length in enumerate(lengths):
         first, last = int(starts[sequence]), int(starts[sequence + 1])
         for row in range(first, last, block):
             rows = min(block, last - row)
-            items += [(sequence, row, rows, head) for head in range(kv_heads)]
+            items += [(sequence, row, rows, head) for head in range(plan.kv_heads)]
             seen = int(length) - (last - row - rows)
-            costs += [rows * (min(seen, window + rows) if window else seen)] * kv_heads
-    threads = get_num_threads()
+            costs += [rows * (min(seen, window + rows) if window else seen)] * plan.kv_heads
+    threads = plan.scratch.shape[0]
     order = np.argsort(-np.array(costs, dtype=np.int64), kind="stable")
-    dealt = np.concatenate([order[thread::threads] for thread in range(threads)]) if items else order
-    longest = int(lengths.max()) if len(lengths) else 0
-    positions = -(-max(longest, 1) // page_size) * page_size
-    return AttentionPlan(
-        items=np.array(items, dtype=np.int64).reshape(-1, 4)[dealt],
-        scratch=torch.empty(threads, block * group, positions),
-        group=group,
-        window=window,
-    )
+    dealt = np.concatenate([order[thread::threads] for thread in range(threads)])
+    plan.items = np.array(items, dtype=np.int64).reshape(-1, 4)[dealt]
+
+
+def _block_rows(group: int) -> int:
+    """Rows of a work item."""
+    return max(1, _PACKED_ROWS // group)
 
 
 @njit
@@ -244,7 +258,7 @@ def paged_attention(
         k_pages: [pages, kv_heads, page_size, head_dim], as rope_write.py wrote them; fp8 pages hold K / k_scale.
         v_pages: like ``k_pages``.
         batch: which rows belong to which sequence, and its pages.
-        plan: from ``plan_attention`` for this batch.
+        plan: filled for this batch.
         scale: multiplies q k^T.
         softcap: s in s * tanh(logit / s); 0: none.
 

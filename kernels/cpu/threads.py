@@ -27,5 +27,5 @@ def use_tbb() -> bool:
         ctypes.CDLL(str(library.locate()), ctypes.RTLD_GLOBAL)
     except (metadata.PackageNotFoundError, StopIteration, OSError):
         return False
-    numba.config.THREADING_LAYER = "tbb"
+    numba.config.THREADING_LAYER = "tbb"  # type: ignore[attr-defined] # its attributes are made when it is imported
     return True

@@ -10,6 +10,8 @@ each half is widened and goes through an fp32 fused multiply-add. Measured on 2 
 model: 9.3 / 10.7 / 24.6 ms at 1 / 8 / 32 rows (oneDNN's packed linears: 17 / 16 / 31), 413 GFLOP/s at 512 rows.
 """
 
+from typing import Any
+
 from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
@@ -179,7 +181,7 @@ class _Bf16Fp8(_Bf16Row, _Fp8): ...
 
 
 # By how rows and weights are stored: bf16 as uint16, int8, fp8 as uint8.
-_PRODUCTS = {
+_PRODUCTS: dict[tuple[types.Type, types.Type], Any] = {
     (types.float32, types.float32): _Fp32,
     (types.uint16, types.uint16): _Bf16,
     (types.float32, types.uint16): _Fp32Bf16,

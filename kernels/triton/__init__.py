@@ -4,7 +4,7 @@ import torch
 
 from .activation import gelu_tanh_and_mul, silu_and_mul
 from .attention import paged_attention
-from .attention_plan import AttentionPlan, new_plan, plan_attention
+from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
 from .linear import QuantizedLinear, pack_linear, quantize_linear
 from .norm import add_rms_norm, rms_norm
 from .rope import QkNorm, rope_and_write
@@ -15,6 +15,7 @@ __all__ = [
     "QkNorm",
     "QuantizedLinear",
     "add_rms_norm",
+    "fill_plan",
     "gelu_tanh_and_mul",
     "new_plan",
     "pack_linear",

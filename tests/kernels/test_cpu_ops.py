@@ -142,7 +142,11 @@ class Case:
         scales = (self.options.k_scale, self.options.v_scale)
         q = cpu.rope_and_write(qkv, self.cos_sin, batch, self.k_pages, self.v_pages, self.norm, *scales)
         q_heads = self.group * self.kv_heads
-        plan = cpu.plan_attention(batch, q_heads, self.kv_heads, self.head_dim, self.page_size, self.options.window)
+        plan = cpu.new_plan(
+            len(qkv), len(ranges), 100, q_heads, self.kv_heads, self.head_dim, self.page_size, qkv.device,
+            self.options.window,
+        )  # fmt: skip
+        cpu.fill_plan(plan, batch)
         scale = self.head_dim**-0.5
         out = cpu.paged_attention(q, self.k_pages, self.v_pages, batch, plan, scale, self.options.softcap, *scales)
         return list(out.split(counts))

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from headwater.bench.sampling_oracle import allowed, greens, noise, process, sample_row
 from headwater.kernels import TOP_WIDTH, SamplingBatch
 from headwater.kernels.cpu.sample import sample as cpu
 from headwater.kernels.triton.sample import sample as triton
 
 from .sampling_cases import cases, plain_batch, row_of
-from .sampling_oracle import allowed, greens, noise, process, sample_row
 
 triton_module = importlib.import_module("headwater.kernels.triton.sample")  # the package's ``sample`` is the function
 backends = pytest.mark.parametrize("sample", [cpu, triton], ids=["cpu", "triton"])

@@ -7,10 +7,9 @@ import triton
 import triton.language as tl
 from numba import njit
 
+from headwater.bench import sampling_oracle as oracle
 from headwater.kernels.cpu import exact as cpu
 from headwater.kernels.triton import exact as gpu
-
-from . import sampling_oracle as oracle
 
 FULL = 0xFFFFFFFF
 RANDOM123 = [  # philox4x32-10 in Random123's kat_vectors: counter, key, words
