@@ -23,9 +23,9 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     begin = time.monotonic()
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backend_name: BackendName = config.backend or ("triton" if device.type == "cuda" else "cpu")
-    if device.type == "cpu":
-        _use_threads(config.threads)
     backend = load_backend(backend_name)
+    if device.type == "cpu":
+        _use_threads(config.threads)  # after the backend, which chooses whose threads they are
     model_config = read_config(config.model_dir)
     dtype_name = config.dtype or model_config.dtype
     dtypes = choose_dtypes(backend, dtype_name, config.activation_dtype)
