@@ -36,7 +36,9 @@ def storage_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def row_dtypes(weight_dtype: torch.dtype) -> tuple[torch.dtype, ...]:
-    """The weights' own, or fp32 beside bf16: then products are exact, at half the speed of bf16's."""
+    """The weights' own, or fp32 beside bf16: then products are exact, at half the speed of bf16's where
+    arithmetic is the limit and not memory.
+    """
     return (weight_dtype, torch.float32)
 
 

@@ -1,11 +1,11 @@
 """The threads of the CPU kernels: oneTBB's, which give way to other processes.
 
 A step is a few hundred short parallel loops, so it is the waiting at their ends that counts. Measured on 2 cores, one
-sequence of the default model, ms a step on an idle machine / beside another busy process:
+sequence of the default model, median ms a step on an idle machine / beside another busy process:
 
     OpenMP, spinning          12 / 72 and more: a spinning thread keeps the one it waits for from running
-    OpenMP, sleeping at once  29 / 24
-    oneTBB                    15 / 17
+    OpenMP, sleeping at once  20 to 29 / 24
+    oneTBB                    17 / 17
 """
 
 import ctypes
