@@ -28,6 +28,9 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     max_batch_size: int | None = None  # sequences of one step
     max_waiting: int = 4096  # sequences
     threads: int | None = None  # of the cpu backend
+    prefix_cache: bool = True
+    quantize: Literal["int8", "fp8"] | None = None  # round the weights of the linears on load
+    speculate: int = 0  # tokens guessed per step from the text so far (n-gram look-up); 0: none
 
 
 def encode_config(config: Struct) -> bytes:

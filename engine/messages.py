@@ -10,10 +10,22 @@ from typing import Literal
 from msgspec import Struct
 
 FinishReason = Literal["length", "eos_token"]
+# overloaded: the waiting queue is full; timeout: the sequence's own time was over.
+ErrorType = Literal["validation", "generation", "overloaded", "timeout"]
+
+
+class Grammar(Struct, frozen=True, array_like=True, gc=False):
+    """What the text of a sequence has to match."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str  # the schema as JSON, the regular expression, or the grammar in llguidance's dialect of Lark
 
 
 class SamplingParams(Struct, frozen=True, array_like=True, gc=False):
-    """How to choose the tokens of one sequence; every default resolved, the seed drawn at admission."""
+    """How to choose the tokens of one sequence; every default resolved, the seed drawn at admission.
+
+    The order in which they apply is that of kernels.SamplingBatch.
+    """
 
     max_new_tokens: int
     greedy: bool
@@ -22,7 +34,19 @@ class SamplingParams(Struct, frozen=True, array_like=True, gc=False):
     top_p: float = 1.0  # 1.0: off
     repetition_penalty: float = 1.0  # over prompt and generated tokens
     seed: int = 0  # u64
-    stop_token_ids: tuple[int, ...] = ()  # the sequence ends after one of these
+    stop_token_ids: tuple[int, ...] = ()  # the sequence ends after one of these; empty: it ignores end of sequence
+    min_p: float = 0.0  # 0.0: off
+    typical_p: float = 1.0  # 1.0: off
+    frequency_penalty: float = 0.0  # TGI's: times a token's share of prompt and output
+    output_frequency_penalty: float = 0.0  # OpenAI's: times its occurrences in the output
+    presence_penalty: float = 0.0  # OpenAI's: for tokens that occur in the output
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit), ascending by id, each id once
+    min_new_tokens: int = 0  # until then no stop token is drawn
+    watermark: bool = False
+    grammar: Grammar | None = None
+    top_n: int = 0  # best tokens wanted beside each drawn one, at most 20
+    raw_logprobs: bool = False  # logprobs of the model's own distribution, not of the processed one
+    prompt_logprobs: bool = False  # of each prompt token but the first, once, before the first new token
 
 
 class Submit(Struct, tag="submit", array_like=True, gc=False):
@@ -36,6 +60,7 @@ class Submit(Struct, tag="submit", array_like=True, gc=False):
     prompt_ids: list[int]
     sampling: SamplingParams
     emitted_ids: list[int] = []
+    timeout_s: float = 0.0  # seconds from arrival until the sequence fails, running or not; 0.0: none
 
 
 class Abort(Struct, tag="abort", array_like=True, gc=False):
@@ -59,6 +84,8 @@ class Hello(Struct, tag="hello", array_like=True, gc=False):
     max_sequences: int  # sequences in one step
     page_size: int  # tokens
     num_pages: int  # usable ones
+    prefix_cache: bool = True
+    max_logit_bias: int = 1024  # entries of one sequence's logit_bias
 
 
 class Stats(Struct, array_like=True, gc=False):
@@ -74,6 +101,10 @@ class Stats(Struct, array_like=True, gc=False):
     aborted: int  # counter: sequences dropped before their end
     step_s: float  # duration of the last step, seconds
     time: float  # time.monotonic() at the end of the last step (one clock for all processes of a machine)
+    cached_pages: int = 0  # free ones that hold a known prefix; part of ``free_pages``
+    cached_tokens: int = 0  # counter: prompt tokens found in the prefix cache instead of computed
+    drafted_tokens: int = 0  # counter: tokens guessed by speculation
+    accepted_tokens: int = 0  # counter: guesses that were right
 
 
 class Started(Struct, array_like=True, gc=False):
@@ -81,6 +112,14 @@ class Started(Struct, array_like=True, gc=False):
 
     request_id: int
     queue_s: float  # seconds from Submit to its first step
+    cached_tokens: int = 0  # of its prompt, found in the prefix cache
+
+
+class PromptLogprobs(Struct, array_like=True, gc=False):
+    """What the model thought of a prompt; sent before the first token to who asked for it."""
+
+    request_id: int
+    logprobs: list[float]  # natural log, of prompt tokens 1, 2, ...: the first has none
 
 
 class Tokens(Struct, array_like=True, gc=False):
@@ -88,8 +127,11 @@ class Tokens(Struct, array_like=True, gc=False):
 
     request_id: int
     token_ids: list[int]
-    logprobs: list[float]  # natural log, of the distribution the token was drawn from
+    logprobs: list[float]  # natural log; of the distribution the token was drawn from, or raw if that was asked for
     finish_reason: FinishReason | None = None
+    # Of each token the best ones, best first, ties at the cut-off included; empty if none were asked for.
+    top_ids: list[list[int]] = []
+    top_logprobs: list[list[float]] = []
 
 
 class Failed(Struct, array_like=True, gc=False):
@@ -97,7 +139,7 @@ class Failed(Struct, array_like=True, gc=False):
 
     request_id: int
     error: str
-    error_type: Literal["validation", "generation"]
+    error_type: ErrorType
 
 
 class Step(Struct, tag="step", array_like=True, gc=False):
@@ -107,6 +149,7 @@ class Step(Struct, tag="step", array_like=True, gc=False):
     started: list[Started] = []
     tokens: list[Tokens] = []
     failed: list[Failed] = []
+    prompts: list[PromptLogprobs] = []
 
 
 FromEngine = Hello | Step
