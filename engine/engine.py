@@ -1,42 +1,115 @@
-"""The engine proper: sequences in, tokens out, one step at a time. Knows neither sockets nor time-outs."""
+"""The engine proper: sequences in, tokens out, one step at a time. Knows neither sockets nor time-outs.
+
+One step of overlap: the next step is scheduled and launched before the tokens of the last are read, so that the host's
+work is done while the device computes. A sequence that turns out to have ended cost one row. Where a step needs to know
+the tokens before it (a grammar's next mask, a guess to verify), it is read at once.
+"""
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 
+from .chunk import Chunk, Scheduled
+from .grammar import GrammarError, Matcher
+from .grammar_compiler import Compiled, GrammarCompiler
 from .limits import Limits
-from .messages import Failed, Started, Stats, Step, Submit, Tokens
+from .messages import Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
 from .pages import PagePool
-from .runner import Runner
-from .scheduler import Chunk, Scheduled, Scheduler
+from .refusals import refuse
+from .runner import Launched, Runner
+from .sampling_results import HostSampled
+from .sampling_rules import can_speculate, needs_sync
+from .scheduler import Scheduler
 from .sequence import Sequence, SequenceKey
+
+Steps = dict[int, Step]  # what each connection is to be told
+
+
+@dataclass
+class _Counters:
+    """Since the engine's start."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    aborted: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine:
-    """Scheduler and runner, and the counters that tell how they do."""
+    """Scheduler and runner, grammars, and the counters that tell how they do."""
 
-    def __init__(self, runner: Runner, limits: Limits, max_waiting: int) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        limits: Limits,
+        max_waiting: int,
+        *,
+        compiler: GrammarCompiler | None = None,
+        prefix_cache: bool = True,
+        speculate: int = 0,
+    ) -> None:
+        """
+        Args:
+            max_waiting: sequences that may wait; more are refused.
+            compiler: without one, grammars are refused.
+            speculate: tokens guessed for a sequence in a step, at most.
+        """
         self._runner = runner
         self._limits = limits
         self._max_waiting = max_waiting
-        self._scheduler = Scheduler(PagePool(limits.num_pages), limits.page_size, limits.max_sequences, limits.max_rows)
+        self._compiler = compiler
+        self._speculate = speculate
+        self._scheduler = Scheduler(
+            PagePool(limits.num_pages), limits.page_size, limits.max_sequences, limits.max_rows,
+            prefix_cache=prefix_cache, propose=self._guess if speculate else None,
+        )  # fmt: skip
+        self._compiling: dict[SequenceKey, tuple[Sequence, Future[Compiled]]] = {}
+        self._grammars: dict[SequenceKey, Compiled] = {}
+        self._matchers: dict[SequenceKey, Matcher] = {}
+        self._launched: Launched | None = None
         self._step_s = 0.0
         self._step_end = time.monotonic()
+        self.wake: Callable[[], None] = lambda: None  # called by another thread when a grammar is compiled
         self.reset_counters()
 
     def reset_counters(self) -> None:
         """Start counting at zero: the warm-up is nobody's traffic."""
-        self._steps = self._prompt_tokens = self._generated_tokens = self._aborted = 0
+        self._counters = _Counters()
+        self._scheduler.cached_tokens = self._scheduler.preemptions = 0
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        """Whether ``step`` has something to do."""
+        return self._scheduler.has_work or self._launched is not None or self._is_compiled
+
+    @property
+    def _is_compiled(self) -> bool:
+        return bool(self._compiling) and any(future.done() for _, future in self._compiling.values())
 
     def submit(self, connection: int, submit: Submit) -> Failed | None:
         """Queue a sequence, or say why not."""
-        error = self._refuse(connection, submit)
+        key = SequenceKey(connection, submit.request_id)
+        grammar = submit.sampling.grammar
+        if key in self._scheduler or key in self._compiling:
+            return Failed(submit.request_id, f"request id {submit.request_id} is in use", "validation")
+        error = refuse(submit, self._limits, self._runner.vocab_size)
+        if error is None and grammar is not None and self._compiler is None:
+            error = "this engine has no grammars"
         if error is not None:
             return Failed(submit.request_id, error, "validation")
-        self._scheduler.add(Sequence.of(connection, submit, time.monotonic()))
+        if len(self._scheduler.waiting) + len(self._compiling) >= self._max_waiting:
+            return Failed(submit.request_id, f"{self._max_waiting} sequences are waiting already", "overloaded")
+        sequence = Sequence.of(connection, submit, time.monotonic())
+        if grammar is None:
+            self._scheduler.add(sequence)
+        else:
+            assert self._compiler is not None
+            # Beside the steps: it enters the queue when its grammar is ready, and keeps nobody else waiting.
+            self._compiling[key] = (sequence, self._compiler.submit(grammar, lambda: self.wake()))
         return None
 
     def abort(self, connection: int, request_id: int) -> None:
@@ -47,23 +120,25 @@ class Engine:
         """Drop every sequence of a worker that has gone."""
         for key in self._scheduler.keys_of(connection):
             self._drop(key)
+        for key in [key for key in self._compiling if key.connection == connection]:
+            self._drop(key)
 
-    def step(self) -> dict[int, Step]:
-        """Run one step. Returns what each connection that takes part in it is to be told."""
+    def step(self) -> Steps:
+        """Launch a step, and read the one before. Returns what each connection is to be told."""
         begin = time.monotonic()
-        scheduled = self._scheduler.schedule()
         steps: defaultdict[int, Step] = defaultdict(lambda: Step(self.stats()))
-        self._enter_and_leave(scheduled, steps, begin)
-        tokens, logprobs = self._runner.run(scheduled.chunks)
-        results = iter(zip(tokens, logprobs, strict=True))
-        for chunk in scheduled.chunks:
-            self._account(chunk)
-            if chunk.samples:
-                token, logprob = next(results)
-                self._emit(chunk.sequence, token, logprob, steps)
-            chunk.sequence.computed += chunk.count
-        self._finish(scheduled.chunks)
-        self._steps += 1
+        self._queue_compiled(steps)
+        self._expire(begin, steps)
+        last, self._launched = self._launched, None
+        scheduled = self._scheduler.schedule()
+        self._enter(scheduled, steps, begin)
+        if scheduled.chunks:
+            self._launched = self._launch(scheduled.chunks)
+        if last is not None:
+            self._collect(last, steps)
+        if self._launched is not None and self._must_know(self._launched.chunks):
+            self._collect(self._launched, steps)
+            self._launched = None
         self._step_end = time.monotonic()
         self._step_s = self._step_end - begin
         for step in steps.values():
@@ -73,68 +148,148 @@ class Engine:
     def check(self) -> None:
         """Assert the bookkeeping's invariants; called when idle."""
         self._scheduler.check()
+        assert len(self._grammars) == len(self._matchers), "a grammar is left over"
 
     def stats(self) -> Stats:
         """Counters and gauges as they are now."""
+        scheduler, counters = self._scheduler, self._counters
         return Stats(
-            steps=self._steps,
-            running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting),
-            free_pages=self._scheduler.pool.num_free,
-            prompt_tokens=self._prompt_tokens,
-            generated_tokens=self._generated_tokens,
-            preemptions=self._scheduler.preemptions,
-            aborted=self._aborted,
+            steps=counters.steps,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting) + len(self._compiling),
+            free_pages=scheduler.pool.num_free,
+            prompt_tokens=counters.prompt_tokens,
+            generated_tokens=counters.generated_tokens,
+            preemptions=scheduler.preemptions,
+            aborted=counters.aborted,
             step_s=self._step_s,
             time=self._step_end,
+            cached_pages=scheduler.pool.num_cached,
+            cached_tokens=scheduler.cached_tokens,
+            drafted_tokens=counters.drafted_tokens,
+            accepted_tokens=counters.accepted_tokens,
         )
-
-    def _refuse(self, connection: int, submit: Submit) -> str | None:
-        """Why a sequence can't be taken, if so. The API has checked all but the last; it may be wrong."""
-        total = len(submit.prompt_ids) + submit.sampling.max_new_tokens
-        if SequenceKey(connection, submit.request_id) in self._scheduler:
-            return f"request id {submit.request_id} is in use"
-        if not submit.prompt_ids or submit.sampling.max_new_tokens < 1:
-            return "a sequence needs at least one prompt token and one new token"
-        if total > self._limits.max_total_tokens:
-            return f"{total} tokens asked for, {self._limits.max_total_tokens} is the most"
-        if len(submit.emitted_ids) >= submit.sampling.max_new_tokens:
-            return "all tokens were emitted already"
-        vocab_size = self._runner.vocab_size
-        if not all(0 <= token < vocab_size for ids in (submit.prompt_ids, submit.emitted_ids) for token in ids):
-            return f"token ids must be in [0, {vocab_size})"
-        if len(self._scheduler.waiting) >= self._max_waiting:
-            return f"{self._max_waiting} sequences are waiting already"
-        return None
 
     def _drop(self, key: SequenceKey) -> None:
-        sequence = self._scheduler.remove(key)
-        if sequence is not None:
-            self._runner.stop(sequence)
-            self._aborted += 1
+        known = self._compiling.pop(key, None) or self._scheduler.remove(key)
+        if known is not None:
+            self._forget(key)
+            self._counters.aborted += 1
 
-    def _enter_and_leave(self, scheduled: Scheduled, steps: dict[int, Step], now: float) -> None:
-        for sequence in scheduled.preempted:
-            self._runner.stop(sequence)
+    def _forget(self, key: SequenceKey) -> None:
+        self._grammars.pop(key, None)
+        self._matchers.pop(key, None)
+
+    def _queue_compiled(self, steps: Steps) -> None:
+        """Let those in whose grammar is ready, or tell them what is wrong with it."""
+        if not self._compiling:
+            return
+        for key, (sequence, future) in list(self._compiling.items()):
+            if not future.done():
+                continue
+            del self._compiling[key]
+            error = future.exception()
+            if error is None:
+                self._grammars[key] = future.result()
+                self._scheduler.add(sequence)
+            else:
+                kind = "validation" if isinstance(error, GrammarError) else "generation"
+                steps[key.connection].failed.append(Failed(key.request_id, str(error), kind))
+
+    def _expire(self, now: float, steps: Steps) -> None:
+        for sequence in self._scheduler.expire(now):
+            key = sequence.key
+            self._forget(key)
+            self._counters.aborted += 1
+            steps[key.connection].failed.append(
+                Failed(key.request_id, f"not finished within {sequence.deadline - sequence.arrival:g} s", "timeout")
+            )
+
+    def _enter(self, scheduled: Scheduled, steps: Steps, now: float) -> None:
         for sequence in scheduled.admitted:
-            self._runner.start(sequence)
+            key, matcher = sequence.key, None
+            grammar = self._grammars.get(key)
+            if grammar is not None:
+                generated = sequence.tokens[sequence.prompt_tokens :]
+                matcher = self._matchers[key] = grammar.matcher(sequence.sampling.stop_token_ids, generated)
+            self._runner.start(sequence, matcher)
             if not sequence.was_started:
                 sequence.was_started = True
-                steps[sequence.key.connection].started.append(Started(sequence.key.request_id, now - sequence.arrival))
+                steps[key.connection].started.append(
+                    Started(key.request_id, now - sequence.arrival, sequence.cached)
+                )
 
-    def _account(self, chunk: Chunk) -> None:
-        end = chunk.start + chunk.count
-        self._prompt_tokens += max(0, min(end, chunk.sequence.prompt_tokens) - chunk.start)
-
-    def _emit(self, sequence: Sequence, token: int, logprob: float, steps: dict[int, Step]) -> None:
-        sequence.append(token)
-        self._generated_tokens += 1
-        steps[sequence.key.connection].tokens.append(
-            Tokens(sequence.key.request_id, [token], [logprob], sequence.finish_reason)
-        )
-
-    def _finish(self, chunks: list[Chunk]) -> None:
+    def _launch(self, chunks: list[Chunk]) -> Launched:
+        launched = self._runner.launch(chunks)
+        counters = self._counters
+        counters.steps += 1
         for chunk in chunks:
-            if chunk.sequence.finish_reason is not None:
-                self._scheduler.remove(chunk.sequence.key)
-                self._runner.stop(chunk.sequence)
+            sequence = chunk.sequence
+            # Of guesses, it is known only later how many were right and are computed.
+            sequence.computed += chunk.count - len(chunk.drafts)
+            sequence.in_flight += chunk.samples
+            counters.prompt_tokens += max(0, min(sequence.computed, sequence.prompt_tokens) - chunk.start)
+            counters.drafted_tokens += len(chunk.drafts)
+        return launched
+
+    def _must_know(self, chunks: list[Chunk]) -> bool:
+        return self._speculate > 0 or any(chunk.samples and needs_sync(chunk.sequence.sampling) for chunk in chunks)
+
+    def _collect(self, launched: Launched, steps: Steps) -> None:
+        """Read the tokens of a step and hand them out."""
+        results = self._runner.collect(launched)
+        token_ids, logprobs = results.token_ids[: launched.samples].tolist(), results.logprobs[: launched.samples].tolist()
+        row = 0
+        for chunk in launched.chunks:
+            if not chunk.samples:
+                continue
+            sequence, rows = chunk.sequence, 1 + len(chunk.drafts)
+            sequence.in_flight -= 1
+            if self._scheduler.holds(sequence):  # else it ended or was dropped meanwhile
+                taken = self._accept(chunk, token_ids[row : row + rows])
+                told = Tokens(sequence.key.request_id, token_ids[row : row + taken], logprobs[row : row + taken])
+                if sequence.sampling.top_n or sequence.sampling.raw_logprobs:
+                    _add_details(told, results, row, sequence.sampling)
+                self._tell(sequence, told, steps)
+                if sequence.finish_reason is not None:
+                    self._scheduler.remove(sequence.key)
+                    self._forget(sequence.key)
+            row += rows
+
+    def _accept(self, chunk: Chunk, token_ids: list[int]) -> int:
+        """Append what was sampled, as long as the guesses before it were right. Returns the number of tokens."""
+        sequence, drafts = chunk.sequence, chunk.drafts
+        matcher = self._matchers.get(sequence.key)
+        taken = 0
+        for token in token_ids:
+            sequence.append(token)
+            taken += 1
+            if matcher is not None:
+                matcher.advance(token)
+            if sequence.finish_reason is not None or taken > len(drafts) or token != drafts[taken - 1]:
+                break
+        sequence.computed += taken - 1
+        self._counters.generated_tokens += taken
+        self._counters.accepted_tokens += taken - 1
+        return taken
+
+    def _tell(self, sequence: Sequence, told: Tokens, steps: Steps) -> None:
+        key = sequence.key
+        step = steps[key.connection]
+        if sequence.sampling.prompt_logprobs and sequence.generated == len(told.token_ids):
+            step.prompts.append(PromptLogprobs(key.request_id, sequence.prompt_logprobs))
+        told.finish_reason = sequence.finish_reason
+        step.tokens.append(told)
+
+    def _guess(self, sequence: Sequence) -> list[int]:
+        if not can_speculate(sequence.sampling):
+            return []
+        return sequence.ngrams.guess(sequence.tokens, self._speculate)
+
+
+def _add_details(told: Tokens, results: HostSampled, row: int, sampling: SamplingParams) -> None:
+    details = [results.details(row + index, sampling) for index in range(len(told.token_ids))]
+    told.logprobs = [logprob for logprob, _, _ in details]
+    if sampling.top_n:
+        told.top_ids = [ids for _, ids, _ in details]
+        told.top_logprobs = [logprobs for _, _, logprobs in details]

@@ -24,6 +24,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_sequences: int  # in a step
     max_rows: int  # in a step
     max_total_tokens: int  # of a sequence
+    max_samples: int  # rows of a step whose next token is drawn
+    graph_rows: tuple[int, ...]  # row counts that steps are recorded for
+    max_logit_bias: int = 1024  # entries of one sequence
     reasons: tuple[str, ...]  # one line each, for the start-up log
 
 
@@ -32,6 +35,11 @@ def free_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _graph_rows(max_sequences: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, and from there on so that a step computes at most 8 rows for nothing."""
+    return (*(size for size in (1, 2, 4) if size < max_sequences), *range(8, max_sequences, 8), max_sequences)
 
 
 def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dtype, device: torch.device) -> Limits:
@@ -73,5 +81,7 @@ def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dt
         max_sequences=max_sequences,
         max_rows=max_rows,
         max_total_tokens=max_total_tokens,
+        max_samples=max_sequences * (1 + config.speculate),
+        graph_rows=(max_rows,) if device.type == "cpu" else _graph_rows(max_sequences),
         reasons=tuple(reasons),
     )

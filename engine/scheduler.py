@@ -1,69 +1,89 @@
 """Who runs in the next step: one token budget, decoding first, then prompts in chunks, first come, first served."""
 
-from collections import deque
-from dataclasses import dataclass
+import math
+from collections import OrderedDict
+from collections.abc import Callable
 
+from .chunk import Chunk, Scheduled
 from .pages import OutOfPages, PagePool
+from .prefix_cache import PrefixCache
 from .sequence import Sequence, SequenceKey
 
 
-@dataclass
-class Chunk:
-    """Rows of one sequence in a step: tokens ``start`` to ``start + count``."""
-
-    sequence: Sequence
-    start: int
-    count: int
-
-    @property
-    def samples(self) -> bool:
-        """Whether the chunk reaches the last known token, so that the next one is drawn."""
-        return self.start + self.count == self.sequence.total
-
-
-@dataclass
-class Scheduled:
-    """What a step will do, and who entered and left the running sequences for it."""
-
-    chunks: list[Chunk]
-    admitted: list[Sequence]
-    preempted: list[Sequence]
-
-
 class Scheduler:
-    """Waiting and running sequences, and the pages that the running ones hold."""
+    """Waiting and running sequences, and the pages and slots that the running ones hold.
 
-    def __init__(self, pool: PagePool, page_size: int, max_sequences: int, budget: int) -> None:
-        """``budget`` is rows of one step, at least ``max_sequences`` so that every running sequence can decode."""
+    A step may be scheduled while the tokens of the one before are in flight. Who launches a step adds each chunk's
+    count to ``computed`` and, where it samples, 1 to ``in_flight``; who reads a token takes that 1 away and appends it.
+    """
+
+    def __init__(
+        self,
+        pool: PagePool,
+        page_size: int,
+        max_sequences: int,
+        budget: int,
+        *,
+        prefix_cache: bool = True,
+        propose: Callable[[Sequence], list[int]] | None = None,
+    ) -> None:
+        """``budget`` is rows of one step, at least ``max_sequences`` so that every running sequence can decode.
+
+        ``propose`` guesses the next tokens of a decoding sequence; with it, no token may be in flight.
+        """
         assert budget >= max_sequences, f"budget {budget} < {max_sequences} sequences"
         self.pool = pool
         self._page_size = page_size
         self._max_sequences = max_sequences
         self._budget = budget
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # in order of arrival
+        self._cache = PrefixCache(pool, page_size) if prefix_cache else None
+        self._propose = propose
+        # Both in order of arrival. A preempted sequence goes back to the head of the queue, so that stays true.
+        self.waiting: OrderedDict[SequenceKey, Sequence] = OrderedDict()
+        self.running: list[Sequence] = []
         self._by_key: dict[SequenceKey, Sequence] = {}
-        self.preemptions = 0
+        self._free_slots = list(reversed(range(max_sequences)))
+        self._next_deadline = math.inf  # nobody's is earlier; it may be that of one who has left
+        self.preemptions = 0  # counter
+        self.cached_tokens = 0  # counter: prompt tokens found in the prefix cache, once for each sequence
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its total length must fit the cache when it is alone."""
-        self.waiting.append(sequence)
+        self.waiting[sequence.key] = sequence
         self._by_key[sequence.key] = sequence
+        self._next_deadline = min(self._next_deadline, sequence.deadline)
 
     def remove(self, key: SequenceKey) -> Sequence | None:
-        """Forget a sequence, finished or not, and free its pages. None if it isn't known."""
+        """Forget a sequence, finished or not, and free its pages. None if it isn't known.
+
+        Its rows may still be in flight: they write to its pages before any step that is scheduled from now on.
+        """
         sequence = self._by_key.pop(key, None)
         if sequence is None:
             return None
-        if sequence in self.running:
-            self.running.remove(sequence)
+        if sequence.slot < 0:
+            del self.waiting[key]
         else:
-            self.waiting.remove(sequence)
-        self._release(sequence)
+            self.running.remove(sequence)
+            self._release(sequence)
         return sequence
+
+    def expire(self, now: float) -> list[Sequence]:
+        """Remove and return the sequences whose deadline is not after ``now``, waiting or running."""
+        if now < self._next_deadline:
+            return []
+        expired = [sequence for sequence in self._by_key.values() if sequence.deadline <= now]
+        for sequence in expired:
+            self.remove(sequence.key)
+        self._next_deadline = min((sequence.deadline for sequence in self._by_key.values()), default=math.inf)
+        return expired
 
     def __contains__(self, key: SequenceKey) -> bool:
         return key in self._by_key
+
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether this very sequence, and no later one of the same key, is waiting or running."""
+        return self._by_key.get(sequence.key) is sequence
 
     def keys_of(self, connection: int) -> list[SequenceKey]:
         """Sequences that a worker's connection submitted."""
@@ -74,75 +94,175 @@ class Scheduler:
         return bool(self._by_key)
 
     def schedule(self) -> Scheduled:
-        """Choose the rows of the next step and give them pages. Never empty while there is work."""
-        budget = self._budget
-        chunks: list[Chunk] = []
-        preempted: list[Sequence] = []
-        # Decoding sequences first: nobody who is streaming waits for somebody else's prompt.
-        for sequence in sorted(self.running, key=lambda s: s.pending > 1):
-            if budget == 0 or sequence in preempted:
-                continue
-            count = min(sequence.pending, budget)
-            preempted += self._make_room(sequence, count)
-            if sequence not in preempted:
-                chunks.append(Chunk(sequence, sequence.computed, count))
-                budget -= count
-        chunks = [chunk for chunk in chunks if chunk.sequence not in preempted]
-        admitted = self._admit(chunks, budget) if not preempted else []
-        assert chunks or not self.has_work, "work, but nothing scheduled"
-        return Scheduled(chunks, admitted, preempted)
+        """Choose the rows of the next step and give them pages.
 
-    def _admit(self, chunks: list[Chunk], budget: int) -> list[Sequence]:
-        """Let waiting sequences in, in order: nobody overtakes the head of the queue while it waits for pages."""
+        Never empty while there is work, unless tokens are in flight and must be read first.
+        """
+        preempted: list[Sequence] = []
+        chunks, prompts = self._decode(preempted)
+        decoding = len(chunks)
+        budget = self._budget - decoding
+        budget -= self._prefill(prompts, chunks, budget, preempted)
+        if preempted:
+            chunks = [chunk for chunk in chunks if chunk.sequence.slot >= 0]
+        if self._cache is not None:
+            # Who is admitted now may share pages that this step fills: a layer writes all rows before it reads any.
+            # Nobody is preempted from here on, so what is promised will be computed.
+            for chunk in chunks:
+                self._cache.register(chunk.sequence, chunk.start + chunk.count)
         admitted = []
-        while self.waiting and budget > 0 and len(self.running) < self._max_sequences:
-            sequence = self.waiting[0]
-            # Room for the whole prompt, not only its first chunk: else it would be preempted before its first token.
-            if self._pages_for(sequence.total) > self.pool.num_free:
-                break
-            self.running.append(self.waiting.popleft())
-            admitted.append(sequence)
-            count = min(sequence.pending, budget)
-            self._grow(sequence, count)
-            chunks.append(Chunk(sequence, sequence.computed, count))
-            budget -= count
-        return admitted
+        if not preempted:
+            admitted, budget = self._admit(chunks, budget)
+            if self._propose is not None:
+                self._speculate(chunks[:decoding], budget)
+        assert chunks or not self.has_work or any(s.in_flight for s in self._by_key.values()), "nothing scheduled"
+        return Scheduled(chunks, admitted, preempted)
 
     def check(self) -> None:
         """Assert the invariants that hold between steps."""
         self.pool.check([sequence.pages for sequence in self.running])
-        assert all(not sequence.pages for sequence in self.waiting)
-        assert len(self._by_key) == len(self.running) + len(self.waiting)
+        for sequence in self.waiting.values():
+            assert (sequence.pages, sequence.slot, sequence.computed) == ([], -1, 0), "a waiting sequence has something"
+        for sequence in self.running:
+            assert 0 <= sequence.computed <= min(sequence.total, len(sequence.pages) * self._page_size)
+            if self._cache is not None:
+                self._cache.check(sequence)
+        slots = [sequence.slot for sequence in self.running] + self._free_slots
+        assert sorted(slots) == list(range(self._max_sequences)), "a slot is lost or has two owners"
+        known = {sequence.key: sequence for sequence in [*self.running, *self.waiting.values()]}
+        assert known == self._by_key, "a sequence is lost"
+        assert len(known) == len(self.running) + len(self.waiting), "a sequence waits and runs"
+        assert self._next_deadline <= min((s.deadline for s in known.values()), default=math.inf)
+
+    def _decode(self, preempted: list[Sequence]) -> tuple[list[Chunk], list[Sequence]]:
+        """One row for each decoding sequence: nobody who is streaming waits for somebody else's prompt.
+
+        Returns those rows, and the sequences that have more than one row to go.
+        """
+        chunks, prompts = [], []
+        for sequence in self.running:  # who is preempted meanwhile is taken from its end
+            computed = sequence.computed
+            total = len(sequence.tokens) + sequence.in_flight
+            if total - computed > 1:
+                prompts.append(sequence)
+            # Where the last token that it may have is in flight, nothing is left to do but to read that.
+            elif total < sequence.max_total:
+                if computed >= len(sequence.pages) * self._page_size and not self._make_room(sequence, 1, preempted):
+                    break
+                chunks.append(Chunk(sequence, computed, 1))
+        return chunks, prompts
+
+    def _prefill(self, prompts: list[Sequence], chunks: list[Chunk], budget: int, preempted: list[Sequence]) -> int:
+        """Go on with the prompts that have begun, within the budget. Returns the rows."""
+        rows = 0
+        for sequence in prompts:
+            count = min(sequence.pending, budget - rows)
+            if count == 0 or not self._make_room(sequence, count, preempted):
+                break
+            chunks.append(Chunk(sequence, sequence.computed, count))
+            rows += count
+        return rows
+
+    def _admit(self, chunks: list[Chunk], budget: int) -> tuple[list[Sequence], int]:
+        """Let waiting sequences in, in order: nobody overtakes the head of the queue while it waits for pages.
+
+        Returns them and what is left of the budget.
+        """
+        admitted = []
+        while self.waiting and budget > 0 and self._free_slots:
+            sequence = next(iter(self.waiting.values()))
+            found = self._cache.find(sequence) if self._cache is not None else []
+            # Room for the whole prompt, not only its first chunk: else it would be preempted before its first token.
+            free = self.pool.num_free - self.pool.count_free(found)
+            # One that was preempted with a token in flight needs to know that first.
+            if sequence.in_flight or self._pages_for(sequence.total) - len(found) > free:
+                break
+            self._start(sequence, found)
+            count = min(sequence.pending, budget)
+            self._grow(sequence, count)
+            chunk = Chunk(sequence, sequence.computed, count)
+            if self._cache is not None:
+                self._cache.register(sequence, chunk.start + count)
+            chunks.append(chunk)
+            admitted.append(sequence)
+            budget -= count
+        return admitted, budget
+
+    def _start(self, sequence: Sequence, found: list[int]) -> None:
+        """From waiting to running, with the pages that the prefix cache has for it."""
+        del self.waiting[sequence.key]
+        self.running.append(sequence)
+        sequence.slot = self._free_slots.pop()
+        self.pool.share(found)
+        sequence.pages = found
+        sequence.registered_pages = len(found)
+        sequence.computed = len(found) * self._page_size
+        if not sequence.was_started:
+            sequence.cached = min(sequence.computed, sequence.prompt_tokens)
+            self.cached_tokens += sequence.cached
+
+    def _speculate(self, decoding: list[Chunk], budget: int) -> None:
+        """Add guesses to decoding rows, with what is left of budget and pages.
+
+        Last of all: a step full of prompt rows is bound by arithmetic, and a guess costs it as much as a prompt token.
+        """
+        assert self._propose is not None
+        for chunk in decoding:
+            sequence = chunk.sequence
+            assert sequence.in_flight == 0, "a guess needs to know the token before it"
+            positions = (len(sequence.pages) + self.pool.num_free) * self._page_size
+            # The last row's token comes after all guesses, so one less than may still be generated.
+            room = min(budget, sequence.max_total - sequence.total - 1, positions - sequence.total)
+            if room > 0:
+                chunk.drafts = self._propose(sequence)[:room]
+                chunk.count += len(chunk.drafts)
+                self._grow(sequence, chunk.count)
+                budget -= len(chunk.drafts)
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self._page_size)
 
     def _grow(self, sequence: Sequence, count: int) -> None:
         """Give the sequence pages for ``count`` more tokens. Raises OutOfPages."""
-        wanted = self._pages_for(sequence.computed + count)
-        if wanted > len(sequence.pages):
-            sequence.pages += self.pool.take(wanted - len(sequence.pages))
+        missing = self._pages_for(sequence.computed + count) - len(sequence.pages)
+        if missing > 0:
+            sequence.pages += self.pool.take(missing)
 
-    def _make_room(self, sequence: Sequence, count: int) -> list[Sequence]:
-        """Grow a running sequence, preempting the newest ones if need be, at last itself. Returns the preempted."""
-        preempted: list[Sequence] = []
-        while sequence not in preempted:
+    def _make_room(self, sequence: Sequence, count: int, preempted: list[Sequence]) -> bool:
+        """Grow a running sequence, preempting the newest ones if need be, at last itself. False: itself."""
+        while sequence.slot >= 0:
             try:
                 self._grow(sequence, count)
-                break
+                return True
             except OutOfPages:
-                preempted.append(self._preempt_newest())
-        return preempted
+                if not self._take_back_guesses():
+                    preempted.append(self._preempt_newest())
+        return False
+
+    def _take_back_guesses(self) -> bool:
+        """Free the pages that hold nothing but rejected guesses: they are no reason to preempt anybody."""
+        before = self.pool.num_free
+        for sequence in self.running:
+            needed = self._pages_for(sequence.total)
+            self.pool.release(sequence.pages[needed:])
+            del sequence.pages[needed:]
+        return self.pool.num_free > before
 
     def _preempt_newest(self) -> Sequence:
-        """Back to the head of the queue; its tokens are kept and computed again later."""
+        """Back to the head of the queue; its tokens are kept and computed again later, or found if still there."""
         sequence = self.running.pop()
         self._release(sequence)
-        sequence.computed = 0
-        self.waiting.appendleft(sequence)
+        self.waiting[sequence.key] = sequence
+        self.waiting.move_to_end(sequence.key, last=False)
         self.preemptions += 1
         return sequence
 
     def _release(self, sequence: Sequence) -> None:
+        """Take back a sequence's pages and slot. What it has computed can be found again."""
+        if self._cache is not None:
+            self._cache.register(sequence, sequence.computed)
         self.pool.release(sequence.pages)
+        self._free_slots.append(sequence.slot)
         sequence.pages = []
+        sequence.registered_pages = sequence.computed = 0
+        sequence.slot = -1

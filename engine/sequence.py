@@ -1,9 +1,11 @@
 """One generation as the engine sees it: tokens, and how far they are computed."""
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .messages import FinishReason, SamplingParams, Submit
+from .ngram import NgramIndex
 
 
 class SequenceKey(NamedTuple):
@@ -15,18 +17,34 @@ class SequenceKey(NamedTuple):
 
 @dataclass(eq=False)
 class Sequence:
-    """Prompt and generated tokens of one generation. Two lengths explain it: ``computed`` and ``total``."""
+    """Prompt and generated tokens of one generation.
+
+    Three lengths explain it: ``cached`` (found in the prefix cache), ``computed`` (KV present) and ``total``.
+    """
 
     key: SequenceKey
     tokens: list[int]  # prompt, then generated
     prompt_tokens: int
     sampling: SamplingParams
     arrival: float  # time.monotonic(), seconds
-    computed: int = 0  # tokens whose KV is in the pages
+    deadline: float = math.inf  # time.monotonic(), seconds
+    computed: int = 0  # tokens whose KV is in the pages, or will be by the steps that are launched
+    # Tokens that launched steps sample and nobody has read yet: up by 1 at launch, down by 1 when one is read. When a
+    # step is scheduled it is 0 or 1; between its launch and the reading of the step before, 2.
+    in_flight: int = 0
+    cached: int = 0  # prompt tokens found in the prefix cache when it first ran
     pages: list[int] = field(default_factory=list)
-    penalty_row: int = -1  # row of the counts table; -1: none
+    page_keys: list[bytes] = field(default_factory=list)  # of its first full pages, as far as they were needed
+    registered_pages: int = 0  # of its first pages: those that the prefix cache has been told of
+    ngrams: NgramIndex = field(default_factory=NgramIndex)
+    slot: int = -1  # its own among 0 .. max_sequences - 1 while it runs; -1: it doesn't
+    prompt_logprobs: list[float] = field(default_factory=list)  # of prompt tokens 1, 2, ..., if they are wanted
     was_started: bool = False
     finish_reason: FinishReason | None = None
+    max_total: int = field(init=False)  # prompt and the most tokens it may generate
+
+    def __post_init__(self) -> None:
+        self.max_total = self.prompt_tokens + self.sampling.max_new_tokens
 
     @classmethod
     def of(cls, connection: int, submit: Submit, arrival: float) -> "Sequence":
@@ -36,20 +54,22 @@ class Sequence:
             prompt_tokens=len(submit.prompt_ids),
             sampling=submit.sampling,
             arrival=arrival,
+            deadline=arrival + submit.timeout_s if submit.timeout_s > 0.0 else math.inf,
         )
 
     @property
     def total(self) -> int:
-        """Tokens known: prompt and generated."""
-        return len(self.tokens)
+        """Tokens that exist: known ones and those in flight."""
+        return len(self.tokens) + self.in_flight
 
     @property
     def pending(self) -> int:
         """Tokens whose KV is still to be computed; 1 while decoding."""
-        return len(self.tokens) - self.computed
+        return self.total - self.computed
 
     @property
     def generated(self) -> int:
+        """Generated tokens that are known."""
         return len(self.tokens) - self.prompt_tokens
 
     def append(self, token: int) -> None:

@@ -4,6 +4,7 @@ One thread does both. Sockets are looked at between steps, without waiting while
 context switch and the scheduler needs no lock. Sends never block: what a worker doesn't take at once is kept for it.
 """
 
+import contextlib
 import os
 import selectors
 import socket
@@ -54,6 +55,12 @@ class EngineServer:
         self._listener.listen(64)
         self._watch(self._listener, selectors.EVENT_READ, self._accept)
         self._watch(lifeline, selectors.EVENT_READ, lambda _: self.stop())
+        # Other threads of the engine (grammars) end a wait by a byte.
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._watch(self._woken, selectors.EVENT_READ, lambda _: self._drain())
+        engine.wake = self._wake
 
     def stop(self) -> None:
         """End ``serve`` after the step in progress."""
@@ -76,6 +83,14 @@ class EngineServer:
 
     def _watch(self, target: socket.socket | int, events: int, handler: Callable[[int], None]) -> None:
         self._selector.register(target, events, handler)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full of bytes that nobody has read: awake enough
+            self._waker.send(b"\0")
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
 
     def _accept(self, _events: int) -> None:
         sock, _ = self._listener.accept()

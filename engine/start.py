@@ -7,6 +7,7 @@ import torch
 from ..kernels import BackendName, load_backend
 from .config import EngineConfig
 from .engine import Engine
+from .grammar_compiler import GrammarCompiler
 from .limits import choose_limits
 from .messages import Hello, SamplingParams, Submit
 from .models import choose_dtypes, load_model, read_config
@@ -25,24 +26,29 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     backend_name: BackendName = config.backend or ("triton" if device.type == "cuda" else "cpu")
     backend = load_backend(backend_name)
     if device.type == "cpu":
-        _use_threads(config.threads)  # after the backend, which chooses whose threads they are
+        _use_threads(config.threads)
     model_config = read_config(config.model_dir)
     dtype_name = config.dtype or model_config.dtype
     dtypes = choose_dtypes(backend, dtype_name, config.activation_dtype)
     model = load_model(
         config.model_dir, model_config, backend, dtypes, device,
-        min(config.max_total_tokens or model_config.max_positions, model_config.max_positions),
+        min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), config.quantize,
     )  # fmt: skip
     loaded = time.monotonic()
     limits = choose_limits(config, model_config, dtypes.rows, device)
-    engine = Engine(Runner(model, backend, limits, dtypes, device), limits, config.max_waiting)
+    engine = Engine(
+        Runner(model, backend, limits, dtypes, device), limits, config.max_waiting,
+        compiler=GrammarCompiler(config.model_dir, model_config.vocab_size),
+        prefix_cache=config.prefix_cache, speculate=config.speculate,
+    )  # fmt: skip
     log("warming up; the first start on a machine compiles the kernels, which takes about a minute")
     _warm_up(engine, limits.max_rows, limits.max_total_tokens)
     ready = time.monotonic()
 
     name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
-    log(f"{config.model_id}: {model_config.architecture}, {dtype_name} on {name}, {backend_name} kernels")
-    for reason in limits.reasons:
+    rounded = f" with {config.quantize} weights" if config.quantize else ""
+    log(f"{config.model_id}: {model_config.architecture}, {dtype_name}{rounded} on {name}, {backend_name} kernels")
+    for reason in (*model_config.notes, *limits.reasons):
         log(reason)
     log(f"ready: weights {loaded - begin:.1f} s, warm-up {ready - loaded:.1f} s")
     hello = Hello(
@@ -55,16 +61,17 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         max_sequences=limits.max_sequences,
         page_size=limits.page_size,
         num_pages=limits.num_pages - 1,
+        prefix_cache=config.prefix_cache,
+        max_logit_bias=limits.max_logit_bias,
     )
     return engine, hello
 
 
 def _use_threads(threads: int | None) -> None:
-    """Threads of the CPU kernels. torch gets one: its few small ops here lose more by waking others than they gain."""
-    import numba
+    """Threads of the CPU kernels. torch gets one: it has nothing to do there that is worth waking others for."""
+    from ..kernels.cpu.team import choose_threads  # with Numba, which a GPU doesn't need
 
-    if threads is not None:
-        numba.set_num_threads(min(threads, numba.get_num_threads()))
+    choose_threads(threads or 0)
     torch.set_num_threads(1)
 
 

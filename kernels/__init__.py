@@ -11,6 +11,7 @@ rule the weights' own; what leaves a linear, and the residual stream, has ``stre
 model's dtype. On the CPU, sums stay in fp32 between the linears: it costs nothing there.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal, Protocol, cast
@@ -72,7 +73,9 @@ class SamplingBatch:
     watermark: torch.Tensor | None = None  # int64 [rows], the token before the one that is drawn; -1: off
     watermark_gamma: float = 0.5  # share of the vocabulary on a green list
     watermark_delta: float = 2.0  # added to the logits of green tokens
-    top_n: torch.Tensor | None = None  # int32 [rows], best tokens wanted, at most 20; given, all of Sampled is filled
+    # int32 [rows], best tokens wanted, at most 20. Given, all of Sampled is filled, but for the rows where it is -1:
+    # of those nobody looks at more than token and logprob.
+    top_n: torch.Tensor | None = None
 
 
 TOP_WIDTH = 32  # columns of the lists of best tokens: 20, and room for ties at the cut-off
@@ -127,6 +130,8 @@ class AttentionPlan(Protocol):
 class Backend(Protocol):
     """One implementation of every op. All tensors are contiguous."""
 
+    records_any_size: bool  # one recording serves every row count; see ``capture``
+
     def storage_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What weights of a model of that dtype are kept in."""
         ...
@@ -139,14 +144,24 @@ class Backend(Protocol):
         """What the residual stream of a model of that dtype is kept in."""
         ...
 
+    def embed(self, table: torch.Tensor, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
+        """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 [rows]), times ``scale``, in ``dtype``."""
+        ...
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: float = 0.0) -> torch.Tensor:
         """[rows, hidden] -> [rows, hidden] in the dtype of ``weight``, to which ``weight_offset`` is added."""
         ...
 
     def add_rms_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: float = 0.0
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        weight_offset: float = 0.0,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Normalise ``x + residual``; ``residual`` becomes the sum. Returns the dtype of ``weight``."""
+        """Normalise ``x + residual``; ``residual`` becomes the sum. Returns ``out``, or a new one in ``weight``'s dtype."""
         ...
 
     def rope_and_write(
@@ -221,8 +236,72 @@ class Backend(Protocol):
         """Round a weight [out, in] to int8 or float8_e4m3fn, with one scale for each output."""
         ...
 
-    def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
-        """Draw one token per row of fp32 logits [rows, vocab], which may be overwritten."""
+    def pack_quantized(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        """Prepare a weight [out, in] that is int8 or float8_e4m3fn already, with its scales, fp32 [out]."""
+        ...
+
+    def take_rows(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of x [any, width] at ``rows`` (int64 [n]), [n, width]."""
+        ...
+
+    def soft_cap(self, x: torch.Tensor, cap: float) -> None:
+        """``x = cap * tanh(x / cap)`` in place, fp32."""
+        ...
+
+    def sample(self, logits: torch.Tensor, batch: SamplingBatch, out: Sampled | None = None) -> Sampled:
+        """Draw one token per row of fp32 logits [rows, vocab], which may be overwritten.
+
+        ``out``: where to write it, with room for as many rows at least; the rest of it stays as it is.
+        """
+        ...
+
+    def token_logprobs(self, logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """Natural log of each row's softmax at its token: fp32 [rows, vocab], int64 [rows] -> fp32 [rows]."""
+        ...
+
+
+    def take_tokens(self, token_ids: torch.Tensor, sources: torch.Tensor, sampled: torch.Tensor) -> None:
+        """``token_ids[row] = sampled[sources[row]]`` where ``sources[row]`` is not negative; int64 all."""
+        ...
+
+    def count_tokens(self, counts: torch.Tensor, rows: torch.Tensor, token_ids: torch.Tensor) -> None:
+        """``counts[rows[i], token_ids[i]] += 1`` where ``rows[i]`` is not negative.
+
+        ``counts`` is int32 [any, vocab], ``rows`` int32 [n], ``token_ids`` int64 [n].
+        """
+        ...
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """All of ``source`` to ``target``, between host (pinned, where there is a GPU) and device, or within one."""
+        ...
+
+    def capture(self, function: Callable[[int], object], sizes: Sequence[int]) -> "Program":
+        """Record the ops that ``function(rows)`` calls, so that a whole step costs the host one call.
+
+        The ops must only read and write tensors that outlive the program. The cpu backend records once, for the
+        largest size, and runs for any row count; the GPU records a graph for each size, and calls ``function`` where
+        none is large enough. Rows beyond a step's own are computed for nothing, so they must be harmless.
+        """
+        ...
+
+    def Event(self) -> "Event":
+        """The point that the launched work had reached when it was made."""
+        ...
+
+
+class Program(Protocol):
+    """Ops that were recorded by ``Backend.capture``. Launches run one after the other; none waits for its end."""
+
+    def launch(self, rows: int, sequences: int = 0) -> None:
+        """Run them over the first ``rows`` rows and ``sequences`` sequences of the tensors that they were recorded with."""
+        ...
+
+
+class Event(Protocol):
+    """A point in the order of launches."""
+
+    def wait(self) -> None:
+        """Sleep until everything launched before it is complete, and what it wrote can be read by the host."""
         ...
 
 

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 
 from . import StepBatch
 from .audit_gpus import AUDITED_GPUS
-from .triton import activation, attention, attention_plan, linear, norm, rope
+from .triton import activation, attention, attention_plan, linear, logprobs, norm, rope
 from .triton.sample_audited import AUDITED as SAMPLER_LAUNCHES
 from .triton.tiles import Gpu
 
@@ -69,6 +69,7 @@ DECODE_ROWS, DECODE_TOKENS = 64, 4096  # sequences of one row each, tokens in ea
 PREFILL_ROWS = 2048  # of one sequence, its first
 _PAGE_SIZE = 16
 _POSITIONS = 8192
+_VOCAB = 128256  # Llama 3
 
 
 class _NoDevice:
@@ -173,6 +174,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     qk_norm = rope.QkNorm(head_weight, head_weight, 1e-6) if model.qk_norm else None
     down = _empty(model.hidden, model.intermediate, dtype=torch.int8)
     scale = _empty(model.hidden, dtype=torch.float32)
+    logits = _empty(rows, _VOCAB, dtype=torch.float32)
     with recording(arch) as launches:
         norm.rms_norm(x, weight, 1e-6)
         norm.add_rms_norm(x, x, weight, 1e-6)
@@ -181,6 +183,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         activation.gelu_tanh_and_mul(gate_up)
         for count in (16, rows, PREFILL_ROWS):
             linear.QuantizedLinear(down, scale, None)(_empty(count, model.intermediate))
+        logprobs.token_logprobs(logits, _empty(rows, dtype=torch.int64))
     traffic = (
         ("rms_norm", 2 * x.nbytes, 0),
         ("add_rms_norm", 4 * x.nbytes, 0),
@@ -195,6 +198,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
             )
             for count in (16, rows, PREFILL_ROWS)
         ),
+        ("token_logprobs", logits.nbytes, 0),
     )
     return [
         launch._replace(name=name, traffic_bytes=traffic_bytes, flops=flops)

@@ -13,7 +13,7 @@ from pathlib import Path
 from .errors import ModelError
 
 # Part of the cache's key: raise it when the converter's output changes.
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 HASHED_BYTES = 1 << 20  # of the file's start: metadata and the first tensor names
 
 
@@ -84,12 +84,12 @@ def _write(gguf_path: Path, directory: Path) -> None:
     from .gguf_config import model_config, token_ids
     from .gguf_file import GgufFile
     from .gguf_tokenizer import build_tokenizer, tokenizer_config
-    from .gguf_weights import check_plan, plan_llama, write_safetensors
+    from .gguf_weights import check_plan, plan_tensors, write_safetensors
     from .safetensors_dir import SINGLE_FILE
 
     gguf = GgufFile(gguf_path)
     config = model_config(gguf)
-    plan = plan_llama(config, tied=config["tie_word_embeddings"])
+    plan = plan_tensors(gguf.architecture, config)
     check_plan(gguf, plan, ignored={"rope_freqs.weight"})
     tokenizer = build_tokenizer(gguf)
     _write_json(directory / "config.json", config)

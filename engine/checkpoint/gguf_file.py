@@ -3,6 +3,7 @@
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,16 @@ class GgufFile:
     def error(self, reason: str) -> ModelError:
         """A ModelError about this file."""
         return ModelError(f"{self.path}: {reason}.")
+
+    @property
+    def architecture(self) -> str:
+        """As llama.cpp names it, which starts the names of its metadata. Raises ModelError if there is none."""
+        return self.require("general.architecture", str)
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The vocabulary, as the file spells it; empty if there is none."""
+        return self.array("tokenizer.ggml.tokens")
 
     def __contains__(self, key: str) -> bool:
         return key in self._fields

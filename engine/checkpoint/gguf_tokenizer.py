@@ -44,7 +44,7 @@ def build_tokenizer(gguf: GgufFile) -> Tokenizer:
     kind = gguf.require("tokenizer.ggml.model", str)
     if kind not in KINDS:
         raise gguf.error(f"tokenizer kind {kind!r} cannot be converted; known: {', '.join(KINDS)}")
-    tokens = gguf.array("tokenizer.ggml.tokens")
+    tokens = spelled_tokens(gguf)
     if not tokens or not all(isinstance(token, str) for token in tokens):
         raise gguf.error("the metadata has no tokenizer.ggml.tokens. The file is incomplete: get or convert it again")
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -56,12 +56,22 @@ def build_tokenizer(gguf: GgufFile) -> Tokenizer:
     return tokenizer
 
 
+def spelled_tokens(gguf: GgufFile) -> list[str]:
+    """The vocabulary as tokenizer.json spells it: llama.cpp writes SentencePiece's user-defined spaces as spaces."""
+    tokens, kinds = gguf.tokens, gguf.array("tokenizer.ggml.token_type")
+    if gguf.get("tokenizer.ggml.model", "") != "llama" or len(kinds) != len(tokens):
+        return tokens
+    return [
+        token.replace(" ", "▁") if kind == USER_DEFINED else token for token, kind in zip(tokens, kinds, strict=True)
+    ]
+
+
 def tokenizer_config(gguf: GgufFile) -> dict[str, Any]:
     """tokenizer_config.json: special tokens and the chat template."""
-    tokens = gguf.array("tokenizer.ggml.tokens")
+    tokens = spelled_tokens(gguf)
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": gguf.require("llama.context_length", int),
+        "model_max_length": gguf.require(f"{gguf.architecture}.context_length", int),
         "clean_up_tokenization_spaces": False,
         "add_bos_token": gguf.get("tokenizer.ggml.add_bos_token", gguf.get("tokenizer.ggml.model", "") == "llama"),
     }
@@ -110,6 +120,9 @@ def _sentencepiece(gguf: GgufFile, vocab: dict[str, int]) -> Tokenizer:
     scores = gguf.array("tokenizer.ggml.scores")
     if len(scores) != len(vocab):
         raise gguf.error("tokenizer.ggml.scores does not have a score for each token. Get or convert the file again")
+    kinds = gguf.array("tokenizer.ggml.token_type")
+    # llama.cpp scores the user-defined pieces -1000; SentencePiece takes them first, which Hugging Face says by a 0.
+    scores = [0.0 if kind == USER_DEFINED else score for score, kind in zip(scores, kinds or scores, strict=False)]
     unknown = gguf.get("tokenizer.ggml.unknown_token_id", 0)
     model = BPE(
         vocab=vocab,
@@ -141,14 +154,20 @@ def _merges(gguf: GgufFile, vocab: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _merges_by_score(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """SentencePiece joins the pair whose result scores best: the same as merges ranked by their result's score."""
+    """SentencePiece joins the pair whose result scores best: the same as merges ranked by their result's score.
+
+    Equal scores in Hugging Face's order, as their tokenizer.json files have it: the longest left part first.
+    """
     ranked = []
     for piece, i in vocab.items():
         pairs = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-        inside = [(vocab[left], vocab[right], left, right) for left, right in pairs if left in vocab and right in vocab]
-        ranked += [(-scores[i], i, left, right) for _, _, left, right in sorted(inside)]
-    ranked.sort(key=lambda entry: entry[:2])  # stable: the pairs of one piece keep their order
-    return [(left, right) for _, _, left, right in ranked]
+        ranked += [
+            (-scores[i], -len(left), -len(right), i, left, right)
+            for left, right in pairs
+            if left in vocab and right in vocab
+        ]
+    ranked.sort(key=lambda entry: entry[:4])
+    return [(left, right) for *_, left, right in ranked]
 
 
 def _add_tokens(gguf: GgufFile, tokens: list[str], tokenizer: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""Tensors of a GGUF of the llama architecture -> model.safetensors in bf16, under Hugging Face's names.
+"""Tensors of a GGUF -> model.safetensors in bf16, under Hugging Face's names.
 
 Needs no torch: safetensors is a JSON header with offsets, then the raw bytes. Rows are dequantised in blocks, so that
 memory stays small whatever the size of the model.
@@ -18,6 +18,17 @@ from .gguf_file import GgufFile
 # Elements dequantised at a time: 32 MiB as fp32, small beside any model and large beside a call's cost.
 BLOCK_ELEMENTS = 8 << 20
 
+# Norms of a layer: name there, name here.
+LLAMA_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+GEMMA3_NORMS = {
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+}
+
 INTEGER_TYPES = {
     GGMLQuantizationType.I8,
     GGMLQuantizationType.I16,
@@ -34,34 +45,39 @@ class TensorPlan:
     name: str  # its name in the safetensors file
     shape: tuple[int, ...]
     rotary_heads: int = 0  # > 0: rows of this many heads are stored in llama.cpp's order of rotary pairs
+    offset: float = 0.0  # added by llama.cpp
 
 
-def plan_llama(config: dict, tied: bool) -> list[TensorPlan]:
-    """What a llama model of this config.json consists of."""
+def plan_tensors(architecture: str, config: dict) -> list[TensorPlan]:
+    """What a model of this config.json consists of; ``architecture`` is llama.cpp's."""
     hidden, width, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     heads, kv_heads, head_dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+    gemma = architecture == "gemma3"
+    norms = GEMMA3_NORMS if gemma else LLAMA_NORMS
+    offset = 1.0 if gemma else 0.0  # Gemma multiplies by 1 + weight
+    q_order, k_order = (0, 0) if gemma else (heads, kv_heads)
+    attention_bias, mlp_bias = config["attention_bias"], config.get("mlp_bias", False)
+    linears = [  # name there, name here, out features, in features, heads to put in order, has a bias
+        ("attn_q", "self_attn.q_proj", heads * head_dim, hidden, q_order, attention_bias),
+        ("attn_k", "self_attn.k_proj", kv_heads * head_dim, hidden, k_order, attention_bias),
+        ("attn_v", "self_attn.v_proj", kv_heads * head_dim, hidden, 0, attention_bias),
+        ("attn_output", "self_attn.o_proj", hidden, heads * head_dim, 0, attention_bias),
+        ("ffn_gate", "mlp.gate_proj", width, hidden, 0, mlp_bias),
+        ("ffn_up", "mlp.up_proj", width, hidden, 0, mlp_bias),
+        ("ffn_down", "mlp.down_proj", hidden, width, 0, mlp_bias),
+    ]
     plan = [TensorPlan("token_embd.weight", "model.embed_tokens.weight", (vocab, hidden))]
     for i in range(config["num_hidden_layers"]):
         source, name = f"blk.{i}", f"model.layers.{i}"
-        plan += [
-            TensorPlan(f"{source}.attn_norm.weight", f"{name}.input_layernorm.weight", (hidden,)),
-            TensorPlan(f"{source}.ffn_norm.weight", f"{name}.post_attention_layernorm.weight", (hidden,)),
-        ]
-        linears = [  # name there, name here, out features, in features, heads to put in order, has a bias
-            ("attn_q", "self_attn.q_proj", heads * head_dim, hidden, heads, config["attention_bias"]),
-            ("attn_k", "self_attn.k_proj", kv_heads * head_dim, hidden, kv_heads, config["attention_bias"]),
-            ("attn_v", "self_attn.v_proj", kv_heads * head_dim, hidden, 0, config["attention_bias"]),
-            ("attn_output", "self_attn.o_proj", hidden, heads * head_dim, 0, config["attention_bias"]),
-            ("ffn_gate", "mlp.gate_proj", width, hidden, 0, config["mlp_bias"]),
-            ("ffn_up", "mlp.up_proj", width, hidden, 0, config["mlp_bias"]),
-            ("ffn_down", "mlp.down_proj", hidden, width, 0, config["mlp_bias"]),
-        ]
+        for there, here in norms.items():
+            size = head_dim if here.startswith("self_attn") else hidden
+            plan.append(TensorPlan(f"{source}.{there}.weight", f"{name}.{here}.weight", (size,), offset=offset))
         for there, here, rows, columns, rotary_heads, bias in linears:
             plan.append(TensorPlan(f"{source}.{there}.weight", f"{name}.{here}.weight", (rows, columns), rotary_heads))
             if bias:
                 plan.append(TensorPlan(f"{source}.{there}.bias", f"{name}.{here}.bias", (rows,), rotary_heads))
-    plan.append(TensorPlan("output_norm.weight", "model.norm.weight", (hidden,)))
-    if not tied:
+    plan.append(TensorPlan("output_norm.weight", "model.norm.weight", (hidden,), offset=offset))
+    if not config["tie_word_embeddings"]:
         plan.append(TensorPlan("output.weight", "lm_head.weight", (vocab, hidden)))
     return plan
 
@@ -106,7 +122,8 @@ def write_safetensors(gguf: GgufFile, plan: list[TensorPlan], path: Path) -> Non
                     values = dequantize(rows[start : start + step], kind)
                 except NotImplementedError as error:
                     raise gguf.error(f"{tensor.source} is stored as {kind.name}, which cannot be read") from error
-                file.write(to_bf16(values.astype(np.float32, copy=False)).tobytes())
+                values = values.astype(np.float32, copy=False)
+                file.write(to_bf16(values - tensor.offset if tensor.offset else values).tobytes())
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:

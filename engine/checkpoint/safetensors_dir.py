@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+EIGHT_BIT_DTYPES = ("I8", "F8_E4M3")
 DAMAGED = "The file is damaged or only half downloaded; get it again"
 
 
@@ -41,10 +42,15 @@ class Checkpoint:
         """Shape of a tensor. Raises ModelError if there is none of that name."""
         return tuple(self._file(name).get_slice(name).get_shape())
 
-    def get(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
+    def is_eight_bit(self, name: str) -> bool:
+        """Whether a tensor is stored as int8 or fp8 (e4m3). Raises ModelError if there is none of that name."""
+        return self._file(name).get_slice(name).get_dtype() in EIGHT_BIT_DTYPES
+
+    def get(self, name: str, expected_shape: Sequence[int], *, eight_bit: bool = False) -> "torch.Tensor":
         """The tensor in the dtype it is stored in, on the CPU, sharing the mapped memory: copy before writing.
 
-        Raises ModelError if it is missing, of another shape than ``expected_shape``, or no float.
+        Raises ModelError if it is missing, of another shape than ``expected_shape``, or no float; with ``eight_bit``,
+        int8 and fp8 may come, too.
         """
         file = self._file(name)
         stored = file.get_slice(name)
@@ -54,7 +60,7 @@ class Checkpoint:
                 f"{self._shards[name]}: tensor {name} has shape {list(shape)}, config.json asks for "
                 f"{list(expected_shape)}. Weights and config.json belong to different models."
             )
-        if dtype not in FLOAT_DTYPES:
+        if dtype not in FLOAT_DTYPES and not (eight_bit and dtype in EIGHT_BIT_DTYPES):
             raise ModelError(
                 f"{self._shards[name]}: tensor {name} is stored as {dtype}. Only unquantised weights "
                 f"({', '.join(FLOAT_DTYPES)}) can be read; choose another version of the model."
@@ -63,6 +69,12 @@ class Checkpoint:
             return file.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ModelError(f"{self._shards[name]}: tensor {name} cannot be read ({error}). {DAMAGED}.") from error
+
+    def get_scales(self, name: str, expected_shape: tuple[int, int]) -> "torch.Tensor":
+        """Scales of a quantised weight in that shape; dimensions of 1 may be missing in the file. Raises ModelError."""
+        stored = self.shape(name)
+        squeezed = [size for size in stored if size != 1] == [size for size in expected_shape if size != 1]
+        return self.get(name, stored if squeezed else expected_shape).reshape(expected_shape)
 
     def _file(self, name: str) -> Any:
         path = self._shards.get(name)

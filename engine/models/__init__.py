@@ -13,8 +13,9 @@ from .dtypes import Dtypes, choose_dtypes
 from .gemma3 import gemma3
 from .kv_cache import KVCache, page_bytes
 from .llama import llama, mistral
+from .phi3 import phi3
 from .qwen import qwen2, qwen3
-from .weights import WeightLoader
+from .weights import QuantizeName, WeightLoader
 
 __all__ = [
     "FAMILIES",
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Family] = {
     "Qwen2ForCausalLM": qwen2,
     "Qwen3ForCausalLM": qwen3,
     "Gemma3ForCausalLM": gemma3,
+    "Phi3ForCausalLM": phi3,
 }
 
 
@@ -43,9 +45,15 @@ def read_config(model_dir: Path) -> ModelConfig:
 
 
 def load_model(
-    model_dir: Path, config: ModelConfig, backend: Backend, dtypes: Dtypes, device: torch.device, max_positions: int
+    model_dir: Path,
+    config: ModelConfig,
+    backend: Backend,
+    dtypes: Dtypes,
+    device: torch.device,
+    max_positions: int,
+    quantize: QuantizeName | None = None,
 ) -> DecoderModel:
-    """Load the weights of a directory onto a device. Raises ModelError."""
+    """Load the weights of a directory onto a device; ``quantize`` rounds the linears' to 8 bits. Raises ModelError."""
     checkpoint = open_checkpoint(model_dir)
-    loader = WeightLoader(checkpoint, backend, dtypes, device)
+    loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize)
     return DecoderModel(config, checkpoint, loader, max_positions)

@@ -8,17 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from ..checkpoint.errors import ModelError
-
-
-class RopeConfig(Struct, frozen=True, kw_only=True):
-    """Rotary embedding and how it is stretched to longer contexts."""
-
-    theta: float = 10000.0
-    kind: Literal["default", "linear", "llama3"] = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0  # llama3 only, as the three below
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192  # tokens
+from ..checkpoint.quantized import StoredScales, read_scales
+from .rope_config import RopeConfig, RopeFields, read_rope
 
 
 class LayerConfig(Struct, frozen=True):
@@ -54,6 +45,9 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_softcap: float = 0.0  # 0: none
     logit_softcap: float = 0.0  # 0: none
+    fused_projections: bool = False  # the checkpoint has Q, K and V in one matrix, gate and up in another
+    stored_scales: StoredScales | None = None  # of weights that the checkpoint has in 8 bits
+    notes: tuple[str, ...] = ()  # for the start-up log: where this differs from what a user may expect
 
     @property
     def num_layers(self) -> int:
@@ -74,6 +68,8 @@ class HfConfig(Struct, kw_only=True):
     hidden_act: str | None = None
     hidden_activation: str | None = None  # Gemma's name
     max_position_embeddings: int = 2048
+    original_max_position_embeddings: int | None = None  # Phi-3's place for it
+    partial_rotary_factor: float | None = None
     rms_norm_eps: float = 1e-6
     rope_theta: float | None = None
     rope_local_base_freq: float = 10000.0
@@ -118,9 +114,6 @@ def read_config(model_dir: Path, families: Mapping[str, Family]) -> ModelConfig:
         raise ModelError(f"{path}: {error.strerror}. A model directory in Hugging Face format has one.") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: {error}") from error
-    if hf.quantization_config is not None:
-        method = hf.quantization_config.get("quant_method", "unknown")
-        raise ModelError(f"{path}: weights quantised by '{method}' are not supported; use the unquantised model")
     try:
         return families[architecture](hf)
     except ModelError as error:
@@ -133,6 +126,10 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
     activation = hf.hidden_activation or hf.hidden_act or "silu"
     if activation not in activations:
         raise ModelError(f"activation '{activation}' is not supported (known: {', '.join(activations)})")
+    rope = rope_config(hf)
+    if rope.partial != 1.0 and special.get("qk_norm"):
+        raise ModelError(f"partial_rotary_factor {rope.partial} beside a QK-norm is not supported")
+    scales = None if hf.quantization_config is None else read_scales(hf.quantization_config)
     common = {
         "architecture": hf.architectures[0],
         "dtype": hf.dtype or hf.torch_dtype or "float32",
@@ -142,10 +139,12 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
         "num_q_heads": hf.num_attention_heads,
         "num_kv_heads": hf.num_key_value_heads or hf.num_attention_heads,
         "head_dim": hf.head_dim or hf.hidden_size // hf.num_attention_heads,
-        "max_positions": hf.max_position_embeddings,
+        "max_positions": _max_positions(hf, rope),
         "rms_norm_eps": hf.rms_norm_eps,
         "tie_embeddings": tied if hf.tie_word_embeddings is None else hf.tie_word_embeddings,
         "activation": activations[activation],
+        "stored_scales": scales,
+        "notes": _notes(hf, rope, scales),
     }
     return ModelConfig(**{**common, **special})
 
@@ -153,15 +152,16 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
 def rope_config(hf: HfConfig, layer_type: str = "full_attention") -> RopeConfig:
     """The rotary embedding of layers of that type. Raises ModelError."""
     parameters = hf.rope_parameters or {}
-    fields = {**(hf.rope_scaling or {}), **parameters.get(layer_type, parameters)}
-    kind = fields.get("rope_type", fields.get("type", "default"))
-    known = ("default", "linear", "llama3")
-    if kind not in known:
-        raise ModelError(f"RoPE scaling '{kind}' is not supported (known: {', '.join(known)})")
-    wanted = {name: fields[name] for name in RopeConfig.__struct_fields__ if fields.get(name) is not None}
-    theta = fields.get("rope_theta") or hf.rope_theta or 10000.0
+    fields: dict[str, Any] = {
+        "rope_theta": hf.rope_theta,
+        "partial_rotary_factor": hf.partial_rotary_factor,
+        **(hf.rope_scaling or {}),
+        **parameters.get(layer_type, parameters),
+    }
+    if hf.original_max_position_embeddings is not None:
+        fields["original_max_position_embeddings"] = hf.original_max_position_embeddings
     try:
-        return msgspec.convert({**wanted, "theta": theta, "kind": kind}, RopeConfig)
+        return read_rope(msgspec.convert(fields, RopeFields), hf.max_position_embeddings)
     except msgspec.ValidationError as error:
         raise ModelError(f"RoPE parameters: {error}") from error
 
@@ -169,3 +169,28 @@ def rope_config(hf: HfConfig, layer_type: str = "full_attention") -> RopeConfig:
 def same_layers(hf: HfConfig, window: int = 0) -> tuple[LayerConfig, ...]:
     """Layers that are all alike. Raises ModelError."""
     return (LayerConfig(rope_config(hf), window),) * hf.num_hidden_layers
+
+
+def _max_positions(hf: HfConfig, rope: RopeConfig) -> int:
+    if rope.kind == "yarn":
+        return max(hf.max_position_embeddings, int(rope.factor * rope.original_positions))
+    if rope.kind == "longrope":  # see phi3.py
+        return min(hf.max_position_embeddings, rope.original_positions)
+    return hf.max_position_embeddings
+
+
+def _notes(hf: HfConfig, rope: RopeConfig, scales: StoredScales | None) -> tuple[str, ...]:
+    notes = []
+    if rope.kind == "longrope" and rope.original_positions < hf.max_position_embeddings:
+        notes.append(
+            f"LongRoPE: served up to its original context of {rope.original_positions} tokens, not "
+            f"{hf.max_position_embeddings}: keys of a longer sequence would all have to be computed again"
+        )
+    if scales is not None and scales.cols:
+        notes.append(
+            f"weights in {scales.method} with a scale for each block: widened to the model's dtype on load. "
+            "--quantize int8 or fp8 rounds them to 8 bits again, one scale for each output"
+        )
+    elif scales is not None:
+        notes.append(f"weights in 8 bits as {scales.method} has them, activations in the model's dtype")
+    return tuple(notes)

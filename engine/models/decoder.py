@@ -12,7 +12,7 @@ from ...kernels import AttentionPlan, QkNorm, StepBatch
 from ..checkpoint.safetensors_dir import Checkpoint
 from .config import LayerConfig, ModelConfig
 from .kv_cache import KVCache
-from .rope import cos_sin_table
+from .rope import cos_sin_table, rotary_order
 from .weights import WeightLoader
 
 
@@ -41,13 +41,17 @@ class DecoderLayer:
         self._softcap = config.attention_softcap
         self._rows_dtype = load.dtypes.rows
         self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
-        self._qkv = load.linear(
-            [(f"{attention}.{part}_proj", size) for part, size in (("q", q), ("k", kv), ("v", kv))],
-            hidden,
-            config.qkv_bias,
+        if config.fused_projections:
+            qkv, gate_up = [(f"{attention}.qkv_proj", q + 2 * kv)], [(f"{mlp}.gate_up_proj", 2 * width)]
+        else:
+            qkv = [(f"{attention}.{part}_proj", size) for part, size in (("q", q), ("k", kv), ("v", kv))]
+            gate_up = [(f"{mlp}.gate_proj", width), (f"{mlp}.up_proj", width)]
+        order = rotary_order(
+            config.layers[0].rope, head_dim, config.num_q_heads + config.num_kv_heads, config.num_kv_heads
         )
+        self._qkv = load.linear(qkv, hidden, config.qkv_bias, order)
         self._output = load.linear([(f"{attention}.o_proj", hidden)], q, config.output_bias)
-        self._gate_up = load.linear([(f"{mlp}.gate_proj", width), (f"{mlp}.up_proj", width)], hidden, config.mlp_bias)
+        self._gate_up = load.linear(gate_up, hidden, config.mlp_bias)
         self._down = load.linear([(f"{mlp}.down_proj", hidden)], width, config.mlp_bias)
         self._input_norm = load.vector(f"{prefix}.input_layernorm.weight", hidden)
         self._qk_norm = None
@@ -109,25 +113,22 @@ class DecoderModel:
         }
         self.windows = sorted({layer.window for layer in config.layers})
 
-    def forward(
+    def body(
         self,
         token_ids: torch.Tensor,
         batch: StepBatch,
         plans: Mapping[int, AttentionPlan],
         cache: KVCache,
-        last_rows: torch.Tensor,
-    ) -> torch.Tensor:
-        """One step.
+        hidden: torch.Tensor,
+    ) -> None:
+        """One step up to the head.
 
         Args:
             token_ids: int64 [rows].
             batch: positions, slots and sequences of the rows.
             plans: of this batch, one for each of ``windows``.
             cache: read and written.
-            last_rows: int64 [n], the rows whose next token is wanted.
-
-        Returns:
-            Logits of those rows, fp32 [n, vocab].
+            hidden: [rows, hidden_size] in the rows' dtype, written: what the head reads.
         """
         backend, config = self._backend, self.config
 
@@ -135,17 +136,26 @@ class DecoderModel:
             pages = (cache.k_pages[index], cache.v_pages[index])
             return _LayerStep(batch, plans[layer.window], self._cos_sin[layer.rope], *pages)
 
-        x = self._embedding[token_ids].to(self._stream_dtype)
-        if self._embedding_scale != 1.0:
-            x *= self._embedding_scale
+        x = backend.embed(self._embedding, token_ids, self._embedding_scale, self._stream_dtype)
         residual = None
         for index, (layer, layer_config) in enumerate(zip(self._layers, config.layers, strict=True)):
             x, residual = layer(x, residual, step(index, layer_config))
         assert residual is not None, "a model without layers"
-        normed = backend.add_rms_norm(
-            x[last_rows], residual[last_rows], self._norm, config.rms_norm_eps, config.norm_offset
-        )
-        logits = self._head(normed).float()
-        if config.logit_softcap:
-            logits = torch.tanh(logits / config.logit_softcap) * config.logit_softcap
+        backend.add_rms_norm(x, residual, self._norm, config.rms_norm_eps, config.norm_offset, hidden)
+
+    def head(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Logits of some rows.
+
+        Args:
+            hidden: [any, hidden_size], as ``body`` wrote it.
+            rows: int64 [n], the rows whose next token is wanted.
+
+        Returns:
+            fp32 [n, vocab].
+        """
+        logits = self._head(self._backend.take_rows(hidden, rows))
+        if logits.dtype != torch.float32:
+            logits = logits.float()
+        if self.config.logit_softcap:
+            self._backend.soft_cap(logits, self.config.logit_softcap)
         return logits

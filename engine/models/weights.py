@@ -1,38 +1,121 @@
 """From tensors of a checkpoint to weights of a backend: checked, fused, converted, on the device."""
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 
 from ...kernels import Backend, Linear
+from ...kernels.quantize import scale_blocks
+from ..checkpoint.errors import ModelError
+from ..checkpoint.quantized import StoredScales
 from ..checkpoint.safetensors_dir import Checkpoint
 from .dtypes import Dtypes
 
+QuantizeName = Literal["int8", "fp8"]
+EIGHT_BITS: dict[QuantizeName, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+FP8_CAPABILITY = (8, 9)  # of CUDA devices that convert fp8 (e4m3) in hardware
+
+
+class _Part(NamedTuple):
+    """One matrix of the checkpoint, on the device."""
+
+    values: torch.Tensor  # [out, in], in the storage dtype, or 8 bits wide with a scale for each output
+    scale: torch.Tensor | None  # fp32 [out]
+
 
 class WeightLoader:
-    """Loads weights by name. One tensor of the checkpoint is in flight at a time, besides the mapped file."""
+    """Loads weights by name. One linear of the checkpoint is in flight at a time, besides the mapped file."""
 
-    def __init__(self, checkpoint: Checkpoint, backend: Backend, dtypes: Dtypes, device: torch.device) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        backend: Backend,
+        dtypes: Dtypes,
+        device: torch.device,
+        stored_scales: StoredScales | None = None,
+        quantize: QuantizeName | None = None,
+    ) -> None:
+        """``stored_scales``: how the checkpoint is quantised; ``quantize``: to what linears are rounded that aren't."""
         self.backend = backend
         self.device = device
         self.dtypes = dtypes
         self._checkpoint = checkpoint
+        self._scales = stored_scales
+        self._quantize = quantize
+        # A matrix that is still in use, such as an embedding tied to the head, is not loaded twice.
+        self._loaded: WeakValueDictionary[str, torch.Tensor] = WeakValueDictionary()
+        if quantize is not None:
+            self._check_device(EIGHT_BITS[quantize])
 
     def tensor(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A weight matrix of that shape on the device. Raises ModelError."""
-        # First to the dtype that was asked for, so that fp16 widened to fp32 has fp16's values.
-        loaded = self._checkpoint.get(name, tuple(shape))
-        return loaded.to(self.device).to(self.dtypes.model).to(self.dtypes.weights).contiguous()
+        loaded = self._loaded.get(name)
+        if loaded is None:
+            loaded = self._stored(self._checkpoint.get(name, shape).to(self.device))
+            self._loaded[name] = loaded
+        return loaded
 
     def vector(self, name: str, size: int) -> torch.Tensor:
         """A norm weight or bias, [size], in the rows' dtype. Raises ModelError."""
         return self.tensor(name, (size,)).to(self.dtypes.rows)
 
-    def linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool) -> Linear:
-        """One linear from one or several (module name, output width) that read the same rows. Raises ModelError."""
-        weight = torch.cat([self.tensor(f"{name}.weight", (width, inner)) for name, width in parts])
-        if not bias:
-            return self.backend.pack_linear(weight)
-        return self.backend.pack_linear(
-            weight, torch.cat([self.vector(f"{name}.bias", width) for name, width in parts])
-        )
+    def linear(
+        self, parts: Sequence[tuple[str, int]], inner: int, bias: bool, order: torch.Tensor | None = None
+    ) -> Linear:
+        """One linear from one or several (module name, output width) that read the same rows. Raises ModelError.
+
+        ``order``: int64 [outputs], which of the outputs, put one after another, comes first, second and so on.
+        """
+        loaded = [self._part(name, width, inner) for name, width in parts]
+        biases = _fuse([self.vector(f"{name}.bias", width) for name, width in parts], order) if bias else None
+        scales = [part.scale for part in loaded if part.scale is not None]
+        if len(scales) == len(loaded) and len({part.values.dtype for part in loaded}) == 1:
+            values = _fuse([part.values for part in loaded], order)
+            return self.backend.pack_quantized(values, _fuse(scales, order), biases)
+        weight = _fuse([self._widened(part) for part in loaded], order)
+        if self._quantize is not None:
+            return self.backend.quantize_linear(weight, biases, EIGHT_BITS[self._quantize])
+        return self.backend.pack_linear(weight, biases)
+
+    def _part(self, module: str, width: int, inner: int) -> _Part:
+        name = f"{module}.weight"
+        scales = self._scales
+        # What the checkpoint excludes from quantisation, the head as a rule, is stored as floats.
+        if scales is None or not self._checkpoint.is_eight_bit(name):
+            return _Part(self.tensor(name, (width, inner)), None)
+        values = self._checkpoint.get(name, (width, inner), eight_bit=True).to(self.device)
+        self._check_device(values.dtype)
+        scale = self._checkpoint.get_scales(f"{module}.{scales.name}", scales.shape(width, inner))
+        scale = scale.to(self.device).float()
+        if scales.cols == 0:
+            if self._quantize is not None and EIGHT_BITS[self._quantize] != values.dtype:
+                raise ModelError(f"{name} is stored in 8 bits already: leave --quantize {self._quantize} out")
+            return _Part(values, scale.repeat_interleave(scales.rows or width, 0)[:width, 0].contiguous())
+        # No kernel has a scale for each block of inputs.
+        return _Part(self._stored(scale_blocks(values, scale, scales.rows or width, scales.cols)), None)
+
+    def _widened(self, part: _Part) -> torch.Tensor:
+        if part.scale is None:
+            return part.values
+        return self._stored(scale_blocks(part.values, part.scale[:, None], 1, part.values.shape[1]))
+
+    def _stored(self, loaded: torch.Tensor) -> torch.Tensor:
+        # First to the dtype that was asked for, so that fp16 widened to fp32 has fp16's values.
+        return loaded.to(self.dtypes.model).to(self.dtypes.weights).contiguous()
+
+    def _check_device(self, dtype: torch.dtype) -> None:
+        if dtype == torch.float8_e4m3fn and self.device.type == "cuda":
+            capability = torch.cuda.get_device_capability(self.device)
+            if capability < FP8_CAPABILITY:
+                raise ModelError(
+                    f"fp8 weights need compute capability {'.'.join(map(str, FP8_CAPABILITY))}, this GPU has "
+                    f"{'.'.join(map(str, capability))}. Take the unquantised model, with --quantize int8 if need be"
+                )
+
+
+def _fuse(parts: list[torch.Tensor], order: torch.Tensor | None) -> torch.Tensor:
+    """One after another; a single one is not copied."""
+    fused = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return fused if order is None else fused[order.to(fused.device)]

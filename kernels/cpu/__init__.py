@@ -4,30 +4,44 @@ import torch
 
 from .activation import gelu_tanh_and_mul, silu_and_mul
 from .attention import fill_plan, new_plan, paged_attention
-from .linear import pack_linear, quantize_linear
+from .linear import pack_linear, pack_quantized, quantize_linear
+from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .rope_write import rope_and_write
+from .rows import copy, count_tokens, embed, soft_cap, take_rows, take_tokens
 from .sample import sample
-from .threads import use_tbb
+from .tape import Event, capture
 
 __all__ = [
+    "Event",
     "add_rms_norm",
+    "capture",
+    "copy",
+    "count_tokens",
+    "embed",
     "fill_plan",
     "gelu_tanh_and_mul",
     "new_plan",
     "pack_linear",
+    "pack_quantized",
     "paged_attention",
     "quantize_linear",
+    "records_any_size",
     "rms_norm",
     "rope_and_write",
     "row_dtypes",
     "sample",
     "silu_and_mul",
+    "soft_cap",
     "storage_dtype",
     "stream_dtype",
+    "take_rows",
+    "take_tokens",
+    "token_logprobs",
 ]
 
-use_tbb()
+
+records_any_size = True
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

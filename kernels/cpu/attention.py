@@ -13,28 +13,46 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange, types
-from numba.extending import overload
+from numba import njit, types
 
 from .. import StepBatch
 from .exp import LOG2_E, exp2
-from .stored import as_numpy, put, step_of, widen
+from .machine import aligned_empty, array_at
+from .stored import put, widen
+from .tape import empty, record, run, work_item
+from .team import team
 from .tile import LANES, make_tile
 
 _PACKED_ROWS = 24  # rows x query heads of a work item: three 8-row tiles share each page read
-_score_8, _score_4, _score_2, _score_1 = (make_tile(rows, 1) for rows in (8, 4, 2, 1))
-_value_8, _value_4, _value_2, _value_1 = (make_tile(rows, 1, accumulate=True) for rows in (8, 4, 2, 1))
+# rows x panels accumulators: enough to hide the latency of a multiply-add, and few enough for 32 registers.
+_score_8x2, _score_4x2, _score_3x2, _score_2x2, _score_1x2 = (make_tile(rows, 2) for rows in (8, 4, 3, 2, 1))
+_score_8x1, _score_4x1, _score_3x1, _score_2x1, _score_1x1 = (make_tile(rows, 1) for rows in (8, 4, 3, 2, 1))
+_value_8x2, _value_8x1 = (make_tile(8, panels, accumulate=True) for panels in (2, 1))
+_value_4x4, _value_3x4, _value_2x4, _value_1x4 = (make_tile(rows, 4, accumulate=True) for rows in (4, 3, 2, 1))
+_value_4x1, _value_3x1, _value_2x1, _value_1x1 = (make_tile(rows, 1, accumulate=True) for rows in (4, 3, 2, 1))
+
+_ARGUMENTS = record(
+    q=int, k_pages=int, v_pages=int, out=int, query_start=int, kv_lengths=int, page_table=int, max_pages=int,
+    blocks=int, num_blocks=int, block_rows=int, scores=int, probabilities=int, block_q=int, result=int, widened=int,
+    positions=int, group=int, kv_heads=int, head_dim=int, page_size=int, window=int,
+    scale_log2=float, cap_scale=float, softcap=float, v_scale=float,
+)  # fmt: skip
+_PLAN_ARGUMENTS = record(query_start=int, blocks=int, num_blocks=int, block_rows=int)
 
 
 @dataclass
 class AttentionPlan:
-    """Work items of a step, dealt so that each thread's consecutive share costs about the same."""
+    """Blocks of rows of a step, and memory to work in."""
 
     kv_heads: int
     group: int  # query heads per KV head
     window: int  # positions that a row sees, its own included; 0: all
-    scratch: torch.Tensor  # fp32 [threads, packed rows, positions], scores
-    items: np.ndarray  # int64 [items, 4]: sequence, first row, rows, KV head
+    block_rows: int  # rows of a block, at most
+    positions: int  # of the longest sequence, a multiple of the page size
+    blocks: torch.Tensor  # int64 [blocks, 3]: sequence, first row, rows
+    num_blocks: torch.Tensor  # int64 [1]
+    scores: torch.Tensor  # fp32 [threads, packed rows, positions], and as many probabilities
+    probabilities: torch.Tensor
 
 
 def new_plan(
@@ -48,67 +66,132 @@ def new_plan(
     device: torch.device,
     window: int = 0,
 ) -> AttentionPlan:
-    """Room for the plans of steps over sequences of up to ``max_tokens`` tokens; the rest is not needed here."""
-    del rows, sequences, head_dim, device
+    """Room for the plans of steps over so many rows and sequences of up to ``max_tokens`` tokens."""
+    del head_dim, device
     group = q_heads // kv_heads
+    block_rows = max(1, _PACKED_ROWS // group)
     positions = -(-max_tokens // page_size) * page_size
-    scratch = torch.empty(get_num_threads(), _block_rows(group) * group, positions)
-    return AttentionPlan(kv_heads, group, window, scratch, np.empty((0, 4), dtype=np.int64))
+    scores = aligned_empty((2, team().threads, block_rows * group, positions), torch.float32)
+    blocks = torch.zeros(sequences + rows // block_rows + 1, 3, dtype=torch.int64)
+    num_blocks = torch.zeros(1, dtype=torch.int64)
+    return AttentionPlan(kv_heads, group, window, block_rows, positions, blocks, num_blocks, scores[0], scores[1])
+
+
+@work_item
+def _fill():
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _PLAN_ARGUMENTS)[0]
+        query_start = array_at(a.query_start, sequences + 1, types.int32)
+        blocks = array_at(a.blocks, (sequences + rows // a.block_rows + 1, 3), types.int64)
+        count = 0
+        for sequence in range(sequences):
+            last = query_start[sequence + 1]
+            for row in range(query_start[sequence], last, a.block_rows):
+                blocks[count, 0], blocks[count, 1], blocks[count, 2] = sequence, row, min(a.block_rows, last - row)
+                count += 1
+        array_at(a.num_blocks, 1, types.int64)[0] = count
+
+    return kernel
 
 
 def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
-    """Divide a step into work items."""
-    block, window = _block_rows(plan.group), plan.window
-    starts, lengths = batch.query_start.numpy(), batch.kv_lengths.numpy()
-    items, costs = [], []
-    for sequence, length in enumerate(lengths):
-        first, last = int(starts[sequence]), int(starts[sequence + 1])
-        for row in range(first, last, block):
-            rows = min(block, last - row)
-            items += [(sequence, row, rows, head) for head in range(plan.kv_heads)]
-            seen = int(length) - (last - row - rows)
-            costs += [rows * (min(seen, window + rows) if window else seen)] * plan.kv_heads
-    threads = plan.scratch.shape[0]
-    order = np.argsort(-np.array(costs, dtype=np.int64), kind="stable")
-    dealt = np.concatenate([order[thread::threads] for thread in range(threads)])
-    plan.items = np.array(items, dtype=np.int64).reshape(-1, 4)[dealt]
-
-
-def _block_rows(group: int) -> int:
-    """Rows of a work item."""
-    return max(1, _PACKED_ROWS // group)
+    """Divide a step into blocks."""
+    arguments = {
+        "query_start": batch.query_start, "blocks": plan.blocks, "num_blocks": plan.num_blocks,
+        "block_rows": plan.block_rows,
+    }  # fmt: skip
+    run(_fill(), _PLAN_ARGUMENTS, arguments, len(batch.positions), len(batch.kv_lengths), fixed=1)
 
 
 @njit
-def _scores(q, q_stride, k_panel, y, y_stride, rows, words, like):
+def _scores_of_2(q, q_stride, k, k_stride, y, y_stride, rows, steps, like):
+    """Scores of two panels of 16 positions that lie ``k_stride`` bytes apart."""
     row = 0
     while rows - row >= 8:
-        _score_8(like, like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
+        _score_8x2(like, like, q + row * q_stride, q_stride, k, k_stride, y + row * y_stride, y_stride, steps)
         row += 8
+    at, target = q + row * q_stride, y + row * y_stride
     if rows - row >= 4:
-        _score_4(like, like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
-        row += 4
-    if rows - row >= 2:
-        _score_2(like, like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
-        row += 2
-    if rows - row >= 1:
-        _score_1(like, like, q + row * q_stride, q_stride, k_panel, 0, y + row * y_stride, y_stride, words)
+        _score_4x2(like, like, at, q_stride, k, k_stride, target, y_stride, steps)
+        at, target, row = at + 4 * q_stride, target + 4 * y_stride, row + 4
+    if rows - row == 3:
+        _score_3x2(like, like, at, q_stride, k, k_stride, target, y_stride, steps)
+    elif rows - row == 2:
+        _score_2x2(like, like, at, q_stride, k, k_stride, target, y_stride, steps)
+    elif rows - row == 1:
+        _score_1x2(like, like, at, q_stride, k, k_stride, target, y_stride, steps)
 
 
 @njit
-def _values(p, p_stride, v_panel, y, y_stride, rows, words, like):
+def _scores_of_1(q, q_stride, k, y, y_stride, rows, steps, like):
     row = 0
     while rows - row >= 8:
-        _value_8(like, like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
+        _score_8x1(like, like, q + row * q_stride, q_stride, k, 0, y + row * y_stride, y_stride, steps)
+        row += 8
+    at, target = q + row * q_stride, y + row * y_stride
+    if rows - row >= 4:
+        _score_4x1(like, like, at, q_stride, k, 0, target, y_stride, steps)
+        at, target, row = at + 4 * q_stride, target + 4 * y_stride, row + 4
+    if rows - row == 3:
+        _score_3x1(like, like, at, q_stride, k, 0, target, y_stride, steps)
+    elif rows - row == 2:
+        _score_2x1(like, like, at, q_stride, k, 0, target, y_stride, steps)
+    elif rows - row == 1:
+        _score_1x1(like, like, at, q_stride, k, 0, target, y_stride, steps)
+
+
+@njit
+def _values_of_rows(p, p_stride, v, v_stride, y, y_stride, rows, panels, steps, like):
+    """A page's share of up to 4 rows of the result."""
+    panel = 0
+    while panels - panel >= 4:
+        at, target = v + panel * v_stride, y + panel * LANES * 4
+        if rows == 4:
+            _value_4x4(like, like, p, p_stride, at, v_stride, target, y_stride, steps)
+        elif rows == 3:
+            _value_3x4(like, like, p, p_stride, at, v_stride, target, y_stride, steps)
+        elif rows == 2:
+            _value_2x4(like, like, p, p_stride, at, v_stride, target, y_stride, steps)
+        elif rows == 1:
+            _value_1x4(like, like, p, p_stride, at, v_stride, target, y_stride, steps)
+        panel += 4
+    while panel < panels:
+        at, target = v + panel * v_stride, y + panel * LANES * 4
+        if rows == 4:
+            _value_4x1(like, like, p, p_stride, at, 0, target, y_stride, steps)
+        elif rows == 3:
+            _value_3x1(like, like, p, p_stride, at, 0, target, y_stride, steps)
+        elif rows == 2:
+            _value_2x1(like, like, p, p_stride, at, 0, target, y_stride, steps)
+        elif rows == 1:
+            _value_1x1(like, like, p, p_stride, at, 0, target, y_stride, steps)
+        panel += 1
+
+
+@njit
+def _values(p, p_stride, v, v_stride, y, y_stride, rows, panels, steps, like):
+    """Add a page's share to the result."""
+    row = 0
+    while rows - row >= 8:
+        at, target = p + row * p_stride, y + row * y_stride
+        panel = 0
+        while panels - panel >= 2:
+            w = v + panel * v_stride
+            _value_8x2(like, like, at, p_stride, w, v_stride, target + panel * LANES * 4, y_stride, steps)
+            panel += 2
+        if panel < panels:
+            w = v + panel * v_stride
+            _value_8x1(like, like, at, p_stride, w, 0, target + panel * LANES * 4, y_stride, steps)
         row += 8
     if rows - row >= 4:
-        _value_4(like, like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
+        _values_of_rows(
+            p + row * p_stride, p_stride, v, v_stride, y + row * y_stride, y_stride, 4, panels, steps, like
+        )
         row += 4
-    if rows - row >= 2:
-        _value_2(like, like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
-        row += 2
-    if rows - row >= 1:
-        _value_1(like, like, p + row * p_stride, p_stride, v_panel, 0, y + row * y_stride, y_stride, words)
+    if row < rows:
+        _values_of_rows(
+            p + row * p_stride, p_stride, v, v_stride, y + row * y_stride, y_stride, rows - row, panels, steps, like
+        )
 
 
 @njit(inline="always", fastmath={"reassoc", "nnan"})
@@ -129,15 +212,18 @@ def _cap(scores, cap_scale, softcap):
 
 # 16 partial sums, each over its own lane of every panel: vectorised, and independent of where a chunk ended.
 @njit(fastmath={"contract"})
-def _softmax_row(scores, probabilities, begin, first, last, end, scale_log2):
-    """exp2(scores - max) of positions first .. last into ``probabilities``, zeros elsewhere. Returns the sum."""
+def _softmax_row(scores, probabilities, sums, begin, first, last, end, scale_log2):
+    """exp2(scores - max) of positions first .. last into ``probabilities``, zeros elsewhere. Returns the sum.
+
+    ``sums`` is scratch for LANES values.
+    """
     scores[begin:first] = np.float32(0.0)
     scores[last:end] = np.float32(0.0)
     shown = scores[first:last]
     shift = _maximum(shown) * scale_log2
     for i in range(shown.shape[0]):
         shown[i] = exp2(shown[i] * scale_log2 - shift)
-    sums = np.zeros(LANES, np.float32)
+    sums[:] = np.float32(0.0)
     panels = scores[begin:end].reshape((end - begin) // LANES, LANES)
     for panel in range(panels.shape[0]):
         for lane in range(LANES):
@@ -151,93 +237,108 @@ def _softmax_row(scores, probabilities, begin, first, last, end, scale_log2):
     return total
 
 
-def _page_address(pages, page, head, widened):
-    """Where a page's values lie in a type that the tile reads; fp8 is widened first, into ``widened``."""
-    raise NotImplementedError
+@njit(error_model="numpy")
+def _widen_page(source, widened):
+    for i in range(source.shape[0]):
+        widened[i] = widen(source[i])
 
 
-@overload(_page_address)
-def _page_address_of(pages, page, head, widened):
-    if pages.dtype == types.uint8:
+@work_item
+def _attend(q_type, page_type):
+    step, page_itemsize = 2 if q_type == types.uint16 else 1, page_type.bitwidth // 8
+    widens = page_type == types.uint8
+    itemsize = q_type.bitwidth // 8
 
-        def address(pages, page, head, widened):
-            source = pages[page, head].reshape(-1)
-            for i in range(source.shape[0]):
-                widened[i] = widen(source[i])
-            return widened.ctypes.data
-    else:
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _ARGUMENTS)[0]
+        index, head = item // a.kv_heads, item % a.kv_heads
+        num_blocks = array_at(a.num_blocks, 1, types.int64)[0]
+        if index >= num_blocks:  # the number of items is a bound
+            return
+        # From the last to the first: chunks of prompts, which take longest, come after the decoding rows.
+        block = array_at(a.blocks, (num_blocks, 3), types.int64)[num_blocks - 1 - index]
+        sequence, first_row, count = block[0], block[1], block[2]
+        group, window, head_dim, page_size = a.group, a.window, a.head_dim, a.page_size
+        packed = count * group
+        query_end = array_at(a.query_start, sequences + 1, types.int32)[sequence + 1]
+        page_table = array_at(a.page_table + sequence * a.max_pages * 4, a.max_pages, types.int32)
+        # Row r sees positions up to kv_length - (last_row - r), its own.
+        visible = array_at(a.kv_lengths, sequences, types.int32)[sequence] - (query_end - first_row) + 1
+        first_page = max(visible - window, 0) // page_size if window > 0 else 0
+        last_page = (visible + count - 1 + page_size - 1) // page_size
+        begin, end = first_page * page_size, last_page * page_size
 
-        def address(pages, page, head, widened):
-            return pages[page, head].ctypes.data
+        of_thread = thread * a.block_rows * group  # packed rows before this thread's
+        block_q = array_at(a.block_q + of_thread * head_dim * itemsize, (packed, head_dim), q_type)
+        q = array_at(a.q, (rows, a.kv_heads * group, head_dim), q_type)
+        for row in range(count):
+            block_q[row * group : (row + 1) * group] = q[first_row + row, head * group : (head + 1) * group]
+        q_stride, steps = head_dim * itemsize, head_dim // step
+        scores_at, scores_stride = a.scores + of_thread * a.positions * 4, a.positions * 4
+        box = page_size * head_dim
+        widened = array_at(a.widened + thread * box * 4, box if widens else 0, types.float32)
+        panel_bytes, page_panels = steps * LANES * 4, page_size // LANES
+        panel, panels = first_page * page_panels, last_page * page_panels
+        while panel < panels:
+            k = a.k_pages + (page_table[panel // page_panels] * a.kv_heads + head) * box * page_itemsize
+            y = scores_at + panel * LANES * 4
+            if widens:
+                _widen_page(array_at(k, box, page_type), widened)
+                for i in range(page_panels):
+                    k = a.widened + thread * box * 4 + i * panel_bytes
+                    _scores_of_1(
+                        block_q.ctypes.data, q_stride, k, y + i * LANES * 4, scores_stride, packed, steps, block_q
+                    )
+                panel += page_panels
+                continue
+            k += panel % page_panels * panel_bytes
+            if panel + 1 < panels:
+                after = panel + 1
+                k_after = a.k_pages + (page_table[after // page_panels] * a.kv_heads + head) * box * page_itemsize
+                k_after += after % page_panels * panel_bytes
+                _scores_of_2(block_q.ctypes.data, q_stride, k, k_after - k, y, scores_stride, packed, steps, block_q)
+            else:
+                _scores_of_1(block_q.ctypes.data, q_stride, k, y, scores_stride, packed, steps, block_q)
+            panel += 2
 
-    return address
+        probabilities_at = a.probabilities + of_thread * a.positions * 4
+        scores = array_at(scores_at, (packed, a.positions), types.float32)
+        probabilities = array_at(probabilities_at, (packed, end - begin), q_type)
+        result = array_at(a.result + of_thread * (head_dim + 1) * 4, (packed, head_dim), types.float32)
+        sums = array_at(a.result + (of_thread * (head_dim + 1) + packed * head_dim) * 4, packed, types.float32)
+        for i in range(packed):
+            last = visible + i // group
+            first = max(last - window, 0) if window > 0 else 0
+            if a.softcap > 0:
+                _cap(scores[i, first:last], a.cap_scale, a.softcap)
+            sums[i] = _softmax_row(
+                scores[i], probabilities[i], result[i, :LANES], begin, first, last, end, a.scale_log2
+            )
+
+        result[:] = np.float32(0.0)
+        p_stride, words = (end - begin) * itemsize, page_size // step
+        for page in range(first_page, last_page):
+            v = a.v_pages + (page_table[page] * a.kv_heads + head) * box * page_itemsize
+            if widens:
+                _widen_page(array_at(v, box, page_type), widened)
+                v = a.widened + thread * box * 4
+            p = probabilities_at + (page - first_page) * page_size * itemsize
+            _values(
+                p, p_stride, v, words * LANES * 4, result.ctypes.data, head_dim * 4,
+                packed, head_dim // LANES, words, block_q,
+            )  # fmt: skip
+
+        out = array_at(a.out, (rows, a.kv_heads * group, head_dim), q_type)
+        for i in range(packed):
+            _scale_row(out[first_row + i // group, head * group + i % group], result[i], a.v_scale / sums[i])
+
+    return kernel
 
 
 @njit(fastmath={"contract"}, error_model="numpy")
-def _attend(item, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scores, out, scales):
-    sequence, first_row, rows, head = item[0], item[1], item[2], item[3]
-    scale_log2, cap_scale, softcap, v_scale = scales
-    head_dim, page_size, step = k_pages.shape[3], k_pages.shape[2], step_of(q)
-    packed = rows * group
-    # Row r sees positions up to kv_length - (last_row - r), its own.
-    visible = kv_lengths[sequence] - (query_start[sequence + 1] - first_row) + 1
-    first_page = max(visible - window, 0) // page_size if window > 0 else 0
-    last_page = (visible + rows - 1 + page_size - 1) // page_size
-    begin, end = first_page * page_size, last_page * page_size
-
-    block_q = np.empty((packed, head_dim), q.dtype)
-    for r in range(rows):
-        block_q[r * group : (r + 1) * group] = q[first_row + r, head * group : (head + 1) * group]
-    buffer = np.empty(page_size * head_dim + LANES, np.float32)
-    aligned = (-buffer.ctypes.data % 64) // 4
-    widened = buffer[aligned : aligned + page_size * head_dim]
-    q_stride = head_dim // step * 4
-    for page_index in range(first_page, last_page):
-        k_page = _page_address(k_pages, page_table[sequence, page_index], head, widened)
-        for panel in range(page_size // LANES):
-            k_panel = k_page + panel * (head_dim // step) * LANES * 4
-            y = scores.ctypes.data + (page_index * page_size + panel * LANES) * 4
-            _scores(block_q.ctypes.data, q_stride, k_panel, y, scores.shape[1] * 4, packed, head_dim // step, block_q)
-
-    probabilities = np.empty((packed, end - begin), q.dtype)
-    sums = np.empty(packed, np.float32)
-    for i in range(packed):
-        last = visible + i // group
-        first = max(last - window, 0) if window > 0 else 0
-        if softcap > 0:
-            _cap(scores[i, first:last], cap_scale, softcap)
-        sums[i] = _softmax_row(scores[i], probabilities[i], begin, first, last, end, scale_log2)
-
-    result = np.zeros((packed, head_dim), np.float32)
-    p_stride, words = (end - begin) // step * 4, page_size // step
-    for page_index in range(first_page, last_page):
-        v_page = _page_address(v_pages, page_table[sequence, page_index], head, widened)
-        p = probabilities.ctypes.data + (page_index - first_page) * words * 4
-        for panel in range(head_dim // LANES):
-            v_panel = v_page + panel * words * LANES * 4
-            y = result.ctypes.data + panel * LANES * 4
-            _values(p, p_stride, v_panel, y, head_dim * 4, packed, words, block_q)
-
-    for i in range(packed):
-        scale = v_scale / sums[i]
-        start = (head * group + i % group) * head_dim
-        target, source = out[first_row + i // group, start : start + head_dim], result[i]
-        for d in range(head_dim):
-            put(target, d, source[d] * scale)
-
-
-@njit(parallel=True, cache=True)
-def _attention_kernel(
-    items, group, window, query_start, kv_lengths, page_table, q, k_pages, v_pages, scratch, out, scales
-):
-    threads = scratch.shape[0]
-    share = (items.shape[0] + threads - 1) // threads
-    for thread in prange(threads):
-        for i in range(thread * share, min((thread + 1) * share, items.shape[0])):
-            _attend(
-                items[i], group, window, query_start, kv_lengths, page_table,
-                q, k_pages, v_pages, scratch[thread], out, scales,
-            )  # fmt: skip
+def _scale_row(target, source, scale):
+    for i in range(target.shape[0]):
+        put(target, i, source[i] * scale)
 
 
 def paged_attention(
@@ -266,16 +367,22 @@ def paged_attention(
         [rows, q_heads * head_dim] in ``q``'s dtype. Rows of no sequence are left as they are: undefined.
     """
     rows, q_heads, head_dim = q.shape
-    out = torch.empty(rows, q_heads * head_dim, dtype=q.dtype)
-    scales = (
-        np.float32(LOG2_E if softcap else scale * k_scale * LOG2_E),
-        np.float32(scale * k_scale / softcap if softcap else 0.0),
-        np.float32(softcap),
-        np.float32(v_scale),
-    )
-    _attention_kernel(
-        plan.items, plan.group, plan.window, batch.query_start.numpy(), batch.kv_lengths.numpy(),
-        batch.page_table.numpy(), as_numpy(q), as_numpy(k_pages), as_numpy(v_pages), plan.scratch.numpy(),
-        as_numpy(out), scales,
+    page_size = k_pages.shape[2]
+    out = empty((rows, q_heads * head_dim), q.dtype)
+    packed = team().threads * plan.block_rows * plan.group
+    arguments = {
+        "q": q, "k_pages": k_pages, "v_pages": v_pages, "out": out, "query_start": batch.query_start,
+        "kv_lengths": batch.kv_lengths, "page_table": batch.page_table, "max_pages": batch.page_table.shape[1],
+        "blocks": plan.blocks, "num_blocks": plan.num_blocks, "block_rows": plan.block_rows, "scores": plan.scores,
+        "probabilities": plan.probabilities, "block_q": empty((packed, head_dim), q.dtype),
+        "result": empty((packed, head_dim + 1)), "widened": empty((team().threads, page_size * head_dim)),
+        "positions": plan.positions, "group": plan.group, "kv_heads": plan.kv_heads, "head_dim": head_dim,
+        "page_size": page_size, "window": plan.window,
+        "scale_log2": LOG2_E if softcap else scale * k_scale * LOG2_E,
+        "cap_scale": scale * k_scale / softcap if softcap else 0.0, "softcap": softcap, "v_scale": v_scale,
+    }  # fmt: skip
+    run(
+        _attend(q.dtype, k_pages.dtype), _ARGUMENTS, arguments, rows, len(batch.kv_lengths),
+        per_rows=plan.block_rows, per_sequence=1, times=plan.kv_heads,
     )  # fmt: skip
     return out

@@ -5,13 +5,16 @@ the inner loop (tile.py) streams memory in order. Sums and outputs are fp32. Row
 beside bf16 weights: then nothing but the weight is rounded.
 """
 
-import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit, types
 
 from ..quantize import round_weight
-from .stored import as_numpy
+from .machine import aligned_empty, array_at
+from .tape import empty, record, run, work_item
+from .team import team
 from .tile import LANES, make_tile
+
+_ROWS = 64  # of a work item: with the weights of a group they fit a core's second-level cache
 
 # rows x panels accumulators must fit 32 registers and be enough to hide the latency of the multiply-add (6 on Zen 4).
 _GROUP = 6  # panels that one work item covers
@@ -55,65 +58,93 @@ def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, step
         _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
 
 
-@njit(parallel=True, cache=True)
-def _linear_kernel(
-    x,  # [rows, K] fp32 or bf16 bits
-    w,  # [panels, steps, 16] fp32, int8 or fp8 bits, or [panels, steps, 32] bf16 bits
-    y,  # [rows, panels * 16] fp32, out
-):
-    rows, panels, steps = x.shape[0], w.shape[0], w.shape[1]
-    x_stride, y_stride, w_stride = x.shape[1] * x.itemsize, panels * LANES * 4, steps * w.shape[2] * w.itemsize
-    x_address, y_address, w_address = x.ctypes.data, y.ctypes.data, w.ctypes.data
-    for group in prange((panels + _GROUP - 1) // _GROUP):
-        first = group * _GROUP
-        if first + _GROUP <= panels:
-            w_group, y_group = w_address + first * w_stride, y_address + first * 64
-            _full_group(x, w, x_address, x_stride, w_group, w_stride, y_group, y_stride, rows, steps)
+_ARGUMENTS = record(x=int, w=int, y=int, scale=int, bias=int, scratch=int, out=int, steps=int, x_stride=int, w_stride=int)
+
+
+@njit(error_model="numpy")
+def _finish(y, scale, bias):
+    """Scale of a quantised weight, and bias."""
+    if scale.shape[0] > 0:
+        for i in range(y.shape[0]):
+            y[i] *= scale[i]
+    if bias.shape[0] > 0:
+        for i in range(y.shape[0]):
+            y[i] += bias[i]
+
+
+@work_item
+def _linear(x_type, w_type, finishes):
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _ARGUMENTS)[0]
+        x_like, w_like = array_at(a.x, 1, x_type), array_at(a.w, 1, w_type)
+        blocks = (rows + _ROWS - 1) // _ROWS
+        first, row = item // blocks * _GROUP, item % blocks * _ROWS
+        count = min(_ROWS, rows - row)
+        x, y_stride = a.x + row * a.x_stride, a.out * 4
+        last = min(first + _GROUP, (a.out + LANES - 1) // LANES)
+        if first + _GROUP == last and last * LANES <= a.out:
+            y = a.y + row * y_stride + first * LANES * 4
+            w = a.w + first * a.w_stride
+            _full_group(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, a.steps)
         else:
-            for panel in range(first, panels):
-                w_panel, y_panel = w_address + panel * w_stride, y_address + panel * 64
-                _one_panel(x, w, x_address, x_stride, w_panel, w_stride, y_panel, y_stride, rows, steps)
+            for panel in range(first, last):
+                w = a.w + panel * a.w_stride
+                width = min(LANES, a.out - panel * LANES)
+                if width == LANES:
+                    y = a.y + row * y_stride + panel * LANES * 4
+                    _one_panel(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, a.steps)
+                else:  # the tile writes whole panels
+                    y = a.scratch + thread * _ROWS * LANES * 4
+                    _one_panel(x_like, w_like, x, a.x_stride, w, a.w_stride, y, LANES * 4, count, a.steps)
+                    whole = array_at(y, (count, LANES), types.float32)
+                    part = array_at(a.y, (rows, a.out), types.float32)[row : row + count, panel * LANES :]
+                    part[:] = whole[:, :width]
+        if finishes:
+            begin, end = first * LANES, min(last * LANES, a.out)
+            scale = array_at(a.scale + begin * 4, end - begin if a.scale else 0, types.float32)
+            bias = array_at(a.bias + begin * 4, end - begin if a.bias else 0, types.float32)
+            y_rows = array_at(a.y, (rows, a.out), types.float32)
+            for finished in range(row, row + count):
+                _finish(y_rows[finished, begin:end], scale, bias)
 
-
-def _aligned_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor whose data start at a multiple of 64 bytes, as the tile's loads want it."""
-    count = int(np.prod(shape))
-    itemsize = dtype.itemsize
-    buffer = torch.empty(count + 64 // itemsize, dtype=dtype)
-    offset = (-buffer.data_ptr() % 64) // itemsize
-    return buffer[offset : offset + count].view(shape)
+    return kernel
 
 
 class PackedLinear:
     """A weight [out, in], scale [out] or None, and bias [out] or None, in panels."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None = None) -> None:
+        """Raises ValueError for a bf16 weight with an odd number of inputs: the tile reads pairs."""
         out, inner = weight.shape
-        self.out_features = out
         per_step = 2 if weight.dtype == torch.bfloat16 else 1  # values of k that the tile multiplies at a time
-        panels, steps = -(-out // LANES), -(-inner // per_step)
-        self._pad_k = steps * per_step - inner
-        padded = weight.new_zeros(panels * LANES, steps * per_step)
-        padded[:out, :inner] = weight
-        self._packed = _aligned_empty((panels, steps, LANES * per_step), weight.dtype)
-        lanes = self._packed.view(panels, steps, LANES, per_step)
-        lanes.copy_(padded.view(panels, LANES, steps, per_step).transpose(1, 2))
-        self._panels = as_numpy(self._packed)
-        self._scale = None if scale is None else scale.float()
-        self._bias = None if bias is None else bias.float()
+        if inner % per_step:
+            raise ValueError(f"a bfloat16 linear needs an even number of inputs, not {inner}")
+        panels, self._steps = -(-out // LANES), inner // per_step
+        self._out, self._inner = out, inner
+        self._panels = aligned_empty((panels, self._steps, LANES * per_step), weight.dtype)
+        lanes = self._panels.view(panels, self._steps, LANES, per_step).transpose(1, 2)
+        whole = out // LANES
+        lanes[:whole] = weight[: whole * LANES].view(whole, LANES, self._steps, per_step)
+        if whole < panels:
+            lanes[whole] = 0
+            lanes[whole, : out - whole * LANES] = weight[whole * LANES :].view(-1, self._steps, per_step)
+        self._scale = None if scale is None else scale.float().contiguous()
+        self._bias = None if bias is None else bias.float().contiguous()
+        self._scratch = aligned_empty((team().threads, _ROWS, LANES), torch.float32) if whole < panels else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, in], bf16 or fp32 -> [rows, out] fp32. With fp32 weights, rows are fp32."""
-        if self._pad_k:
-            x = torch.nn.functional.pad(x, (0, self._pad_k))
-        y = torch.empty(x.shape[0], self._panels.shape[0] * LANES)
-        _linear_kernel(as_numpy(x), self._panels, y.numpy())
-        if y.shape[1] != self.out_features:
-            y = y[:, : self.out_features].contiguous()
-        if self._scale is not None:
-            y *= self._scale
-        if self._bias is not None:
-            y += self._bias
+        y = empty((x.shape[0], self._out))
+        panel = self._panels[0]
+        arguments = {
+            "x": x, "w": self._panels, "y": y, "scale": self._scale, "bias": self._bias, "scratch": self._scratch,
+            "out": self._out, "steps": self._steps, "x_stride": self._inner * x.itemsize,
+            "w_stride": panel.numel() * panel.itemsize,
+        }  # fmt: skip
+        finishes = self._scale is not None or self._bias is not None
+        kernel = _linear(x.dtype, panel.dtype, finishes)
+        groups = -(-self._panels.shape[0] // _GROUP)
+        run(kernel, _ARGUMENTS, arguments, x.shape[0], per_rows=_ROWS, times=groups)
         return y
 
 
@@ -128,3 +159,8 @@ def quantize_linear(
     """Round ``weight`` [out, in] to ``dtype`` (int8 or float8_e4m3fn), scaled so that each output's largest fits."""
     rounded, scale = round_weight(weight, dtype)
     return PackedLinear(rounded, bias, scale)
+
+
+def pack_quantized(weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
+    """Pack a ``weight`` [out, in] that is int8 or float8_e4m3fn already, with its ``scale``, fp32 [out]."""
+    return PackedLinear(weight, bias, scale)

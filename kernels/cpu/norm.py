@@ -8,71 +8,78 @@ enters a linear: y has the weight's dtype.
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit, types
 
-from .stored import as_numpy, put, widen
+from .machine import array_at
+from .stored import put, widen
+from .tape import empty, record, run, work_item
 
-_PARALLEL_ROWS = 32  # below, waking the second thread costs more than the rows
+_ROWS = 4  # of a work item
+_ARGUMENTS = record(x=int, residual=int, weight=int, y=int, hidden=int, eps=float, offset=float)
 
 
 # The order of the sum is the vectoriser's choice, fixed when compiled: the same for each row.
 @njit(inline="always", fastmath={"reassoc", "contract"})
-def _sum_of_squares(h, hidden):
+def _sum_of_squares(h):
     total = np.float32(0.0)
-    for i in range(hidden):
+    for i in range(h.shape[0]):
         total += h[i] * h[i]
     return total
 
 
-@njit(fastmath={"contract"})
+@njit(fastmath={"contract"}, error_model="numpy")
 def _normalise_row(h, weight, y, eps, offset):
-    hidden = h.shape[0]
-    scale = np.float32(1.0) / np.sqrt(_sum_of_squares(h, hidden) / np.float32(hidden) + np.float32(eps))
-    for i in range(hidden):
+    scale = np.float32(1.0) / np.sqrt(_sum_of_squares(h) / np.float32(h.shape[0]) + eps)
+    for i in range(h.shape[0]):
         put(y, i, h[i] * scale * (widen(weight[i]) + offset))
 
 
-@njit(cache=True)
-def _rms_norm_serial(x, weight, y, eps, offset):
-    for row in range(x.shape[0]):
-        _normalise_row(x[row], weight, y[row], eps, offset)
+@njit(error_model="numpy")
+def _add(residual, x):
+    for i in range(x.shape[0]):
+        residual[i] += x[i]
 
 
-@njit(cache=True, parallel=True)
-def _rms_norm_parallel(x, weight, y, eps, offset):
-    for row in prange(x.shape[0]):
-        _normalise_row(x[row], weight, y[row], eps, offset)
+@work_item
+def _norm(weight_type, adds):
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _ARGUMENTS)[0]
+        shape = (rows, a.hidden)
+        x, weight = array_at(a.x, shape, types.float32), array_at(a.weight, a.hidden, weight_type)
+        y = array_at(a.y, shape, weight_type)
+        for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
+            if adds:
+                residual = array_at(a.residual, shape, types.float32)[row]
+                _add(residual, x[row])
+                _normalise_row(residual, weight, y[row], a.eps, a.offset)
+            else:
+                _normalise_row(x[row], weight, y[row], a.eps, a.offset)
+
+    return kernel
 
 
-@njit(cache=True)
-def _add_rms_norm_serial(x, residual, weight, y, eps, offset):
-    for row in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            residual[row, i] += x[row, i]
-        _normalise_row(residual[row], weight, y[row], eps, offset)
-
-
-@njit(cache=True, parallel=True)
-def _add_rms_norm_parallel(x, residual, weight, y, eps, offset):
-    for row in prange(x.shape[0]):
-        for i in range(x.shape[1]):
-            residual[row, i] += x[row, i]
-        _normalise_row(residual[row], weight, y[row], eps, offset)
+def _run(x, residual, weight, eps, offset, out):
+    rows, hidden = x.shape
+    y = empty((rows, hidden), weight.dtype) if out is None else out
+    arguments = {
+        "x": x, "residual": residual, "weight": weight, "y": y, "hidden": hidden, "eps": eps, "offset": offset,
+    }  # fmt: skip
+    run(_norm(weight.dtype, residual is not None), _ARGUMENTS, arguments, rows, per_rows=_ROWS)
+    return y
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: float = 0.0) -> torch.Tensor:
     """[rows, hidden] fp32 -> [rows, hidden] in the dtype of ``weight`` [hidden]; ``weight_offset`` is added to it."""
-    y = torch.empty(x.shape, dtype=weight.dtype)
-    kernel = _rms_norm_serial if x.shape[0] < _PARALLEL_ROWS else _rms_norm_parallel
-    kernel(x.numpy(), as_numpy(weight), as_numpy(y), eps, np.float32(weight_offset))
-    return y
+    return _run(x, None, weight, eps, weight_offset, None)
 
 
 def add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: float = 0.0
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    weight_offset: float = 0.0,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Normalise ``x + residual`` (fp32 both); ``residual`` becomes the sum. Returns the dtype of ``weight``."""
-    y = torch.empty(x.shape, dtype=weight.dtype)
-    kernel = _add_rms_norm_serial if x.shape[0] < _PARALLEL_ROWS else _add_rms_norm_parallel
-    kernel(x.numpy(), residual.numpy(), as_numpy(weight), as_numpy(y), eps, np.float32(weight_offset))
-    return y
+    return _run(x, residual, weight, eps, weight_offset, out)

@@ -14,18 +14,28 @@ A page stays one contiguous box of page_size * head_dim values, as in the interf
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit, types
 
 from .. import QkNorm, StepBatch
-from .stored import as_numpy, put, step_of, widen
+from .machine import array_at
+from .stored import put, widen
+from .tape import empty, record, run, work_item
+from .team import team
 from .tile import LANES
 
-_PARALLEL_ROWS = 16
+_ROWS = 2  # of a work item
 _NO_NORM = QkNorm(torch.ones(0), torch.ones(0), eps=0.0)
 
 
+_ARGUMENTS = record(
+    qkv=int, cos_sin=int, positions=int, slots=int, q=int, k_pages=int, v_pages=int, q_weight=int, k_weight=int,
+    scratch=int, q_heads=int, kv_heads=int, head_dim=int, page_size=int,
+    eps=float, weight_offset=float, k_inverse_scale=float, v_inverse_scale=float,
+)  # fmt: skip
+
+
 # The order of the sum is the vectoriser's choice, fixed when compiled: the same for each row.
-@njit(fastmath={"reassoc", "contract"})
+@njit(fastmath={"reassoc", "contract"}, error_model="numpy")
 def _normalise_head(head, weight, eps, weight_offset):
     total = np.float32(0.0)
     for i in range(head.shape[0]):
@@ -35,7 +45,7 @@ def _normalise_head(head, weight, eps, weight_offset):
         head[i] = head[i] * scale * (widen(weight[i]) + weight_offset)
 
 
-@njit(fastmath={"contract"})
+@njit(fastmath={"contract"}, error_model="numpy")
 def _rotate(head, cos_sin, rotated):
     half = head.shape[0] // 2
     a, b, cos, sin = head[:half], head[half:], cos_sin[:half], cos_sin[half:]
@@ -45,48 +55,65 @@ def _rotate(head, cos_sin, rotated):
         rotated_b[i] = b[i] * cos[i] + a[i] * sin[i]
 
 
-@njit(fastmath={"contract"})
-def _rope_write_row(row, qkv, cos_sin, position, slot, q, k_pages, v_pages, norm, q_weight, k_weight, constants):
-    eps, weight_offset, k_inverse_scale, v_inverse_scale = constants
-    q_heads, head_dim, step = q.shape[1], q.shape[2], step_of(q)
-    kv_heads, page_size = k_pages.shape[1], k_pages.shape[2]
-    heads = qkv[row].reshape((q_heads + 2 * kv_heads, head_dim))
-    angles = cos_sin[position]
-    rotated = np.empty(head_dim, np.float32)
-    for head in range(q_heads):
-        if norm:
-            _normalise_head(heads[head], q_weight, eps, weight_offset)
-        _rotate(heads[head], angles, rotated)
-        q_head = q[row, head]
-        for i in range(head_dim):
-            put(q_head, i, rotated[i])
-    page, offset = slot // page_size, slot % page_size
-    k_base = (offset // LANES) * LANES * head_dim + (offset % LANES) * step
-    v_base = (offset // step) * LANES * step + offset % step
-    for head in range(kv_heads):
-        k_head, v_head = heads[q_heads + head], heads[q_heads + kv_heads + head]
-        k_page, v_page = k_pages[page, head].reshape(-1), v_pages[page, head].reshape(-1)
-        if norm:
-            _normalise_head(k_head, k_weight, eps, weight_offset)
-        _rotate(k_head, angles, rotated)
-        for i in range(head_dim):
-            put(k_page, k_base + (i // step) * LANES * step + i % step, rotated[i] * k_inverse_scale)
-        for panel in range(head_dim // LANES):
-            for lane in range(LANES):
-                target = v_base + panel * page_size * LANES + lane * step
-                put(v_page, target, v_head[panel * LANES + lane] * v_inverse_scale)
+@njit(error_model="numpy")
+def _put_all(target, source):
+    for i in range(target.shape[0]):
+        put(target, i, source[i])
 
 
-@njit(cache=True)
-def _rope_write_serial(qkv, cos_sin, positions, slots, q, k, v, norm, q_weight, k_weight, constants):
-    for row in range(qkv.shape[0]):
-        _rope_write_row(row, qkv, cos_sin, positions[row], slots[row], q, k, v, norm, q_weight, k_weight, constants)
+@njit(error_model="numpy")
+def _write_k(page, head, offset, scale):
+    """``page`` is [page_size / 16, head_dim / step, 16, step]."""
+    panel, lane, step = page[offset // LANES], offset % LANES, page.shape[3]
+    for i in range(panel.shape[0]):
+        for j in range(step):
+            put(panel[i, lane], j, head[i * step + j] * scale)
 
 
-@njit(cache=True, parallel=True)
-def _rope_write_parallel(qkv, cos_sin, positions, slots, q, k, v, norm, q_weight, k_weight, constants):
-    for row in prange(qkv.shape[0]):
-        _rope_write_row(row, qkv, cos_sin, positions[row], slots[row], q, k, v, norm, q_weight, k_weight, constants)
+@njit(error_model="numpy")
+def _write_v(page, head, offset, scale):
+    """``page`` is [head_dim / 16, page_size / step, 16, step]."""
+    step = page.shape[3]
+    for panel in range(page.shape[0]):
+        words = page[panel, offset // step]
+        for lane in range(LANES):
+            put(words[lane], offset % step, head[panel * LANES + lane] * scale)
+
+
+@work_item
+def _rope_write(q_type, page_type, weight_type, norm):
+    step, page_itemsize = 2 if q_type == types.uint16 else 1, page_type.bitwidth // 8
+
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _ARGUMENTS)[0]
+        head_dim, page_size, q_heads, kv_heads = a.head_dim, a.page_size, a.q_heads, a.kv_heads
+        qkv = array_at(a.qkv, (rows, q_heads + 2 * kv_heads, head_dim), types.float32)
+        q = array_at(a.q, (rows, q_heads, head_dim), q_type)
+        positions, slots = array_at(a.positions, rows, types.int32), array_at(a.slots, rows, types.int64)
+        q_weight, k_weight = array_at(a.q_weight, head_dim, weight_type), array_at(a.k_weight, head_dim, weight_type)
+        rotated = array_at(a.scratch + thread * head_dim * 4, head_dim, types.float32)
+        box = kv_heads * page_size * head_dim * page_itemsize
+        k_shape = (kv_heads, page_size // LANES, head_dim // step, LANES, step)
+        v_shape = (kv_heads, head_dim // LANES, page_size // step, LANES, step)
+        for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
+            angles = array_at(a.cos_sin + positions[row] * head_dim * 4, head_dim, types.float32)
+            for head in range(q_heads):
+                if norm:
+                    _normalise_head(qkv[row, head], q_weight, a.eps, a.weight_offset)
+                _rotate(qkv[row, head], angles, rotated)
+                _put_all(q[row, head], rotated)
+            page, offset = slots[row] // page_size, slots[row] % page_size
+            k_page = array_at(a.k_pages + page * box, k_shape, page_type)
+            v_page = array_at(a.v_pages + page * box, v_shape, page_type)
+            for head in range(kv_heads):
+                k_head, v_head = qkv[row, q_heads + head], qkv[row, q_heads + kv_heads + head]
+                if norm:
+                    _normalise_head(k_head, k_weight, a.eps, a.weight_offset)
+                _rotate(k_head, angles, rotated)
+                _write_k(k_page[head], rotated, offset, a.k_inverse_scale)
+                _write_v(v_page[head], v_head, offset, a.v_inverse_scale)
+
+    return kernel
 
 
 def rope_and_write(
@@ -114,20 +141,18 @@ def rope_and_write(
         Q, [rows, q_heads, head_dim] in the pages' dtype; fp32 with fp8 pages.
     """
     rows, width = qkv.shape
-    _, kv_heads, _, head_dim = k_pages.shape
+    _, kv_heads, page_size, head_dim = k_pages.shape
     q_dtype = torch.float32 if k_pages.dtype == torch.float8_e4m3fn else k_pages.dtype
-    q = torch.empty(rows, width // head_dim - 2 * kv_heads, head_dim, dtype=q_dtype)
+    q_heads = width // head_dim - 2 * kv_heads
+    q = empty((rows, q_heads, head_dim), q_dtype)
     norm = qk_norm or _NO_NORM
-    constants = (
-        np.float32(norm.eps),
-        np.float32(norm.weight_offset),
-        np.float32(1.0 / k_scale),
-        np.float32(1.0 / v_scale),
-    )
-    kernel = _rope_write_serial if rows < _PARALLEL_ROWS else _rope_write_parallel
-    kernel(
-        qkv.numpy(), cos_sin.numpy(), batch.positions.numpy(), batch.slots.numpy(), as_numpy(q),
-        as_numpy(k_pages), as_numpy(v_pages), qk_norm is not None,
-        as_numpy(norm.q_weight), as_numpy(norm.k_weight), constants,
-    )  # fmt: skip
+    arguments = {
+        "qkv": qkv, "cos_sin": cos_sin, "positions": batch.positions, "slots": batch.slots, "q": q,
+        "k_pages": k_pages, "v_pages": v_pages, "q_weight": norm.q_weight, "k_weight": norm.k_weight,
+        "scratch": empty((team().threads, head_dim)), "q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim,
+        "page_size": page_size, "eps": norm.eps, "weight_offset": norm.weight_offset,
+        "k_inverse_scale": 1.0 / k_scale, "v_inverse_scale": 1.0 / v_scale,
+    }  # fmt: skip
+    kernel = _rope_write(q_dtype, k_pages.dtype, norm.q_weight.dtype, qk_norm is not None)
+    run(kernel, _ARGUMENTS, arguments, rows, per_rows=_ROWS)
     return q

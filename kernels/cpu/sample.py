@@ -8,16 +8,18 @@ a short list of candidates (``candidates.py``).
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit, types
 
 from .. import TOP_WIDTH, Sampled, SamplingBatch, TopTokens, exact
 from .candidates import BLOCK, BUCKETS, allowed, total
+from .machine import array_at
 from .sample_draw import NOISE_BLOCK, draw_all, draw_listed, first
 from .sample_process import add_biases, add_watermark, forbid, penalise, penalise_output, scale
 from .sample_top import best_of_list, best_of_row, logprob, rank, rank_listed
+from .tape import empty, record, run, work_item
+from .team import team
 
 _F = np.float32
 _LOWEST = _F(-np.inf)
@@ -50,7 +52,7 @@ class _Rows(NamedTuple):
     grammar: np.ndarray
     grammar_bits: np.ndarray
     watermark: np.ndarray
-    top_n: np.ndarray  # empty: nothing but token and logprob is wanted
+    top_n: np.ndarray  # -1: nothing but token and logprob is wanted
 
 
 class _Scratch(NamedTuple):
@@ -67,7 +69,7 @@ class _Scratch(NamedTuple):
 
 
 class _Out(NamedTuple):
-    """The fields of Sampled, flat; all but the first two are empty if not wanted."""
+    """The fields of Sampled, flat; all but the first two are written only where they are wanted."""
 
     token_ids: np.ndarray
     logprobs: np.ndarray
@@ -102,12 +104,16 @@ def _process(z, row, rows, threshold, delta, words):
 
 @kernel
 def _sample_row(z, row, rows, threshold, delta, scratch, thread, out):
-    details = rows.top_n.size > 0
+    details = rows.top_n[row] >= 0
     raw = scratch.raw[thread]
     raw_best = _LOWEST
     if details:
         raw[:] = z
         raw_best = scale(raw, _F(1))
+        out.ranks[row] = out.raw_ranks[row] = 1
+        out.raw_logprobs[row] = _LOWEST
+        out.top_ids[row] = out.raw_top_ids[row] = -1
+        out.top_logprobs[row] = out.raw_top_logprobs[row] = _LOWEST
     r, weights, ids = scratch.r[thread], scratch.weights[thread], scratch.ids[thread]
     blocks, words = scratch.blocks[thread], scratch.words[thread]
 
@@ -151,114 +157,125 @@ def _sample_row(z, row, rows, threshold, delta, scratch, thread, out):
             best_of_row(raw, raw_best, top_n, mass, r, weights, ids, blocks, top_ids, top_logprobs)
 
 
-@kernel
-def _sample_serial(logits, rows, threshold, delta, scratch, out):
-    for row in range(logits.shape[0]):
-        _sample_row(logits[row], row, rows, threshold, delta, scratch, 0, out)
+_ARGUMENTS = record(
+    **dict.fromkeys((*_Rows._fields, *_Scratch._fields, *_Out._fields, "logits"), int),
+    vocab=int, blocks_in_row=int, delta=float, threshold=int,
+)  # fmt: skip
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
-def _sample_parallel(logits, rows, threshold, delta, scratch, out, threads):
-    for thread in prange(threads):
-        for row in range(thread, logits.shape[0], threads):
-            _sample_row(logits[row], row, rows, threshold, delta, scratch, thread, out)
+@work_item
+def _sample():
+    def kernel(arguments, item, thread, n, sequences):
+        a = array_at(arguments, 1, _ARGUMENTS)[0]
+        vocab = a.vocab
+        fp32, int32, int64 = types.float32, types.int32, types.int64
+        bias_start = array_at(a.bias_start, n + 1, int32)
+        # Tables of unknown height: what is read of them is what the batch points to.
+        seen, grammar = array_at(a.seen, n, int32), array_at(a.grammar, n, int32)
+        rows = _Rows(
+            array_at(a.greedy, n, types.boolean), array_at(a.temperature, n, fp32), array_at(a.top_k, n, int32),
+            array_at(a.top_p, n, fp32), array_at(a.repetition_penalty, n, fp32), array_at(a.seeds, n, int64),
+            array_at(a.positions, n, int64), seen, array_at(a.token_counts, (seen[item] + 1, vocab), int32),
+            array_at(a.min_p, n, fp32), array_at(a.typical_p, n, fp32), array_at(a.frequency_penalty, n, fp32),
+            array_at(a.output_frequency_penalty, n, fp32), array_at(a.presence_penalty, n, fp32),
+            array_at(a.output_counts, (seen[item] + 1, vocab), int32), bias_start,
+            array_at(a.bias_ids, bias_start[item + 1], int32), array_at(a.bias_values, bias_start[item + 1], fp32),
+            grammar, array_at(a.grammar_bits, (grammar[item] + 1, (vocab + 31) // 32), int32),
+            array_at(a.watermark, n, int64), array_at(a.top_n, n, int32),
+        )  # fmt: skip
+        threads = thread + 1  # rows of the scratch before this thread's, and its own
+        scratch = _Scratch(
+            array_at(a.r, (threads, vocab), fp32), array_at(a.weights, (threads, max(vocab, BLOCK)), int64),
+            array_at(a.ids, (threads, vocab), int32), array_at(a.keys, (threads, vocab), fp32),
+            array_at(a.blocks, (threads, a.blocks_in_row), fp32), array_at(a.histogram, (threads, BUCKETS), int64),
+            array_at(a.words, (threads, NOISE_BLOCK), types.uint32), array_at(a.raw, (threads, vocab), fp32),
+        )  # fmt: skip
+        out = _Out(
+            array_at(a.token_ids, n, int64), array_at(a.logprobs, n, fp32), array_at(a.ranks, n, int32),
+            array_at(a.raw_logprobs, n, fp32), array_at(a.raw_ranks, n, int32),
+            array_at(a.top_ids, (n, TOP_WIDTH), int64), array_at(a.top_logprobs, (n, TOP_WIDTH), fp32),
+            array_at(a.raw_top_ids, (n, TOP_WIDTH), int64), array_at(a.raw_top_logprobs, (n, TOP_WIDTH), fp32),
+        )  # fmt: skip
+        logits = array_at(a.logits + item * vocab * 4, vocab, fp32)
+        _sample_row(logits, item, rows, types.uint32(a.threshold), a.delta, scratch, thread, out)
+
+    return kernel
 
 
-@lru_cache(maxsize=1)
-def _scratch(threads: int, vocab: int) -> _Scratch:
-    def empty(width: int, dtype: type) -> np.ndarray:
-        return np.empty((threads, width), dtype)
+def _scratch(vocab: int) -> dict[str, torch.Tensor]:
+    def rows(width: int, dtype: torch.dtype) -> torch.Tensor:
+        return empty((team().threads, width), dtype)
 
-    return _Scratch(
-        r=empty(vocab, np.float32),
-        weights=empty(max(vocab, BLOCK), np.int64),
-        ids=empty(vocab, np.int32),
-        keys=empty(vocab, np.float32),
-        blocks=empty((vocab + BLOCK - 1) // BLOCK, np.float32),
-        histogram=empty(BUCKETS, np.int64),
-        words=empty(NOISE_BLOCK, np.uint32),
-        raw=empty(vocab, np.float32),
-    )
-
-
-@lru_cache(maxsize=64)
-def _off(rows: int) -> dict[str, np.ndarray]:
-    """What the optional fields are where they are None."""
-    zeros, none = np.zeros(rows, np.float32), np.full(rows, -1, np.int32)
     return {
-        "min_p": zeros,
-        "typical_p": np.ones(rows, np.float32),
-        "frequency_penalty": zeros,
-        "output_frequency_penalty": zeros,
-        "presence_penalty": zeros,
-        "output_counts": np.zeros((0, 0), np.int32),
-        "bias_start": np.zeros(rows + 1, np.int32),
-        "bias_ids": np.zeros(0, np.int32),
-        "bias_values": np.zeros(0, np.float32),
-        "grammar": none,
-        "grammar_bits": np.zeros((0, 0), np.int32),
-        "watermark": none.astype(np.int64),
-        "top_n": np.zeros(0, np.int32),
+        "r": rows(vocab, torch.float32),
+        "weights": rows(max(vocab, BLOCK), torch.int64),
+        "ids": rows(vocab, torch.int32),
+        "keys": rows(vocab, torch.float32),
+        "blocks": rows(-(-vocab // BLOCK), torch.float32),
+        "histogram": rows(BUCKETS, torch.int64),
+        "words": rows(NOISE_BLOCK, torch.int32),
+        "raw": rows(vocab, torch.float32),
     }
 
 
-def _rows(batch: SamplingBatch, num_rows: int) -> _Rows:
-    off = _off(num_rows)
-    given = ((field, getattr(batch, field)) for field in _Rows._fields)
-    return _Rows(*(off[field] if tensor is None else tensor.numpy() for field, tensor in given))
+@lru_cache(maxsize=64)
+def _off(rows: int) -> dict[str, torch.Tensor]:
+    """What the optional fields are where they are None."""
+    zeros, none = torch.zeros(rows), torch.full((rows,), -1, dtype=torch.int32)
+    return {
+        "min_p": zeros,
+        "typical_p": torch.ones(rows),
+        "frequency_penalty": zeros,
+        "output_frequency_penalty": zeros,
+        "presence_penalty": zeros,
+        "output_counts": torch.zeros(1, dtype=torch.int32),
+        "bias_start": torch.zeros(rows + 1, dtype=torch.int32),
+        "bias_ids": torch.zeros(1, dtype=torch.int32),
+        "bias_values": torch.zeros(1),
+        "grammar": none,
+        "grammar_bits": torch.zeros(1, dtype=torch.int32),
+        "watermark": none.long(),
+        "top_n": none,
+    }
 
 
-def _new_out(rows: int, details: bool) -> _Out:
-    detailed = rows if details else 0
-
-    def lowest(*shape: int) -> np.ndarray:
-        return np.full(shape, -np.inf, np.float32)
-
-    def no_ids() -> np.ndarray:
-        return np.full((detailed, TOP_WIDTH), -1, np.int64)
-
-    return _Out(
-        token_ids=np.zeros(rows, np.int64),
-        logprobs=lowest(rows),
-        ranks=np.ones(detailed, np.int32),
-        raw_logprobs=lowest(detailed),
-        raw_ranks=np.ones(detailed, np.int32),
-        top_ids=no_ids(),
-        top_logprobs=lowest(detailed, TOP_WIDTH),
-        raw_top_ids=no_ids(),
-        raw_top_logprobs=lowest(detailed, TOP_WIDTH),
-    )
-
-
-def _sampled(out: _Out, details: bool) -> Sampled:
-    tensor = torch.from_numpy
-    sampled = Sampled(tensor(out.token_ids), tensor(out.logprobs))
+def new_sampled(rows: int, details: bool) -> Sampled:
+    """Room for what ``sample`` returns."""
+    sampled = Sampled(empty((rows,), torch.int64), empty((rows,)))
     if details:
-        sampled.ranks = tensor(out.ranks)
-        sampled.raw_logprobs, sampled.raw_ranks = tensor(out.raw_logprobs), tensor(out.raw_ranks)
-        sampled.top = TopTokens(tensor(out.top_ids), tensor(out.top_logprobs))
-        sampled.raw_top = TopTokens(tensor(out.raw_top_ids), tensor(out.raw_top_logprobs))
+
+        def top() -> TopTokens:
+            return TopTokens(empty((rows, TOP_WIDTH), torch.int64), empty((rows, TOP_WIDTH)))
+
+        sampled.ranks, sampled.raw_ranks = empty((rows,), torch.int32), empty((rows,), torch.int32)
+        sampled.raw_logprobs = empty((rows,))
+        sampled.top, sampled.raw_top = top(), top()
     return sampled
 
 
-def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
+def sample(logits: torch.Tensor, batch: SamplingBatch, out: Sampled | None = None) -> Sampled:
     """Draw one token per row.
 
     Args:
         logits: fp32 [rows, vocab], contiguous; overwritten with the processed logits.
         batch: how to sample each row.
+        out: where to write the result; with all fields if ``batch.top_n`` is given.
 
     Returns:
         The tokens and their log-probabilities, and the rest of Sampled if ``batch.top_n`` is given.
     """
     num_rows, vocab = logits.shape
-    threads = numba.get_num_threads()
-    out = _new_out(num_rows, batch.top_n is not None)
-    threshold = np.uint32(exact.watermark_threshold(batch.watermark_gamma))
-    delta = np.float32(batch.watermark_delta)
-    arguments = (logits.numpy(), _rows(batch, num_rows), threshold, delta, _scratch(threads, vocab), out)
-    if num_rows == 1 or threads == 1:
-        _sample_serial(*arguments)
-    else:
-        _sample_parallel(*arguments, min(threads, num_rows))
-    return _sampled(out, batch.top_n is not None)
+    given = {field: getattr(batch, field) for field in _Rows._fields}
+    fields = {field: _off(num_rows)[field] if tensor is None else tensor for field, tensor in given.items()}
+    sampled = out or new_sampled(num_rows, batch.top_n is not None)
+    top, raw_top = sampled.top, sampled.raw_top
+    arguments = {
+        **fields, **_scratch(vocab), "logits": logits, "vocab": vocab, "blocks_in_row": -(-vocab // BLOCK),
+        "threshold": exact.watermark_threshold(batch.watermark_gamma), "delta": batch.watermark_delta,
+        "token_ids": sampled.token_ids, "logprobs": sampled.logprobs, "ranks": sampled.ranks,
+        "raw_ranks": sampled.raw_ranks, "raw_logprobs": sampled.raw_logprobs,
+        "top_ids": top and top.ids, "top_logprobs": top and top.logprobs,
+        "raw_top_ids": raw_top and raw_top.ids, "raw_top_logprobs": raw_top and raw_top.logprobs,
+    }  # fmt: skip
+    run(_sample(), _ARGUMENTS, arguments, num_rows, per_rows=1)
+    return sampled

@@ -28,8 +28,9 @@ def step_of(array):
 
 @overload(step_of)
 def _step_of(array):
-    step = 2 if array.dtype == types.uint16 else 1
-    return lambda array: step
+    if array.dtype == types.uint16:
+        return lambda array: 2
+    return lambda array: 1
 
 
 def widen(stored):

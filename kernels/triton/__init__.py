@@ -5,31 +5,48 @@ import torch
 from .activation import gelu_tanh_and_mul, silu_and_mul
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
-from .linear import QuantizedLinear, pack_linear, quantize_linear
+from .linear import QuantizedLinear, pack_linear, pack_quantized, quantize_linear
+from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
+from .program import Event, capture
 from .rope import QkNorm, rope_and_write
+from .rows import copy, count_tokens, embed, soft_cap, take_rows, take_tokens
 from .sample import sample
 
 __all__ = [
     "AttentionPlan",
+    "Event",
     "QkNorm",
     "QuantizedLinear",
     "add_rms_norm",
+    "capture",
+    "copy",
+    "count_tokens",
+    "embed",
     "fill_plan",
     "gelu_tanh_and_mul",
     "new_plan",
     "pack_linear",
+    "pack_quantized",
     "paged_attention",
     "plan_attention",
     "quantize_linear",
+    "records_any_size",
     "rms_norm",
     "rope_and_write",
     "row_dtypes",
     "sample",
     "silu_and_mul",
+    "soft_cap",
     "storage_dtype",
     "stream_dtype",
+    "take_rows",
+    "take_tokens",
+    "token_logprobs",
 ]
+
+
+records_any_size = False
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

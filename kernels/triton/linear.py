@@ -98,3 +98,8 @@ def quantize_linear(
 ) -> QuantizedLinear:
     """Round ``weight`` [out, in] to ``dtype`` (int8 or float8_e4m3fn), scaled so that each output's largest fits."""
     return QuantizedLinear(*round_weight(weight, dtype), bias)
+
+
+def pack_quantized(weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> QuantizedLinear:
+    """Keep a ``weight`` [out, in] of int8 or float8_e4m3fn as it is, with its ``scale``, fp32 [out]."""
+    return QuantizedLinear(weight, scale, bias)

@@ -54,13 +54,19 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: f
 
 
 def add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: float = 0.0
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    weight_offset: float = 0.0,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Normalise ``x + residual`` row by row; ``residual``, of ``x``'s shape and dtype, becomes the sum.
 
     The other arguments and the result are those of ``rms_norm``. What is normalised is the sum before it is rounded.
+    ``out``: where to write the result.
     """
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if out is None else out
     _launch(x, residual, weight, y, eps, weight_offset, add=True)
     return y
 

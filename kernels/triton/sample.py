@@ -81,7 +81,7 @@ def _new_scratch(rows: int, vocab: int, details: bool, device: torch.device) -> 
     )
 
 
-def _new_sampled(rows: int, details: bool, device: torch.device) -> Sampled:
+def new_sampled(rows: int, details: bool, device: torch.device) -> Sampled:
     def empty(dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(rows, dtype=dtype, device=device)
 
@@ -95,12 +95,13 @@ def _new_sampled(rows: int, details: bool, device: torch.device) -> Sampled:
     return Sampled(ids, logprobs, empty(torch.int32), empty(torch.float32), empty(torch.int32), top(), top())
 
 
-def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
+def sample(logits: torch.Tensor, batch: SamplingBatch, out: Sampled | None = None) -> Sampled:
     """Draw one token per row.
 
     Args:
         logits: fp32 [rows, vocab], contiguous; may be overwritten with the processed logits.
         batch: how to sample each row.
+        out: where to write the result; with all fields if ``batch.top_n`` is given.
 
     Returns:
         The tokens and their log-probabilities, and the rest of Sampled if ``batch.top_n`` is given.
@@ -112,7 +113,9 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
     num_groups = num_tiles * (TILE // GROUP)
     scratch = _scratch(rows, vocab, details, device)
     z = logits if scratch.z is None else scratch.z
-    out = _new_sampled(rows, details, device)
+    whole = out or new_sampled(rows, details, device)
+    # Only what is written: each set of fields is compiled once.
+    out = whole if details else Sampled(whole.token_ids, whole.logprobs)
     tiles_kernel[(rows, num_tiles)](
         logits,
         z,
@@ -181,4 +184,4 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
         num_warps=ROWS_WARPS,
         enable_fp_fusion=False,
     )
-    return out
+    return whole

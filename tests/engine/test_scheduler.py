@@ -1,111 +1,116 @@
-"""The scheduler under random schedules, with a pure function for a model: the next token is a hash of those before."""
+"""The scheduler under random schedules: every sequence comes to the tokens it would come to alone."""
 
-import time
 from collections import Counter
+from typing import NamedTuple
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.engine.messages import SamplingParams, Submit
-from headwater.engine.pages import OutOfPages, PagePool
+from headwater.engine.pages import PagePool
 from headwater.engine.scheduler import Scheduler
 from headwater.engine.sequence import Sequence
 
+from .pure_engine import STOP, Guesser, PureEngine, answer
+
 PAGE_SIZE = 4
-ARRIVALS = st.lists(
-    st.tuples(st.integers(1, 24), st.integers(1, 12), st.integers(0, 30), st.none() | st.integers(0, 20)), max_size=12
+
+
+class Arrival(NamedTuple):
+    shared: int  # tokens at the front of the prompt that others have, too
+    own: int
+    owner: int  # token of the rest: few values, so that those are shared by some
+    new: int
+    step: int
+    patience: int | None  # steps until it is aborted
+    timeout: int  # steps; 0: none
+    stops: bool
+    prompt_logprobs: bool
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        # One token over and over: pages with equal tokens that differ in nothing but what stands before them.
+        return [1] * self.shared + [self.owner] * self.own
+
+
+ARRIVAL = st.builds(
+    Arrival,
+    shared=st.integers(1, 16),
+    own=st.integers(0, 8),
+    owner=st.integers(2, 4),
+    new=st.integers(1, 12),
+    step=st.integers(0, 25),
+    patience=st.none() | st.integers(0, 20),
+    timeout=st.just(0) | st.integers(1, 25),
+    stops=st.booleans(),
+    prompt_logprobs=st.sampled_from([False, False, False, True]),
 )
 
 
-def next_token(tokens: list[int]) -> int:
-    return hash(tuple(tokens)) % 1000
-
-
-def answer(prompt_ids: list[int], count: int) -> list[int]:
-    tokens = list(prompt_ids)
-    for _ in range(count):
-        tokens.append(next_token(tokens))
-    return tokens[len(prompt_ids) :]
-
-
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=600)
 @given(
-    arrivals=ARRIVALS,  # prompt tokens, new tokens, step of arrival, steps until aborted
+    arrivals=st.lists(ARRIVAL, max_size=12),
     pages=st.integers(9, 30),  # 36 tokens, the longest sequence here, are 9 pages
     max_sequences=st.integers(1, 6),
-    spare=st.integers(0, 12),
+    spare=st.integers(0, 30),
+    prefix_cache=st.booleans(),
+    mode=st.sampled_from(["one by one", "overlap", "speculation"]),
+    seed=st.integers(0, 1000),
 )
 def test_every_sequence_ends_right_and_no_page_is_lost(
-    arrivals: list[tuple[int, int, int, int | None]], pages: int, max_sequences: int, spare: int
+    arrivals: list[Arrival], pages: int, max_sequences: int, spare: int, prefix_cache: bool, mode: str, seed: int
 ) -> None:
     budget = max_sequences + spare
-    scheduler = Scheduler(PagePool(pages + 1), PAGE_SIZE, max_sequences, budget)
+    scheduler = Scheduler(
+        PagePool(pages + 1), PAGE_SIZE, max_sequences, budget,
+        prefix_cache=prefix_cache, propose=Guesser(seed) if mode == "speculation" else None,
+    )  # fmt: skip
+    engine = PureEngine(scheduler, PAGE_SIZE, overlap=mode == "overlap")
     sequences = [
-        Sequence.of(0, Submit(i, [i] * prompt, SamplingParams(new, greedy=True)), time.monotonic())
-        for i, (prompt, new, _, _) in enumerate(arrivals)
+        Sequence.of(
+            0,
+            Submit(
+                index,
+                arrival.prompt_ids,
+                SamplingParams(
+                    arrival.new,
+                    greedy=True,
+                    stop_token_ids=(STOP,) if arrival.stops else (),
+                    prompt_logprobs=arrival.prompt_logprobs,
+                ),
+                timeout_s=float(arrival.timeout),
+            ),
+            float(arrival.step),
+        )
+        for index, arrival in enumerate(arrivals)
     ]
-    kv: dict[int, list[int]] = {}  # page -> tokens computed there: what attention would read
-    first_steps: list[int] = []
-    aborted = set()
+    dropped = set()
     for step in range(2000):
-        for i, (_, _, arrival, patience) in enumerate(arrivals):
-            if arrival == step:
-                scheduler.add(sequences[i])
-            if patience is not None and arrival + patience == step and scheduler.remove(sequences[i].key):
-                aborted.add(i)
-        if not scheduler.has_work:
-            if step > max((arrival for _, _, arrival, _ in arrivals), default=0):
-                break
-            continue
-        scheduled = scheduler.schedule()
-        assert 0 < sum(chunk.count for chunk in scheduled.chunks) <= budget
-        assert len(scheduled.chunks) <= max_sequences
-        assert max(Counter(id(chunk.sequence) for chunk in scheduled.chunks).values()) == 1
-        first_steps += [s.key.request_id for s in scheduled.admitted if s.key.request_id not in first_steps]
-        for chunk in scheduled.chunks:
-            sequence = chunk.sequence
-            for position in range(chunk.start, chunk.start + chunk.count):
-                page = sequence.pages[position // PAGE_SIZE]
-                kv.setdefault(page, [0] * PAGE_SIZE)[position % PAGE_SIZE] = sequence.tokens[position]
-            sequence.computed += chunk.count
-            if sequence.pending == 0:
-                seen = [kv[sequence.pages[p // PAGE_SIZE]][p % PAGE_SIZE] for p in range(sequence.total)]
-                sequence.append(next_token(seen))
-                if sequence.finish_reason is not None:
-                    scheduler.remove(sequence.key)
-        scheduler.check()
+        for index, arrival in enumerate(arrivals):
+            if arrival.step == step:
+                scheduler.add(sequences[index])
+            if arrival.patience is not None and arrival.step + arrival.patience == step:
+                dropped.update(s.key.request_id for s in [scheduler.remove(sequences[index].key)] if s is not None)
+        expired = scheduler.expire(float(step))
+        assert all(sequence.deadline <= step for sequence in expired)
+        dropped.update(sequence.key.request_id for sequence in expired)
+        assert not any(s.deadline <= step and s.key in scheduler for s in sequences), "a deadline was missed"
+        if scheduler.has_work:
+            rows = engine.rows
+            engine.step()
+            assert engine.rows - rows <= budget
+            assert len(engine.last_chunks) <= max_sequences
+            assert max(Counter(id(c.sequence) for c in engine.last_chunks).values(), default=1) == 1
+        elif step > 25:
+            break
     assert not scheduler.has_work, "a sequence starved"
     assert scheduler.pool.num_free == pages
-    for i, (prompt, new, _, _) in enumerate(arrivals):
-        if i not in aborted:
-            assert sequences[i].tokens[prompt:] == answer([i] * prompt, new)
-    by_arrival = sorted(first_steps, key=lambda i: (arrivals[i][2], i))
-    assert first_steps == by_arrival, "first come, first served"
-
-
-def test_a_decoding_sequence_is_never_kept_waiting_by_a_prompt() -> None:
-    scheduler = Scheduler(PagePool(100), PAGE_SIZE, max_sequences=2, budget=8)
-    decoding = Sequence.of(0, Submit(0, [1, 2], SamplingParams(50, greedy=True)), 0.0)
-    scheduler.add(decoding)
-    for step in range(12):
-        if step == 1:
-            scheduler.add(Sequence.of(0, Submit(1, [3] * 60, SamplingParams(5, greedy=True)), 0.0))
-        for chunk in scheduler.schedule().chunks:
-            chunk.sequence.computed += chunk.count
-            if chunk.sequence.pending == 0:
-                chunk.sequence.append(7)
-        assert decoding.generated == step + 1
-
-
-def test_pages_are_handed_out_all_or_none() -> None:
-    pool = PagePool(5)
-    first = pool.take(3)
-    with pytest.raises(OutOfPages, match="2 pages wanted, 1 free"):
-        pool.take(2)
-    assert pool.num_free == 1
-    assert 0 not in first + pool.take(1), "the trash page is nobody's"
-    pool.release(first)
-    assert pool.num_free == 3
-    with pytest.raises(AssertionError, match="released by one who doesn't own it"):
-        pool.release(first[:1])
+    assert prefix_cache or scheduler.cached_tokens == scheduler.pool.num_cached == 0
+    assert scheduler.cached_tokens == sum(sequence.cached for sequence in sequences)
+    for index, arrival in enumerate(arrivals):
+        want = answer(arrival.prompt_ids, arrival.new, arrival.stops)
+        got = sequences[index].tokens[len(arrival.prompt_ids) :]
+        assert got == (want[: len(got)] if index in dropped else want)
+        assert not arrival.prompt_logprobs or sequences[index].cached == 0
+    started = [sequence.key.request_id for sequence in engine.started]
+    assert started == sorted(started, key=lambda index: (arrivals[index].step, index)), "first come, first served"

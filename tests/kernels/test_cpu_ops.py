@@ -20,7 +20,7 @@ def seed() -> None:
 
 @pytest.mark.parametrize(("x_dtype", "dtype"), [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16),
                                                 (torch.float32, torch.bfloat16)])  # fmt: skip
-@pytest.mark.parametrize(("out", "inner"), [(960, 576), (577, 575), (16, 2), (1, 1), (100, 64)])
+@pytest.mark.parametrize(("out", "inner"), [(960, 576), (577, 574), (16, 2), (1, 2), (100, 64)])
 def test_linear(x_dtype: torch.dtype, dtype: torch.dtype, out: int, inner: int) -> None:
     weight, bias = torch.randn(out, inner, dtype=dtype), torch.randn(out, dtype=dtype)
     linear, plain = cpu.pack_linear(weight, bias), cpu.pack_linear(weight)
@@ -32,6 +32,11 @@ def test_linear(x_dtype: torch.dtype, dtype: torch.dtype, out: int, inner: int) 
         assert_close(plain(x), x.double() @ weight.double().T, 1e-6)
         for row in range(rows):
             assert torch.equal(linear(x[row : row + 1].clone())[0], y[row]), "a row depends on its batch"
+
+
+def test_a_bf16_linear_of_an_odd_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="even number of inputs, not 575"):
+        cpu.pack_linear(torch.randn(16, 575, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=["int8", "fp8"])
@@ -67,6 +72,9 @@ def test_norms(dtype: torch.dtype, rows: int, hidden: int, offset: float) -> Non
     assert_close(y, oracle(h.double()), TOLERANCE[dtype])
     assert torch.equal(residual, h)
     assert torch.equal(alone[0], y[0])
+    again = torch.zeros_like(y)
+    assert cpu.add_rms_norm(x, h - x, weight, 1e-5, offset, again) is again
+    assert_close(again, y.double(), TOLERANCE[dtype])
 
 
 @DTYPES

@@ -97,11 +97,13 @@ def write_gguf(
             writer.add_string(key, value)
         elif value is not None:
             writer.add_array(key, value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
+    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    model = known.get(architecture, gguf.MODEL_ARCH.LLAMA)
+    names = gguf.get_tensor_name_map(model, 16)  # layers, at most
     for name, values in tensors.items():
         stem, _, suffix = name.rpartition(".")
         there = names.get_name(stem)
-        if ".q_proj." in name or ".k_proj." in name:
+        if model == gguf.MODEL_ARCH.LLAMA and (".q_proj." in name or ".k_proj." in name):
             values = permute(values, HEADS if ".q_proj." in name else KV_HEADS)
         stored = kind if values.ndim == 2 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(

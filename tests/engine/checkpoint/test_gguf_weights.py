@@ -127,7 +127,7 @@ def without(name: str) -> dict[str, np.ndarray]:
 
 
 BROKEN = {
-    "architecture": ({"architecture": "mamba"}, "architecture 'mamba' cannot be converted; known: llama"),
+    "architecture": ({"architecture": "mamba"}, "architecture 'mamba' cannot be converted; known: llama, gemma3"),
     "experts": ({"metadata": {"llama.expert_count": 8}}, "mixture of experts"),
     "yarn": ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "RoPE scaling 'yarn' is not known"),
     "divisors": ({"tensors": llama_tensors() | {"rope_freqs.weight": np.arange(8, dtype=np.float32)}}, "rope_freqs"),

@@ -1,0 +1,67 @@
+"""Which pages of a sequence were computed before, by whomever: whole pages, named by all the tokens up to their end.
+
+A page's key is a hash of its parent's key and its own tokens, so equal keys mean equal texts from position 0 on: 128
+bits of BLAKE2b, which nobody makes collide.
+"""
+
+from array import array
+from hashlib import blake2b
+
+from .pages import PagePool
+from .sequence import Sequence
+
+
+def page_key(parent: bytes, tokens: list[int]) -> bytes:
+    """Key of the page with ``tokens`` whose predecessor has the key ``parent``; the first page's parent is empty."""
+    return blake2b(parent + array("I", tokens).tobytes(), digest_size=16).digest()
+
+
+class PrefixCache:
+    """Finds pages for sequences that start, and registers the pages that running ones fill."""
+
+    def __init__(self, pool: PagePool, page_size: int) -> None:
+        self._pool = pool
+        self._page_size = page_size
+
+    def find(self, sequence: Sequence) -> list[int]:
+        """The longest known prefix, in order. At least one token stays out of it: the one that is sampled from.
+
+        So a sequence never writes to a page that it found: its first own row lies behind them.
+        """
+        pages: list[int] = []
+        if sequence.sampling.prompt_logprobs:
+            return pages  # every row of the prompt is wanted
+        for index in range((sequence.total - 1) // self._page_size):
+            page = self._pool.find(self._key(sequence, index))
+            if page is None:
+                break
+            pages.append(page)
+        return pages
+
+    def register(self, sequence: Sequence, computed: int) -> None:
+        """Make the pages known that are full once ``computed`` tokens are, as far as those tokens are known."""
+        if computed // self._page_size <= sequence.registered_pages:
+            return  # as in most steps
+        full = min(computed, len(sequence.tokens)) // self._page_size
+        for index in range(sequence.registered_pages, full):
+            self._pool.register(sequence.pages[index], self._key(sequence, index))
+            sequence.registered_pages = index + 1
+
+    def check(self, sequence: Sequence) -> None:
+        """Assert that the sequence's pages hold its tokens, as far as they have been registered."""
+        key = b""
+        for index in range(sequence.registered_pages):
+            start = index * self._page_size
+            key = page_key(key, sequence.tokens[start : start + self._page_size])
+            assert sequence.page_keys[index] == key, "a page key isn't that of its tokens"
+            page, own = self._pool.find(key), sequence.pages[index]
+            # Another page may have come first with the same text.
+            assert page == own or self._pool.key_of(own) is None, f"page {own} has another text's key"
+
+    def _key(self, sequence: Sequence, index: int) -> bytes:
+        """Key of the sequence's page ``index``, whose tokens are all known. Keys outlive a preemption."""
+        keys = sequence.page_keys
+        while len(keys) <= index:
+            start = len(keys) * self._page_size
+            keys.append(page_key(keys[-1] if keys else b"", sequence.tokens[start : start + self._page_size]))
+        return keys[index]

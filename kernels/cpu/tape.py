@@ -1,0 +1,162 @@
+"""How an op of the CPU backend runs: at once, or written to a tape that is launched every step.
+
+An op is one or several phases (team.py): a kernel compiled for C callers, a record of arguments, and a formula for the
+number of work items. Outside of ``capture`` it runs and is waited for. Inside, it is appended to a tape, for the row
+count of each launch: what CUDA graphs are to a GPU, without a graph for every size. So a step of hundreds of phases
+costs Python one call.
+"""
+
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import cfunc, types
+
+from .machine import aligned_empty
+from .team import PHASE_WORDS, RING, team
+
+_ITEM = types.void(*[types.intp] * 5)  # arguments, item, thread, rows, sequences
+NUMBA_TYPES = {
+    torch.float32: types.float32,
+    torch.bfloat16: types.uint16,
+    torch.int8: types.int8,
+    torch.float8_e4m3fn: types.uint8,
+}
+
+
+def record(**fields: type) -> np.dtype:
+    """Type of a kernel's arguments: int for addresses and sizes, float for fp32 constants."""
+    kinds = {int: np.int64, float: np.float32}
+    return np.dtype([(name, kinds[kind]) for name, kind in fields.items()], align=True)
+
+
+def work_item(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
+    """Decorates a maker of kernels: called with dtypes, it gives the address of the kernel compiled for them.
+
+    A kernel is ``kernel(arguments, item, thread, rows, sequences)``, all integers, ``arguments`` an address.
+    """
+
+    @cache
+    def compiled(*kinds: Any) -> Any:
+        return cfunc(_ITEM, cache=True, error_model="numpy")(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)))
+
+    return lambda *kinds: compiled(*kinds).address
+
+
+class _Tape:
+    """Phases that were recorded, what they point to, and memory for what they hand on to each other."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[int, ...]] = []
+        self.kept: list[Any] = []
+        self._made: set[int] = set()  # addresses
+        self._free: defaultdict[tuple[torch.Size, torch.dtype], list[torch.Tensor]] = defaultdict(list)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory that is given to a later call once the tensor is dropped: phases run one after the other."""
+        free = self._free[torch.Size(shape), dtype]
+        if free:
+            buffer = free.pop()
+        else:
+            buffer = aligned_empty(shape, dtype)
+            self.kept.append(buffer)
+            self._made.add(buffer.data_ptr())
+        tensor = buffer.view(shape)
+        weakref.finalize(tensor, free.append, buffer).atexit = False
+        return tensor
+
+    def keep(self, tensors: list[torch.Tensor]) -> None:
+        """Keep what others made; the tape's own tensors are dropped for their memory to be used again."""
+        self.kept += [tensor for tensor in tensors if tensor.data_ptr() not in self._made]
+
+
+_tape: _Tape | None = None
+# What launches that nobody waits for still look at: no thread is as many launches behind as the ring has slots.
+_under_way: deque[tuple[Any, ...]] = deque(maxlen=RING)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """What an op returns, or needs while it runs."""
+    return aligned_empty(shape, dtype) if _tape is None else _tape.empty(shape, dtype)
+
+
+def run(
+    kernel: int,
+    kind: np.dtype,
+    arguments: dict[str, Any],
+    rows: int,
+    sequences: int = 0,
+    *,
+    fixed: int = 0,
+    per_rows: int = 0,
+    per_sequence: int = 0,
+    times: int = 1,
+    wait: bool = True,
+) -> None:
+    """One phase of ``times * (fixed + rows / per_rows, rounded up + sequences * per_sequence)`` work items.
+
+    Args:
+        kernel: address that ``work_item`` gave.
+        kind: type of its arguments, from ``record``.
+        arguments: by field name: tensors (contiguous; passed by address), None (0), or numbers.
+        rows: that there are; when recorded, each launch says how many.
+        sequences: the same.
+        wait: until it is done, where it is not recorded.
+    """
+    values = np.zeros(1, kind)
+    tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
+    for name, value in arguments.items():
+        values[name] = value.data_ptr() if isinstance(value, torch.Tensor) else 0 if value is None else value
+    phase = (kernel, values.ctypes.data, fixed, per_rows, per_sequence, times)
+    assert len(phase) == PHASE_WORDS
+    if _tape is not None:
+        _tape.phases.append(phase)
+        _tape.kept.append(values)
+        _tape.keep(tensors)
+        return
+    workers, phases = team(), np.array([phase], np.int64)
+    ticket = workers.launch(phases, rows, sequences)
+    if wait:
+        workers.release(ticket)
+    else:
+        _under_way.append((phases, values, tensors))
+
+
+class Program:
+    """A recorded tape."""
+
+    def __init__(self, tape: _Tape) -> None:
+        self._kept = tape.kept
+        self._phases = np.array(tape.phases, np.int64).reshape(-1, PHASE_WORDS)
+
+    def launch(self, rows: int, sequences: int = 0) -> None:
+        """Run it after all that was launched before, for so many rows and sequences. Returns at once."""
+        team().launch(self._phases, rows, sequences)
+
+
+def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:
+    """Record the ops that ``function`` calls for the largest of ``sizes`` rows; it is called once."""
+    global _tape
+    assert _tape is None, "a capture inside a capture"
+    _tape = tape = _Tape()
+    try:
+        kept = function(max(sizes))
+    finally:
+        _tape = None
+    tape.kept.append(kept)
+    return Program(tape)
+
+
+class Event:
+    """The point that the launches had reached when it was made."""
+
+    def __init__(self) -> None:
+        self._ticket = team().last
+
+    def wait(self) -> None:
+        """Sleep until the kernels have come to that point."""
+        team().wait(self._ticket)
