@@ -1,27 +1,28 @@
 """The ASGI application of one worker: lifespan, routing, and what becomes of an error."""
 
 import asyncio
+import hmac
 import os
-from collections.abc import Awaitable, Callable
 
-import msgspec
 from setproctitle import setproctitle
 
-from . import routes_info, routes_native
+from . import routes_docs, routes_info, routes_native
+from .error_body import error_body
 from .errors import ApiError, ClientGone, ReaderStalled, TransportError
 from .exchange import Exchange, Receive, Scope, Send
+from .handler import Handler
 from .log import configure_logging, logger
+from .openai import PREFIX_ROUTES
+from .openai import ROUTES as OPENAI_ROUTES
 from .permits import Permits
-from .schema import ErrorResponse
 from .service import Service
 from .worker import worker_settings
 
 _PARENT_CHECK_S = 1.0
-_TEXT = b"text/plain; charset=utf-8"
-
-Handler = Callable[[Service, Exchange], Awaitable[None]]
+_OPEN_PATHS = frozenset({"/", "/health", "/ping"})  # whether the server lives is no secret
 
 ROUTES: dict[str, dict[str, Handler]] = {
+    **OPENAI_ROUTES,
     "/": {"GET": routes_info.health, "POST": routes_native.compat_generate},
     "/health": {"GET": routes_info.health},
     "/ping": {"GET": routes_info.health},
@@ -29,6 +30,11 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/metrics": {"GET": routes_info.metrics},
     "/generate": {"POST": routes_native.generate},
     "/generate_stream": {"POST": routes_native.generate_stream},
+    "/tokenize": {"POST": routes_native.tokenize},
+    "/docs": {"GET": routes_docs.to_docs},
+    "/docs/": {"GET": routes_docs.docs},
+    "/openapi.json": {"GET": routes_docs.openapi},
+    "/api-doc/openapi.json": {"GET": routes_docs.openapi},
 }
 
 
@@ -57,33 +63,42 @@ class App:
             await self._dispatch(exchange)
         except ClientGone:
             pass
-        except TransportError as error:
-            await exchange.respond(error.status, error.text.encode(), _TEXT if error.text else b"", error.headers)
-        except ApiError as error:
+        except (ApiError, TransportError) as error:
             if not exchange.started:
-                body = msgspec.json.encode(ErrorResponse(error.error, error.error_type))
-                await exchange.respond(error.status, body, b"application/json", error.headers)
+                await exchange.respond(error.status, *error_body(exchange.path, error), error.headers)
         except ReaderStalled:
             raise  # the only way to cut a connection
         except Exception:
             logger.exception("request %s failed", exchange.request_id)
             if exchange.started:
                 raise
-            body = msgspec.json.encode(ErrorResponse("Internal server error", "internal"))
-            await exchange.respond(500, body, b"application/json")
+            fault = ApiError("Internal server error")
+            await exchange.respond(fault.status, *error_body(exchange.path, fault))
 
     async def _dispatch(self, exchange: Exchange) -> None:
         method = "GET" if exchange.method == "HEAD" else exchange.method
         if method == "OPTIONS":
             await exchange.respond(200, headers=_preflight(exchange))
             return
-        methods = ROUTES.get(exchange.path)
+        methods = ROUTES.get(exchange.path) or _below_prefix(exchange.path)
         if methods is None:
             raise TransportError(404, "")
+        if exchange.path not in _OPEN_PATHS or method != "GET":
+            self._check_key(exchange)
         handler = methods.get(method)
         if handler is None:
             raise TransportError(405, "", ((b"allow", _allowed(methods)),))
         await handler(self._service, exchange)
+
+    def _check_key(self, exchange: Exchange) -> None:
+        """Raises TransportError unless the request bears the key, if there is one."""
+        key = self._service.config.api_key
+        if key is None:
+            return
+        scheme, _, given = exchange.headers.get(b"authorization", b"").partition(b" ")
+        # In constant time: how long it takes must not tell how much of a guess was right.
+        if not (hmac.compare_digest(given, key.encode()) and scheme.lower() == b"bearer"):
+            raise TransportError(401, "", ((b"www-authenticate", b"Bearer"),))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
@@ -104,6 +119,10 @@ class App:
         while os.getppid() == self._parent_pid:
             await asyncio.sleep(_PARENT_CHECK_S)
         os._exit(1)
+
+
+def _below_prefix(path: str) -> dict[str, Handler] | None:
+    return next((methods for prefix, methods in PREFIX_ROUTES.items() if path.startswith(prefix)), None)
 
 
 def _preflight(exchange: Exchange) -> list[tuple[bytes, bytes]]:

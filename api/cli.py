@@ -9,11 +9,26 @@ from typing import Annotated, Literal
 import typer
 from setproctitle import setproctitle
 
+from ..bench.cli import app as bench
 from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
+from ..engine.checkpoint.quantized import QuantizeName
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import EngineConfig
-from .config import ApiConfig
+from .config import MAX_TOP_N, ApiConfig
+from .options import (
+    ADDRESS,
+    ENGINE,
+    LIMITS,
+    MODEL,
+    SERVER,
+    ForeignFlagError,
+    GroupedCommand,
+    flag,
+    take_foreign_flags,
+    use_hub_cache,
+)
+from .quantize import parse_quantize
 from .supervisor import StartError, Supervisor, probe_port, socket_dir
 
 app = typer.Typer(
@@ -21,7 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # tables cut long flags off
+    rich_markup_mode=None,
     context_settings={
         "help_option_names": ["-h", "--help"],
         # TGI's users write --max_total_tokens as often as --max-total-tokens.
@@ -30,109 +45,165 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            help=f"Directory in Hugging Face format, .gguf file or Hub id; {DEFAULT_MODEL_ID} if not given."
+            help=f"Directory in Hugging Face format, .gguf file or Hub id; {DEFAULT_MODEL_ID} if not given.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    model_id: Annotated[str | None, typer.Option(envvar="MODEL_ID", help="The same as MODEL, which wins.")] = None,
+    model_id: Annotated[str | None, flag(MODEL, "--model-id", help="The same as MODEL, which wins.")] = None,
     revision: Annotated[
-        str | None, typer.Option(envvar="REVISION", help="Branch, tag or commit of a model on the Hub.")
+        str | None, flag(MODEL, "--revision", help="Branch, tag or commit of a model on the Hub.")
+    ] = None,
+    huggingface_hub_cache: Annotated[
+        str | None, flag(MODEL, "--huggingface-hub-cache", help="Where models of the Hub are kept.")
+    ] = None,
+    tokenizer_config_path: Annotated[
+        Path | None,
+        flag(MODEL, "--tokenizer-config-path", help="A tokenizer_config.json whose chat template is used instead."),
+    ] = None,
+    dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"] | None,
+        flag(MODEL, "--dtype", help="Of weights, and of activations unless they have their own."),
+    ] = None,
+    activation_dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"] | None,
+        flag(
+            MODEL,
+            "--activation-dtype",
+            tgi=False,
+            help="Of activations and KV cache; float32 beside bfloat16 weights is exact, and slower (cpu backend).",
+        ),
+    ] = None,
+    quantize: Annotated[
+        QuantizeName | None,
+        flag(
+            MODEL,
+            "--quantize",
+            parser=parse_quantize,
+            metavar="int8|fp8",
+            help="Round weights to 8 bits on load; int8 is the more exact. A quantised checkpoint needs no flag.",
+        ),
     ] = None,
     # Not HOSTNAME, which TGI reads: containers set it to their own name.
     host: Annotated[
         str,
-        typer.Option("--hostname", "--host", envvar="HEADWATER_HOSTNAME", help="Address to listen on; 0.0.0.0 is all."),
+        flag(
+            ADDRESS,
+            "--hostname",
+            "--host",
+            help="Address to listen on; 0.0.0.0 is all.",
+            env="HEADWATER_HOSTNAME",
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", envvar="PORT", min=0, max=65535, help="0 is a free one.")] = 8080,
-    api_workers: Annotated[
-        int | None,
-        typer.Option(envvar="HEADWATER_API_WORKERS", min=1, help="HTTP processes; one per four cores if not given."),
+    port: Annotated[int, flag(ADDRESS, "--port", "-p", min=0, max=65535, help="0 is a free one.")] = 8080,
+    api_key: Annotated[
+        str | None,
+        flag(ADDRESS, "--api-key", help="What `Authorization: Bearer` must bear, but for health checks."),
     ] = None,
     cors_allow_origin: Annotated[
-        list[str] | None, typer.Option(envvar="CORS_ALLOW_ORIGIN", help="May be repeated; any if not given.")
+        list[str] | None, flag(ADDRESS, "--cors-allow-origin", help="May be repeated; any if not given.")
     ] = None,
-    graceful_termination_timeout: Annotated[
-        float,
-        typer.Option(
-            "--graceful-termination-timeout",
-            "-g",
-            envvar="GRACEFUL_TERMINATION_TIMEOUT",
-            min=0,
-            help="Seconds that running responses get after SIGTERM.",
-        ),
-    ] = 90,
-    json_output: Annotated[
-        bool, typer.Option("--json-output", envvar="JSON_OUTPUT", help="Write logs as JSON lines.")
-    ] = False,
     max_concurrent_requests: Annotated[
-        int, typer.Option(envvar="MAX_CONCURRENT_REQUESTS", min=1, help="Requests at a time; more get 429.")
+        int, flag(LIMITS, "--max-concurrent-requests", min=1, help="Requests at a time; more get 429.")
     ] = 128,
-    max_best_of: Annotated[int, typer.Option(envvar="MAX_BEST_OF", min=1, help="Largest best_of.")] = 2,
+    max_best_of: Annotated[int, flag(LIMITS, "--max-best-of", min=1, help="Largest best_of.")] = 2,
     max_stop_sequences: Annotated[
-        int, typer.Option(envvar="MAX_STOP_SEQUENCES", min=0, help="Stop strings of one request.")
+        int, flag(LIMITS, "--max-stop-sequences", min=0, help="Stop strings of one request.")
     ] = 4,
-    max_top_n_tokens: Annotated[int, typer.Option(envvar="MAX_TOP_N_TOKENS", min=0, help="Largest top_n_tokens.")] = 5,
+    max_top_n_tokens: Annotated[
+        int, flag(LIMITS, "--max-top-n-tokens", min=0, max=MAX_TOP_N, help="Largest top_n_tokens.")
+    ] = 5,
     max_client_batch_size: Annotated[
-        int, typer.Option(envvar="MAX_CLIENT_BATCH_SIZE", min=1, help="Prompts of one request.")
+        int, flag(LIMITS, "--max-client-batch-size", min=1, help="Prompts of one request.")
     ] = 4,
     max_input_tokens: Annotated[
         int | None,
-        typer.Option(
+        flag(
+            LIMITS,
             "--max-input-tokens",
             "--max-input-length",
-            envvar="MAX_INPUT_TOKENS",
             min=1,
             help="Tokens of a prompt; one less than max-total-tokens if not given.",
         ),
     ] = None,
     max_total_tokens: Annotated[
-        int | None, typer.Option(envvar="MAX_TOTAL_TOKENS", min=2, help="Prompt and generated tokens.")
+        int | None, flag(LIMITS, "--max-total-tokens", min=2, help="Prompt and generated tokens of a request.")
     ] = None,
     payload_limit: Annotated[
-        int, typer.Option(envvar="PAYLOAD_LIMIT", min=1, help="Bytes of a request's body.")
+        int, flag(LIMITS, "--payload-limit", min=1, help="Bytes of a request's body.")
     ] = 2_000_000,
-    dtype: Annotated[
-        Literal["bfloat16", "float16", "float32"] | None,
-        typer.Option(envvar="DTYPE", help="Of weights, and of activations unless they have their own."),
-    ] = None,
-    activation_dtype: Annotated[
-        Literal["bfloat16", "float16", "float32"] | None,
-        typer.Option(
-            envvar="HEADWATER_ACTIVATION_DTYPE",
-            help="Of activations and KV cache; float32 beside bfloat16 weights is exact, and slower (cpu backend).",
-        ),
-    ] = None,
+    request_timeout: Annotated[
+        float,
+        flag(LIMITS, "--request-timeout", tgi=False, min=0, help="Seconds a request may take, waiting too; 0: any."),
+    ] = 0,
+    disable_grammar_support: Annotated[
+        bool, flag(LIMITS, "--disable-grammar-support", help="Refuse grammars and response formats.")
+    ] = False,
     device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option(envvar="HEADWATER_DEVICE", help="A GPU if there is one.")
+        Literal["cpu", "cuda"] | None, flag(ENGINE, "--device", tgi=False, help="A GPU if there is one.")
     ] = None,
     backend: Annotated[
-        Literal["cpu", "triton"] | None, typer.Option(envvar="HEADWATER_BACKEND", help="Kernels; the device's own.")
+        Literal["cpu", "triton"] | None, flag(ENGINE, "--backend", tgi=False, help="Kernels; the device's own.")
+    ] = None,
+    threads: Annotated[int | None, flag(ENGINE, "--threads", tgi=False, min=1, help="Of the cpu backend.")] = None,
+    kv_cache_bytes: Annotated[
+        int | None, flag(ENGINE, "--kv-cache-bytes", tgi=False, min=1, help="Size of the KV cache.")
     ] = None,
     max_batch_prefill_tokens: Annotated[
-        int | None, typer.Option(envvar="MAX_BATCH_PREFILL_TOKENS", min=1, help="Tokens of one step.")
+        int | None, flag(ENGINE, "--max-batch-prefill-tokens", min=1, help="Tokens of one step.")
     ] = None,
     max_batch_size: Annotated[
-        int | None, typer.Option(envvar="MAX_BATCH_SIZE", min=1, help="Sequences of one step.")
+        int | None, flag(ENGINE, "--max-batch-size", min=1, help="Sequences of one step.")
     ] = None,
-    kv_cache_bytes: Annotated[
-        int | None, typer.Option(envvar="HEADWATER_KV_CACHE_BYTES", min=1, help="Size of the KV cache.")
+    prefix_cache: Annotated[
+        bool,
+        flag(
+            ENGINE,
+            "--prefix-cache/--no-prefix-cache",
+            help="Keep what was computed for prompts and answers that begin alike.",
+            tgi="PREFIX_CACHING=0",
+            env=["PREFIX_CACHING", "USE_PREFIX_CACHING"],
+        ),
+    ] = True,
+    speculate: Annotated[
+        int, flag(ENGINE, "--speculate", min=0, help="Tokens guessed in each step from the text so far; 0: none.")
+    ] = 0,
+    api_workers: Annotated[
+        int | None,
+        flag(SERVER, "--api-workers", tgi=False, min=1, help="HTTP processes; one per four cores if not given."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(envvar="HEADWATER_THREADS", min=1, help="Of the cpu backend.")] = None,
+    validation_workers: Annotated[
+        int, flag(SERVER, "--validation-workers", min=1, help="Threads of a process that tokenise long prompts.")
+    ] = 2,
+    graceful_termination_timeout: Annotated[
+        float,
+        flag(
+            SERVER,
+            "--graceful-termination-timeout",
+            "-g",
+            min=0,
+            help="Seconds that running responses get after SIGTERM.",
+        ),
+    ] = 90,
+    json_output: Annotated[bool, flag(SERVER, "--json-output", help="Write logs as JSON lines.")] = False,
 ) -> None:
     """Serve MODEL over HTTP until SIGTERM or Ctrl-C.
 
-    What is not given is chosen from the hardware and the model.
+    What is not given is chosen from the hardware and the model. Each flag can be set by an environment variable.
     """
     if max_input_tokens and max_total_tokens and max_input_tokens >= max_total_tokens:
         raise typer.BadParameter(
             f"max-input-tokens {max_input_tokens} must be below max-total-tokens {max_total_tokens}"
         )
+    if api_key == "":
+        raise typer.BadParameter("api-key is empty: leave it out, or choose one")
     setproctitle("headwater serve")
     port = probe_port(host, port)
+    use_hub_cache(huggingface_hub_cache)
     found = resolve_model(model or model_id, revision)
     with socket_dir() as sockets:
         engine = EngineConfig(
@@ -143,11 +214,14 @@ def serve(
             backend=backend,
             dtype=dtype,
             activation_dtype=activation_dtype,
+            quantize=quantize,
             kv_cache_bytes=kv_cache_bytes,
             max_total_tokens=max_total_tokens,
             max_batch_prefill_tokens=max_batch_prefill_tokens,
             max_batch_size=max_batch_size,
             threads=threads,
+            prefix_cache=prefix_cache,
+            speculate=speculate,
         )
         api = ApiConfig(
             model_dir=found.directory,
@@ -166,6 +240,11 @@ def serve(
             max_input_tokens=max_input_tokens,
             max_total_tokens=max_total_tokens,
             payload_limit=payload_limit,
+            request_timeout=request_timeout,
+            disable_grammar_support=disable_grammar_support,
+            tokenizer_config_path=tokenizer_config_path,
+            validation_workers=validation_workers,
+            api_key=api_key,
             cors_allow_origin=tuple(cors_allow_origin or ()),
             graceful_termination_timeout=graceful_termination_timeout,
             json_output=json_output,
@@ -173,6 +252,9 @@ def serve(
         )
         code = Supervisor(engine, api).run()
     raise typer.Exit(code)
+
+
+app.add_typer(bench, name="bench")
 
 
 @app.command()
@@ -188,7 +270,11 @@ def convert(
 def main() -> None:
     """Entry point of the console script: an error of the user's is one line, never a traceback."""
     try:
+        if sys.argv[1:2] == ["serve"]:
+            sys.argv[2:], notes = take_foreign_flags(sys.argv[2:], os.environ)
+            for note in notes:
+                print(f"headwater: {note}", file=sys.stderr)
         app()
-    except (ModelError, StartError) as error:
+    except (ModelError, StartError, ForeignFlagError) as error:
         print(f"headwater: error: {error}", file=sys.stderr)
         sys.exit(1)

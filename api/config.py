@@ -4,6 +4,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+MAX_TOP_N = 20  # what the engine can list beside a token
+
 
 class ApiConfig(Struct, frozen=True, kw_only=True):
     """Settings of the HTTP server; the defaults of limits are TGI's. None means: taken from the model or the engine."""
@@ -24,6 +26,11 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None  # prompt + generated tokens of one sequence
     payload_limit: int = 2_000_000  # bytes of a request's body
+    disable_grammar_support: bool = False
+    request_timeout: float = 0.0  # seconds a request may take, queue and all; 0: any time
+    api_key: str | None = None  # what Authorization must bear; None: nothing
+    tokenizer_config_path: Path | None = None  # a tokenizer_config.json with another chat template
+    validation_workers: int = 2  # threads of a worker that tokenise long prompts
     cors_allow_origin: tuple[str, ...] = ()  # empty: any
     graceful_termination_timeout: float = 90.0  # seconds
     json_output: bool = False  # logs as JSON lines

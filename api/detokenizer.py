@@ -37,7 +37,9 @@ class Detokenizer:
             self._restart([token_id])
             return special
         if self._prefix is None:
-            self._prefix = self._tokenizer.decode(self._window)
+            window = self._window  # of one token as a rule, whose text is known
+            decode = self._tokenizer.decode
+            self._prefix = self._tokenizer.token_text(window[0]) if len(window) == 1 else decode(window)
         self._window.append(token_id)
         text = self._tokenizer.decode(self._window)[len(self._prefix) :]
         complete = text.rstrip(_REPLACEMENT)

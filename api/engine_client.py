@@ -9,11 +9,13 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from ..engine.frames import FrameError, FrameReader, encode_frame
-from ..engine.messages import Abort, FinishReason, FromEngine, Hello, SamplingParams, Stats, Step, Submit
+from ..engine.messages import Abort, FromEngine, Hello, SamplingParams, Stats, Step, Submit
+from .generation import EngineError, Generation, Waker
 
 RECONNECT_DELAY_S = 0.1
 ENGINE_WAIT_S = 60.0  # how long a request waits for an engine that is away: a restart with a warm-up takes less
@@ -23,86 +25,18 @@ PROGRESS_TIMEOUT_S = 30.0
 logger = logging.getLogger(__name__)
 
 
-class EngineError(Exception):
-    """The engine did not do what was asked; ``error_type`` says whether the request or the engine was at fault."""
-
-    def __init__(self, error: str, error_type: Literal["validation", "generation"] = "generation") -> None:
-        super().__init__(error)
-        self.error_type = error_type
-
-
-class Generation:
-    """One sequence in the engine.
-
-    Attributes:
-        prompt_ids, sampling: as submitted.
-        token_ids: all tokens received so far; logprobs: theirs.
-        finish_reason: None until the last token was received.
-        queue_s: seconds until its first step; None until then.
-    """
-
-    def __init__(
-        self, client: "EngineClient", request_id: int, prompt_ids: list[int], sampling: SamplingParams
-    ) -> None:
-        self._client = client
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: EngineError | None = None
-        self._taken = 0
-        self.request_id = request_id
-        self.prompt_ids = prompt_ids
-        self.sampling = sampling
-        self.token_ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.finish_reason: FinishReason | None = None
-        self.queue_s: float | None = None
-
-    async def next(self, timeout_s: float) -> tuple[list[int], list[float]]:
-        """Tokens and logprobs that came since the last call; none if the sequence is over or the time is.
-
-        Safe to cancel: what came is still there for the next call. Raises EngineError, after the tokens before it.
-        """
-        if self._taken == len(self.token_ids) and self._error is None and self.finish_reason is None:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            timer = loop.call_later(timeout_s, self._wake)  # a tenth of the cost of asyncio.timeout
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
-        if self._taken == len(self.token_ids) and self._error is not None:
-            raise self._error
-        taken, self._taken = self._taken, len(self.token_ids)
-        return self.token_ids[taken:], self.logprobs[taken:]
-
-    def abort(self) -> None:
-        """Drop the sequence, if it still runs: nobody wants its tokens."""
-        self._client._abort(self)
-
-    def _extend(self, token_ids: list[int], logprobs: list[float], finish_reason: FinishReason | None) -> None:
-        self.token_ids += token_ids
-        self.logprobs += logprobs
-        self.finish_reason = finish_reason
-        self._wake()
-
-    def _fail(self, error: EngineError) -> None:
-        self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
 class EngineClient:
     """Connection of this worker to its engine.
 
     Attributes:
         hello: what the engine said it is, the last one if it is away; None before the first connection.
         stats: of the last frame.
+        on_step: called for each frame, before what it holds reaches the generations.
     """
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
+        self.on_step: Callable[[Hello, Stats], None] | None = None
         self._request_ids = itertools.count(1)
         self._live: dict[int, Generation] = {}
         self._transport: asyncio.Transport | None = None  # None: not connected, or no Hello yet
@@ -140,18 +74,39 @@ class EngineClient:
         assert self.hello is not None
         return self.hello
 
-    async def submit(self, prompt_ids: list[int], sampling: SamplingParams) -> Generation:
-        """Start a sequence, waiting for the engine if it is away. Raises EngineError."""
-        await self.wait_ready()
+    async def submit(
+        self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
+    ) -> Generation:
+        """Start a sequence, waiting for the engine if it is away.
+
+        Args:
+            waker: woken whenever something came for the sequence.
+            timeout_s: until it must be over; None: no limit.
+
+        Raises:
+            EngineError: the engine did not come back in time.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        await self.wait_ready(ENGINE_WAIT_S if timeout_s is None else min(timeout_s, ENGINE_WAIT_S))
         assert self._transport is not None
-        generation = Generation(self, next(self._request_ids), prompt_ids, sampling)
+        generation = Generation(next(self._request_ids), prompt_ids, sampling, waker, self._abort)
         self._live[generation.request_id] = generation
-        self._transport.write(encode_frame(Submit(generation.request_id, prompt_ids, sampling)))
+        left = 0.0 if deadline is None else max(deadline - time.monotonic(), 0.001)  # 0.0 is none
+        self._transport.write(encode_frame(Submit(generation.request_id, prompt_ids, sampling, timeout_s=left)))
         return generation
 
     def is_healthy(self) -> bool:
         """The engine is connected and makes progress."""
-        return self._connected.is_set() and time.monotonic() - self._last_frame < PROGRESS_TIMEOUT_S
+        return self.unhealthy_reason() is None
+
+    def unhealthy_reason(self) -> str | None:
+        """What is wrong with the engine, None if nothing is."""
+        if not self._connected.is_set():
+            return "the engine is away: it is starting again"
+        silence_s = time.monotonic() - self._last_frame
+        if silence_s < PROGRESS_TIMEOUT_S:
+            return None
+        return f"the engine makes no progress: nothing heard for {silence_s:.0f} s"
 
     async def _stay_connected(self) -> None:
         loop = asyncio.get_running_loop()
@@ -182,17 +137,23 @@ class EngineClient:
 
     def _on_step(self, step: Step) -> None:
         self.stats = step.stats
+        if self.on_step is not None and self.hello is not None:
+            self.on_step(self.hello, step.stats)
         for started in step.started:
             if (generation := self._live.get(started.request_id)) is not None:
                 generation.queue_s = started.queue_s
+                generation.cached_tokens = started.cached_tokens
+        for prompt in step.prompts:
+            if (generation := self._live.get(prompt.request_id)) is not None:
+                generation.prompt_logprobs = prompt.logprobs
         for tokens in step.tokens:
             if (generation := self._live.get(tokens.request_id)) is not None:
                 if tokens.finish_reason is not None:
                     del self._live[tokens.request_id]
-                generation._extend(tokens.token_ids, tokens.logprobs, tokens.finish_reason)
+                generation.extend(tokens)
         for failed in step.failed:
             if (generation := self._live.pop(failed.request_id, None)) is not None:
-                generation._fail(EngineError(failed.error, failed.error_type))
+                generation.fail(EngineError(failed.error, failed.error_type))
 
     def _on_lost(self) -> None:
         if self._transport is None:
@@ -202,7 +163,7 @@ class EngineClient:
         live, self._live = self._live, {}
         logger.warning("engine: connection lost, %d requests failed", len(live))
         for generation in live.values():
-            generation._fail(EngineError("the engine died"))
+            generation.fail(EngineError("the engine died"))
 
 
 class _Connection(asyncio.Protocol):

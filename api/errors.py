@@ -47,14 +47,26 @@ class GenerationError(ApiError):
         super().__init__(f"Request failed during generation: Server error: {reason}")
 
 
+class DeadlineError(ApiError):
+    """The request took longer than it may, in the queue or in the batch. Not 503, for the same reason as 429."""
+
+    status = 504
+    error_type = "timeout"
+    failure = "timeout"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__("Request timed out" + (f": not finished within {timeout_s:g} s" if timeout_s else ""))
+
+
 class UnhealthyError(ApiError):
-    """Answer of the health routes only."""
+    """Answer of the health routes only; the body is TGI's, a header says why."""
 
     status = 503
     error_type = "healthcheck"
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__("unhealthy")
+        self.headers = ((b"x-unhealthy-reason", reason.encode()),)
 
 
 class TransportError(Exception):

@@ -6,6 +6,7 @@ generates calls ``watch`` after reading the body, and the handler's task is canc
 """
 
 import asyncio
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
@@ -24,10 +25,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 # A reader that takes nothing for this long is gone for all practical purposes (a JavaScript client that leaves its
 # loop keeps the connection open); until then only its own stream waits.
 STALL_TIMEOUT_S = 30.0
+# Between two parts of a request's body.
+BODY_TIMEOUT_S = 30.0
 
 _VARY = (b"vary", b"origin, access-control-request-method, access-control-request-headers")
 _MAX_REQUEST_ID_BYTES = 128
 _JSON = b"application/json"
+_CLOSE = ((b"connection", b"close"),)
 
 T = TypeVar("T")
 
@@ -37,7 +41,7 @@ class Exchange:
 
     Attributes:
         headers: of the request, names in lower case; of repeated ones the last.
-        request_id: the client's x-request-id, or a new one.
+        request_id: the client's x-request-id or x-amzn-trace-id, or a new one.
         started, finished: of the response.
         gone: the client closed the connection before the response was finished.
     """
@@ -47,14 +51,19 @@ class Exchange:
         self._send = send
         self._watcher: asyncio.Task[Message] | None = None
         self._handler: asyncio.Task[Any] | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._stalled = False
+        self._write_began = math.inf  # loop.time() of the write in progress
+        self._loop = asyncio.get_running_loop()
         self.method: str = scope["method"]
-        self.path: str = scope["path"]
+        # Some clients join a base URL that ends in a slash with a path that begins with one.
+        self.path: str = "/" + scope["path"].lstrip("/")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.started = False
         self.finished = False
         self.gone = False
-        wanted = self.headers.get(b"x-request-id", b"")
+        # huggingface_hub names its requests in the second one, and looks for the name in x-request-id.
+        wanted = self.headers.get(b"x-request-id") or self.headers.get(b"x-amzn-trace-id", b"")
         self._request_id = wanted if 0 < len(wanted) <= _MAX_REQUEST_ID_BYTES else secrets.token_hex(8).encode()
         self._common_headers = [_VARY, (b"x-request-id", self._request_id)]
         origin = self.headers.get(b"origin", b"")
@@ -86,7 +95,11 @@ class Exchange:
         chunks: list[bytes] = []
         size = 0
         while True:
-            message = await self._receive()
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    message = await self._receive()
+            except TimeoutError:
+                raise TransportError(408, "The request's body did not come in time", _CLOSE) from None
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
@@ -144,24 +157,32 @@ class Exchange:
         await self._write({"type": "http.response.body", "body": chunk})
 
     async def _write(self, message: Message) -> None:
-        # By hand: asyncio.timeout costs as much as all the rest of an event.
-        timer = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._stall)
+        # By hand, one timer for all writes: making a timer costs as much as all the rest of an event.
+        self._write_began = self._loop.time()
+        if self._stall_timer is None:
+            self._stall_timer = self._loop.call_later(STALL_TIMEOUT_S, self._check_stall)
         try:
             await self._send(message)
         except asyncio.CancelledError:
             if self._stalled:
                 raise ReaderStalled(f"nothing read for {STALL_TIMEOUT_S:.0f} s") from None
             raise
-        finally:
-            timer.cancel()
+        self._write_began = math.inf
 
-    def _stall(self) -> None:
-        assert self._handler is not None, "a stream is watched"
-        self._stalled = True
-        self._handler.cancel()
+    def _check_stall(self) -> None:
+        """Cut the connection if a write takes too long, else look again when that could be so."""
+        left_s = STALL_TIMEOUT_S - max(self._loop.time() - self._write_began, 0.0)
+        if left_s > 0:
+            self._stall_timer = self._loop.call_later(left_s, self._check_stall)
+        else:
+            assert self._handler is not None, "a stream is watched"
+            self._stalled = True
+            self._handler.cancel()
 
     def close(self) -> None:
         """Stop watching; the response is over."""
         self.finished = True
         if self._watcher is not None:
             self._watcher.cancel()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()

@@ -48,15 +48,16 @@ class Permits:
         return sum(self._slots[1::_SLOT_INTS])
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold one permit. Raises OverloadedError if there is none."""
-        self._slots[self._count] += 1
+    def hold(self, count: int = 1) -> Iterator[None]:
+        """Hold permits, all that there are if more are wanted. Raises OverloadedError if they are not free."""
+        count = min(count, self._limit)
+        self._slots[self._count] += count
         try:
             if self.used > self._limit:
                 raise OverloadedError
             yield
         finally:
-            self._slots[self._count] -= 1
+            self._slots[self._count] -= count
 
 
 def _is_alive(pid: int) -> bool:

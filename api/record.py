@@ -1,15 +1,20 @@
 """What is remembered about one request: its sizes and times, for the answer's headers, the metrics and the log."""
 
 import time
+from collections.abc import Callable, Sequence
 
-from .engine_client import Generation
+from .generation import Generation
+from .text_stream import News, TextStream
 
 
 class Record:
     """One request that generates. Times are seconds; the parts add up to the total.
 
     Attributes:
-        outcome: finish reason or error type, as logged.
+        prompt_tokens: of all its prompts; generated_tokens: of all its sequences.
+        first_token_s: until the first token came; None until then.
+        on_gap: told how long, in seconds, each arrival of a sequence's later tokens took.
+        outcome: finish reasons or error type, as logged.
         status: HTTP status of the answer, 0 if there was none.
     """
 
@@ -17,26 +22,51 @@ class Record:
         self._start = time.monotonic()
         self._submitted: float | None = None
         self._end: float | None = None
-        self._generation: Generation | None = None
+        self._generations: list[Generation] = []  # the first of each prompt
+        self._sequences = ""  # their numbers in the engine
+        self._last: dict[int, float] = {}  # when a sequence's last token came
         self.request_id = request_id
         self.route = route
         self.input_characters = 0
         self.prompt_tokens = 0
         self.generated_tokens = 0
+        self.first_token_s: float | None = None
+        self.on_gap: Callable[[float], None] = _ignore
         self.outcome = ""
         self.status = 0
 
     def submit(self, generation: Generation) -> None:
-        """The engine has it from now on."""
+        """The engine has one of its prompts from now on."""
         self._submitted = time.monotonic()
-        self._generation = generation
-        self.prompt_tokens = len(generation.prompt_ids)
+        self._generations.append(generation)
+        self.prompt_tokens += len(generation.prompt_ids)
 
-    def finish(self, generated_tokens: int, outcome: str) -> None:
+    def received(self, news: Sequence[News]) -> None:
+        """Tokens came."""
+        now = time.monotonic()
+        if self.first_token_s is None:
+            self.first_token_s = now - self._start
+        for one in news:
+            index = one.stream.index
+            if (last := self._last.get(index)) is not None:
+                self.on_gap(now - last)
+            self._last[index] = now
+
+    def finish(self) -> None:
         """The last token is there."""
         self._end = time.monotonic()
-        self.generated_tokens = generated_tokens
-        self.outcome = outcome
+
+    def end(self, streams: Sequence[TextStream]) -> None:
+        """Nothing more will come."""
+        self._end = self._end or time.monotonic()
+        self._sequences = ",".join(str(stream.generation.request_id) for stream in streams)
+        self.generated_tokens = sum(stream.generated_tokens for stream in streams)
+        self.outcome = ",".join(sorted({stream.finish_reason for stream in streams if stream.finish_reason}))
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were found in the prefix cache."""
+        return sum(generation.cached_tokens for generation in self._generations)
 
     @property
     def total_s(self) -> float:
@@ -49,8 +79,8 @@ class Record:
 
     @property
     def queue_s(self) -> float:
-        """From then until its first step."""
-        return 0.0 if self._generation is None else self._generation.queue_s or 0.0
+        """From then until its first step; of several prompts the one that waited longest."""
+        return max((generation.queue_s or 0.0 for generation in self._generations), default=0.0)
 
     @property
     def inference_s(self) -> float:
@@ -80,15 +110,29 @@ class Record:
 
     def log_fields(self) -> dict[str, str | int | float]:
         """What the request's log line says; never the prompt."""
-        return {
+        fields: dict[str, str | int | float] = {
             "id": self.request_id,
             "route": self.route,
             "status": self.status,
             "outcome": self.outcome,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "generated_tokens": self.generated_tokens,
-            "validation_ms": round(self.validation_s * 1000, 1),
-            "queue_ms": round(self.queue_s * 1000, 1),
-            "inference_ms": round(self.inference_s * 1000, 1),
-            "total_ms": round(self.total_s * 1000, 1),
+            "validation_ms": _ms(self.validation_s),
+            "queue_ms": _ms(self.queue_s),
+            "inference_ms": _ms(self.inference_s),
+            "total_ms": _ms(self.total_s),
         }
+        if self.first_token_s is not None:
+            fields["first_token_ms"] = _ms(self.first_token_s)
+            fields["per_token_ms"] = _ms(self.time_per_token_s)
+        if self._sequences:
+            fields["sequences"] = self._sequences
+        return fields
+
+
+def _ignore(_seconds: float) -> None: ...
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -7,13 +7,13 @@ from .exchange import Exchange
 from .metrics import CONTENT_TYPE
 from .schema import Info
 from .service import Service
-from .tokenizer import VALIDATION_WORKERS
 
 
 async def health(service: Service, exchange: Exchange) -> None:
     """GET /, /health and /ping: 200 without a body, or 503; does not depend on how busy the server is."""
-    if not service.engine.is_healthy():
-        raise UnhealthyError
+    reason = service.engine.unhealthy_reason()
+    if reason is not None:
+        raise UnhealthyError(reason)
     await exchange.respond(200)
 
 
@@ -29,7 +29,7 @@ async def info(service: Service, exchange: Exchange) -> None:
         max_stop_sequences=limits.max_stop_sequences,
         max_input_tokens=limits.max_input_tokens,
         max_total_tokens=limits.max_total_tokens,
-        validation_workers=VALIDATION_WORKERS,
+        validation_workers=config.validation_workers,
         max_client_batch_size=config.max_client_batch_size,
         router="text-generation-router",
         version=config.version,
@@ -42,5 +42,5 @@ async def info(service: Service, exchange: Exchange) -> None:
 async def metrics(service: Service, exchange: Exchange) -> None:
     """GET /metrics: of all workers, and of the engine."""
     assert service.metrics is not None
-    text = service.metrics.render(service.engine.hello, service.engine.stats)
+    text = service.metrics.render(service.engine.hello, service.engine.stats, service.permits.used)
     await exchange.respond(200, text, CONTENT_TYPE)

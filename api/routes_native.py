@@ -4,31 +4,31 @@ What is known to be wrong before the first token is a real HTTP status, on the s
 event. If the first token takes longer than a keep-alive interval, the stream begins with a comment instead.
 """
 
-from collections.abc import Iterable
+from statistics import fmean
 
 import msgspec
+from msgspec import UNSET
 
 from . import validation
-from .engine_client import EngineError
-from .errors import ApiError, GenerationError
+from .error_body import native_error
+from .event_stream import send_events
 from .exchange import Exchange
-from .record import Record
+from .job import Job, open_job
 from .schema import (
+    BestOfSequence,
     CompatGenerateRequest,
     Details,
-    ErrorResponse,
     GenerateParameters,
     GenerateRequest,
     GenerateResponse,
+    PrefillToken,
+    SimpleToken,
     StreamDetails,
     StreamResponse,
-    Token,
 )
 from .service import Service
-from .sse import KEEP_ALIVE, encode_event
-from .text_stream import TextStream
-
-KEEP_ALIVE_S = 15.0
+from .sse import encode_event, event_of, shortest_float32
+from .text_stream import News, TextStream
 
 _decode_generate = msgspec.json.Decoder(GenerateRequest)
 _decode_compat = msgspec.json.Decoder(CompatGenerateRequest)
@@ -38,13 +38,13 @@ _encoder = msgspec.json.Encoder()
 async def generate(service: Service, exchange: Exchange) -> None:
     """POST /generate."""
     request = await exchange.read_json(_decode_generate, service.config.payload_limit)
-    await _Generate(service, exchange, request, stream=False).run()
+    await _Generate(service, exchange, request).answer()
 
 
 async def generate_stream(service: Service, exchange: Exchange) -> None:
     """POST /generate_stream."""
     request = await exchange.read_json(_decode_generate, service.config.payload_limit)
-    await _Generate(service, exchange, request, stream=True).run()
+    await _Generate(service, exchange, request).stream()
 
 
 async def compat_generate(service: Service, exchange: Exchange) -> None:
@@ -52,108 +52,123 @@ async def compat_generate(service: Service, exchange: Exchange) -> None:
 
     Differs from TGI: ``return_full_text`` is false unless asked for, whatever the model.
     """
-    request = await exchange.read_json(_decode_compat, service.config.payload_limit)
-    await _Generate(service, exchange, request, stream=bool(request.stream), as_list=True).run()
+    await answer_compat(service, exchange, await exchange.read_json(_decode_compat, service.config.payload_limit))
+
+
+async def answer_compat(service: Service, exchange: Exchange, request: CompatGenerateRequest) -> None:
+    """Answer or stream, as the request says. Raises ApiError."""
+    route = _Generate(service, exchange, request)
+    if request.stream:
+        await route.stream()
+    else:
+        await route.answer(as_list=True)
+
+
+async def tokenize(service: Service, exchange: Exchange) -> None:
+    """POST /tokenize: a list of the tokens of ``inputs``, special ones included; parameters change nothing."""
+    request = await exchange.read_json(_decode_generate, service.config.payload_limit)
+    data = request.inputs.encode()
+    spans = await service.tokenizer.spans(request.inputs)
+    tokens = [SimpleToken(i, data[start:stop].decode(errors="replace"), start, stop) for i, start, stop in spans]
+    await exchange.respond(200, _encoder.encode(tokens), b"application/json")
 
 
 class _Generate:
     """One request of a native route, from its checked body to the last byte of the answer."""
 
-    def __init__(
-        self, service: Service, exchange: Exchange, request: GenerateRequest, *, stream: bool, as_list: bool = False
-    ) -> None:
+    def __init__(self, service: Service, exchange: Exchange, request: GenerateRequest) -> None:
         self._service = service
         self._exchange = exchange
         self._request = request
         self._parameters = request.parameters or GenerateParameters()
-        self._stream = stream
-        self._as_list = as_list
-        self._details = bool(self._parameters.details)
+        # Asking for the prompt's tokens means asking for details, as in TGI.
+        self._details = bool(self._parameters.details or self._parameters.decoder_input_details)
 
-    async def run(self) -> None:
-        """Raises ApiError if nothing was sent yet; a stream that has begun tells it as its last event."""
-        with self._service.record(self._exchange) as record, self._service.permits.hold():
-            self._exchange.watch()
-            text = await self._submit(record)
-            try:
-                if self._stream:
-                    await self._send_stream(text, record)
-                else:
-                    await self._send_whole(text, record)
-            finally:
-                record.generated_tokens = text.generated_tokens
-                text.generation.abort()
-
-    async def _submit(self, record: Record) -> TextStream:
-        service, request = self._service, self._request
-        limits = service.limits()
-        record.input_characters = len(request.inputs)
-        validation.check(request, limits, self._stream)
-        prompt_ids = await service.tokenizer.encode(request.inputs, self._parameters.truncate)
-        sampling = validation.resolve(request.parameters, len(prompt_ids), limits, service.tokenizer.eos_ids)
-        try:
-            generation = await service.engine.submit(prompt_ids, sampling)
-        except EngineError as error:
-            raise GenerationError(str(error)) from error
-        record.submit(generation)
-        assert service.metrics is not None
-        service.metrics.submitted(record, sampling.max_new_tokens)
-        return TextStream(generation, service.tokenizer, self._parameters.stop or ())
-
-    async def _send_whole(self, text: TextStream, record: Record) -> None:
-        tokens: list[Token] = []
-        while text.finish_reason is None:
-            tokens += await text.next(KEEP_ALIVE_S)
-        record.finish(text.generated_tokens, text.finish_reason)
-        response = GenerateResponse(self._generated_text(text))
-        if self._details:
-            response.details = Details(text.finish_reason, text.generated_tokens, _shown_seed(text), [], tokens)
-        body = _encoder.encode([response] if self._as_list else response)
-        headers = [(b"x-compute-type", self._service.compute_type), *record.headers()]
-        await self._exchange.respond(200, body, b"application/json", headers)
-
-    async def _send_stream(self, text: TextStream, record: Record) -> None:
-        exchange = self._exchange
-        index = 0
-        while text.finish_reason is None:
-            try:
-                tokens = await text.next(KEEP_ALIVE_S)
-            except ApiError as error:
-                if exchange.started:
-                    await exchange.end(encode_event(ErrorResponse(error.error, error.error_type)))
-                raise
-            chunk = self._events(tokens, index, text) if tokens else KEEP_ALIVE
-            index += len(tokens)
-            if not exchange.started:
-                await exchange.start_stream(self._stream_headers(record))
-            if text.finish_reason is None:
-                await exchange.write(chunk)
-            else:
-                record.finish(text.generated_tokens, text.finish_reason)
-                await exchange.end(chunk)
-
-    def _events(self, tokens: Iterable[Token], index: int, text: TextStream) -> bytes:
-        """The events of tokens that came together, for one send; the last of a text says how it ended."""
-        events = [StreamResponse(i, token) for i, token in enumerate(tokens, start=index + 1)]
-        if text.finish_reason is not None:
-            events[-1].generated_text = self._generated_text(text)
+    async def answer(self, as_list: bool = False) -> None:
+        """Generate all, then answer. Raises ApiError."""
+        limits = self._service.limits()
+        count = max(min(self._parameters.best_of or 1, limits.max_best_of), 1)
+        with open_job(self._service, self._exchange, count) as job:
+            await self._start(job, limits, count, stream=False)
+            best, *others = _best_first(await job.finish())
+            response = GenerateResponse(self._generated_text(best.stream))
             if self._details:
-                input_length = len(text.generation.prompt_ids)
+                response.details = self._whole_details(best, others)
+            body = _encoder.encode([response] if as_list else response)
+            headers = [(b"x-compute-type", self._service.compute_type), *job.record.headers()]
+            await self._exchange.respond(200, body, b"application/json", headers)
+
+    async def stream(self) -> None:
+        """Send each token as it comes. Raises ApiError; a stream that has begun tells it as its last event."""
+        with open_job(self._service, self._exchange) as job:
+            await self._start(job, self._service.limits(), count=1, stream=True)
+            headers = [
+                (b"x-compute-type", self._service.compute_type),
+                (b"x-compute-characters", b"%d" % job.record.input_characters),
+            ]
+            await send_events(job, self._events, lambda error: event_of(native_error(error)), headers)
+
+    async def _start(self, job: Job, limits: validation.Limits, count: int, *, stream: bool) -> None:
+        request, tokenizer = self._request, self._service.tokenizer
+        job.record.input_characters = len(request.inputs)
+        validation.check(request, limits, stream)
+        prompt_ids = await tokenizer.encode(request.inputs, self._parameters.truncate)
+        sampling = validation.resolve(request.parameters, len(prompt_ids), limits, tokenizer.eos_ids)
+        await job.start(prompt_ids, sampling, self._parameters.stops, count=count)
+
+    def _events(self, news: list[News]) -> bytes:
+        """The events of tokens that came together; the last of a text says how it ended."""
+        (one,) = news
+        stream, top_tokens = one.stream, one.top_tokens
+        first = stream.generated_tokens - len(one.tokens) + 1
+        events = [StreamResponse(index, token) for index, token in enumerate(one.tokens, first)]
+        for event, top in zip(events, top_tokens, strict=False):
+            event.top_tokens = top
+        if stream.finish_reason is not None:
+            events[-1].generated_text = self._generated_text(stream)
+            if self._details:
                 events[-1].details = StreamDetails(
-                    text.finish_reason, text.generated_tokens, _shown_seed(text), input_length
+                    stream.finish_reason, stream.generated_tokens, stream.shown_seed, len(stream.generation.prompt_ids)
                 )
         return b"".join([encode_event(event) for event in events])
 
-    def _generated_text(self, text: TextStream) -> str:
-        return (self._request.inputs if self._parameters.return_full_text else "") + text.generated_text
+    def _generated_text(self, stream: TextStream) -> str:
+        return (self._request.inputs if self._parameters.return_full_text else "") + stream.generated_text
 
-    def _stream_headers(self, record: Record) -> list[tuple[bytes, bytes]]:
-        return [
-            (b"x-compute-type", self._service.compute_type),
-            (b"x-compute-characters", b"%d" % record.input_characters),
-        ]
+    def _whole_details(self, best: News, others: list[News]) -> Details:
+        stream = best.stream
+        assert stream.finish_reason is not None
+        details = Details(
+            stream.finish_reason, stream.generated_tokens, stream.shown_seed, self._prefill(stream), best.tokens
+        )
+        if others:
+            details.best_of_sequences = [self._other(one) for one in others]
+        details.top_tokens = best.top_tokens or UNSET
+        return details
+
+    def _other(self, one: News) -> BestOfSequence:
+        stream = one.stream
+        assert stream.finish_reason is not None
+        return BestOfSequence(
+            self._generated_text(stream),
+            stream.finish_reason,
+            stream.generated_tokens,
+            stream.shown_seed,
+            self._prefill(stream),
+            one.tokens,
+            one.top_tokens or UNSET,
+        )
+
+    def _prefill(self, stream: TextStream) -> list[PrefillToken]:
+        """The prompt's tokens, if asked for; the first has no logprob."""
+        if not self._parameters.decoder_input_details:
+            return []
+        generation, text = stream.generation, self._service.tokenizer.token_text
+        logprobs = [None, *map(shortest_float32, generation.prompt_logprobs)]
+        return [PrefillToken(i, text(i), lp) for i, lp in zip(generation.prompt_ids, logprobs, strict=True)]
 
 
-def _shown_seed(text: TextStream) -> int | None:
-    sampling = text.generation.sampling
-    return None if sampling.greedy else sampling.seed
+def _best_first(sequences: list[News]) -> list[News]:
+    """That with the highest mean logprob, then the others as they were started."""
+    best = max(sequences, key=lambda one: fmean(one.stream.generation.logprobs[: len(one.tokens)]))
+    return [best, *(one for one in sequences if one is not best)]

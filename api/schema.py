@@ -4,9 +4,11 @@ Every optional field takes null, which older clients send for each field they do
 integer types; what a value may mean is checked in validation.py, with TGI's own sentences.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
+
+from .grammar import AnyGrammar
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 I32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
@@ -16,7 +18,7 @@ FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
 
 class GenerateParameters(Struct):
-    """How to generate; null or absent: the default."""
+    """How to generate; null or absent: the default. The last ones are not TGI's."""
 
     best_of: Size | None = None
     temperature: float | None = None
@@ -28,15 +30,25 @@ class GenerateParameters(Struct):
     do_sample: bool | None = None
     max_new_tokens: U32 | None = None
     return_full_text: bool | None = None
-    stop: list[str] | None = None
+    stop: str | list[str] | None = None
     truncate: Size | None = None
     watermark: bool | None = None
     details: bool | None = None
     decoder_input_details: bool | None = None
     seed: Size | None = None
     top_n_tokens: U32 | None = None
-    grammar: Any = None
+    grammar: AnyGrammar | None = None
     adapter_id: str | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None  # added to the logit of each token id
+    ignore_eos: bool | None = None
+    min_new_tokens: U32 | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
 class GenerateRequest(Struct):
@@ -76,6 +88,7 @@ class StreamResponse(Struct, gc=False):
 
     index: int  # from 1
     token: Token
+    top_tokens: list[Token] | UnsetType = UNSET  # absent: none were asked for
     generated_text: str | None = None
     details: StreamDetails | None = None
 
@@ -88,14 +101,28 @@ class PrefillToken(Struct, gc=False):
     logprob: float | None
 
 
+class BestOfSequence(Struct):
+    """One of the sequences that were not the best."""
+
+    generated_text: str
+    finish_reason: FinishReason
+    generated_tokens: int
+    seed: int | None
+    prefill: list[PrefillToken]
+    tokens: list[Token]
+    top_tokens: list[list[Token]] | UnsetType = UNSET
+
+
 class Details(Struct):
     """How a text was generated."""
 
     finish_reason: FinishReason
     generated_tokens: int
     seed: int | None  # null: greedy
-    prefill: list[PrefillToken]  # empty: not available
+    prefill: list[PrefillToken]  # empty: not asked for
     tokens: list[Token]
+    best_of_sequences: list[BestOfSequence] | UnsetType = UNSET  # absent: there was one
+    top_tokens: list[list[Token]] | UnsetType = UNSET  # absent: none were asked for
 
 
 class GenerateResponse(Struct):
@@ -110,6 +137,15 @@ class ErrorResponse(Struct):
 
     error: str
     error_type: str
+
+
+class SimpleToken(Struct, gc=False):
+    """One token of a text; a special token that was added around it has none of it."""
+
+    id: int
+    text: str
+    start: int  # bytes of UTF-8 before it
+    stop: int
 
 
 class Info(Struct):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from setproctitle import setproctitle
 
@@ -29,6 +30,8 @@ from .worker import WorkerSettings, set_worker_settings
 # progress, so that refusals, health and metrics are still answered.
 _CONNECTIONS = 8192
 _ENGINE_POLL_S = 0.05
+# Of one connection: the head of a request must fit (else 431), and so much of a stream waits for a slow reader.
+_BUFFER_BYTES = 64 * 1024
 
 
 def main() -> None:
@@ -62,6 +65,7 @@ def _serve(config: ApiConfig, directory: Path) -> None:
         runtime_threads=1,
         loop=Loops.uvloop,
         http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(max_buffer_size=_BUFFER_BYTES),
         websockets=False,
         backlog=_CONNECTIONS,
         backpressure=_CONNECTIONS,

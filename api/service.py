@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .chat_template_files import load_chat_templates
 from .config import ApiConfig
 from .engine_client import EngineClient
 from .errors import ApiError, ReaderStalled
@@ -22,7 +23,8 @@ class Service:
     def __init__(self, config: ApiConfig, permits: Permits) -> None:
         self.config = config
         self.permits = permits
-        self.tokenizer = Tokenizer(config.model_dir)
+        self.tokenizer = Tokenizer(config.model_dir, config.validation_workers)
+        self.chat_templates = load_chat_templates(config.model_dir)
         self.engine = EngineClient(config.engine_socket)
         self.metrics: Metrics | None = None  # its buckets depend on the engine's limits
 
@@ -31,7 +33,9 @@ class Service:
         self.engine.start()
         await self.engine.wait_ready()
         limits = self.limits()
-        self.metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens)
+        first_worker = self.permits.index == 0
+        self.metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens, observes_engine=first_worker)
+        self.engine.on_step = self.metrics.step
 
     async def stop(self) -> None:
         """Leave the engine."""
@@ -49,6 +53,9 @@ class Service:
             max_top_n_tokens=config.max_top_n_tokens,
             max_input_tokens=max_input_tokens,
             max_total_tokens=max_total_tokens,
+            max_logit_bias=hello.max_logit_bias,
+            vocab_size=hello.vocab_size,
+            grammar_support=not config.disable_grammar_support,
         )
 
     @property
@@ -67,12 +74,12 @@ class Service:
         try:
             yield record
         except ApiError as error:
-            record.finish(record.generated_tokens, error.error_type)
+            record.outcome = error.error_type
             record.status = 200 if exchange.started else error.status
             self.metrics.failure(error.failure)
             raise
         except (asyncio.CancelledError, ReaderStalled):
-            record.finish(record.generated_tokens, "dropped")
+            record.outcome = "dropped"
             self.metrics.failure("dropped")
             raise
         else:

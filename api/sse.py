@@ -7,12 +7,17 @@ import msgspec
 KEEP_ALIVE = b":\n\n"  # a comment
 
 _FLOAT32 = struct.Struct("<f")
+_SPARSE = 2.0**-9  # below, 32-bit floats may lie farther apart than numbers of 7 digits
 _encoder = msgspec.json.Encoder()
 
 
 def encode_event(event: msgspec.Struct) -> bytes:
     """One event. Line separators beyond ASCII are escaped: Python clients split lines at them, even inside a string."""
-    payload = _encoder.encode(event)
+    return event_of(_encoder.encode(event))
+
+
+def event_of(payload: bytes) -> bytes:
+    """The event of JSON that was encoded elsewhere."""
     if not payload.isascii():
         # These byte sequences occur only inside JSON strings.
         payload = (
@@ -34,9 +39,10 @@ def shortest_float32(value: float) -> float:
     except OverflowError:
         return value
     (value,) = _FLOAT32.unpack(packed)
-    for digits in (7, 8):  # seldom fewer than 7
-        short = float(f"{value:.{digits}g}")
-        if _FLOAT32.pack(short) == packed:
-            shorter = float(f"{value:.6g}") if digits == 7 else short
-            return shorter if _FLOAT32.pack(shorter) == packed else short
-    return float(f"{value:.9g}")
+    short = float(f"{value:.7g}")  # without zeros at its end
+    if _FLOAT32.pack(short) == packed:
+        if -_SPARSE < value < _SPARSE and _FLOAT32.pack(shorter := float(f"{value:.6g}")) == packed:
+            return shorter
+        return short
+    short = float(f"{value:.8g}")
+    return short if _FLOAT32.pack(short) == packed else float(f"{value:.9g}")

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..engine.config import EngineConfig
+from .banner import banner, describe, read_hello
 from .child import Child, describe_exit
 from .config import ApiConfig
 
@@ -178,17 +179,18 @@ class Supervisor:
         host = reachable_host(config.host)
         address = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
         self._log("info", f"{config.model_id} is ready at {address} after {seconds:.1f} s")
-        if not config.json_output:
-            body = '{"inputs":"What is Deep Learning?","parameters":{"max_new_tokens":20}}'
-            print(
-                f"\n    curl -N {address}/generate_stream -X POST \\\n"
-                f"        -d '{body}' -H 'Content-Type: application/json'\n",
-                flush=True,
-            )
+        hello = read_hello(self._engine_config.socket)
+        if hello is None:  # it has just died; the next one says the same
+            return
+        facts = describe(address, self._engine_config, config, hello)
+        if config.json_output:
+            self._log("info", "settings", **facts)
+        else:
+            print(banner(facts), flush=True)
 
-    def _log(self, level: str, message: str) -> None:
+    def _log(self, level: str, message: str, **fields: str) -> None:
         if self._api_config.json_output:
-            line = json.dumps({"timestamp": time.time(), "level": level.upper(), "message": message})
+            line = json.dumps({"timestamp": time.time(), "level": level.upper(), "message": message, **fields})
         else:
             line = f"headwater: {message}"
         print(line, file=sys.stdout if level == "info" else sys.stderr, flush=True)

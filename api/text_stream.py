@@ -1,10 +1,11 @@
-"""Tokens of one generation with their texts, up to where the text ends: what every generating route reads from."""
+"""Tokens of one sequence with their texts, up to where the text ends: what every generating route reads from."""
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from .detokenizer import Detokenizer
-from .engine_client import EngineError, Generation
-from .errors import ApiError, GenerationError, ValidationError
+from .generation import EngineError, Generation
 from .schema import FinishReason, Token
 from .sse import shortest_float32
 from .stop import StopStrings
@@ -12,61 +13,90 @@ from .tokenizer import Tokenizer
 
 
 class TextStream:
-    """Turns what the engine sends into tokens with text; ends the generation at a stop string.
+    """Turns what the engine sends into tokens with text; ends the sequence at a stop string.
 
     Attributes:
-        finish_reason: None until the last token was returned. As in TGI, a last allowed token is ``length`` and an end
-            token ``eos_token`` even if a stop string ends there, too.
-        generated_tokens: returned so far.
+        index: of the sequence within its request, from 0.
+        finish_reason: None until the last token was taken. On routes that keep the stop string, as in TGI, a last
+            allowed token is ``length`` and an end token ``eos_token`` even if a stop string ends there, too.
+        generated_tokens: taken so far.
     """
 
-    def __init__(self, generation: Generation, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._generation = generation
+    def __init__(
+        self, index: int, generation: Generation, tokenizer: Tokenizer, stops: Sequence[str], keep_stop: bool
+    ) -> None:
+        self._tokenizer = tokenizer
         self._special_tokens = tokenizer.special_tokens
         self._detokenizer = Detokenizer(tokenizer, generation.prompt_ids)
-        self._stops = StopStrings(stops)
+        self._stops = StopStrings(stops, keep_stop)
+        self._keep_stop = keep_stop
         self._text: list[str] = []
+        self.index = index
+        self.generation = generation
         self.finish_reason: FinishReason | None = None
         self.generated_tokens = 0
-
-    @property
-    def generation(self) -> Generation:
-        return self._generation
 
     @property
     def generated_text(self) -> str:
         """Text of all tokens so far that are not special: exactly what a stream shows of them, joined."""
         return "".join(self._text)
 
-    async def next(self, timeout_s: float) -> list[Token]:
-        """The tokens that came since the last call, none if the time is over; safe to cancel.
+    @property
+    def shown_seed(self) -> int | None:
+        """The seed that was used, None if nothing was drawn."""
+        sampling = self.generation.sampling
+        return None if sampling.greedy else sampling.seed
 
-        Raises ApiError if the engine failed.
-        """
-        try:
-            token_ids, logprobs = await self._generation.next(timeout_s)
-        except EngineError as error:
-            raise _api_error(error) from error
-        tokens = []
-        finish_reason: FinishReason | None = self._generation.finish_reason
-        for position, (token_id, logprob) in enumerate(zip(token_ids, logprobs, strict=True), start=1):
-            text = self._detokenizer.feed(token_id)
-            end = self._stops.feed(text)
-            if end is not None:
-                text = text[:end]
+    def take(self) -> "News | None":
+        """What came since the last call, None if nothing did. Raises EngineError."""
+        generation = self.generation
+        part = generation.take()
+        if part.start == part.stop:
+            if generation.finish_reason is not None:
+                raise EngineError("the sequence ended without a token")
+            return None
+        tokens: list[Token] = []
+        texts: list[str] = []
+        ended: FinishReason | None = generation.finish_reason
+        for position in range(part.start, part.stop):
+            token_id = generation.token_ids[position]
+            piece = self._detokenizer.feed(token_id)
             special = token_id in self._special_tokens
-            if not special:
-                self._text.append(text)
-            tokens.append(Token(token_id, text, shortest_float32(logprob), special))
-            if end is not None:
-                self._generation.abort()
-                if position < len(token_ids) or finish_reason is None:
-                    finish_reason = "stop_sequence"
+            text = self._stops.feed_special(piece) if special else self._stops.feed(piece)
+            texts.append(text)
+            shown = text if self._keep_stop and not special else piece
+            tokens.append(Token(token_id, shown, shortest_float32(generation.logprobs[position]), special))
+            if self._stops.found:
+                generation.abort()
+                if not self._keep_stop or position + 1 < part.stop or ended is None:
+                    ended = "stop_sequence"
                 break
-        self.finish_reason = finish_reason
+        if ended is not None and (held := self._stops.flush()):
+            texts[-1] += held
+        self._text += texts
+        self.finish_reason = ended
         self.generated_tokens += len(tokens)
-        return tokens
+        return News(self, tokens, texts, self._top_tokens(part.start, part.start + len(tokens)))
+
+    def _top_tokens(self, start: int, stop: int) -> list[list[Token]]:
+        generation = self.generation
+        if not generation.top_ids:
+            return []
+        return [
+            [self._token(*pair) for pair in zip(ids, logprobs, strict=True)]
+            for ids, logprobs in zip(generation.top_ids[start:stop], generation.top_logprobs[start:stop], strict=True)
+        ]
+
+    def _token(self, token_id: int, logprob: float) -> Token:
+        text = self._tokenizer.token_text(token_id)
+        return Token(token_id, text, shortest_float32(logprob), token_id in self._special_tokens)
 
 
-def _api_error(error: EngineError) -> ApiError:
-    return ValidationError(str(error)) if error.error_type == "validation" else GenerationError(str(error))
+class News(Struct):
+    """What came for one sequence at a time; the lists are parallel."""
+
+    stream: TextStream
+    tokens: list[Token]  # with their own text
+    # Text that each token lets out: none while a stop string may be beginning, never that of a special token.
+    texts: list[str]
+    top_tokens: list[list[Token]]  # best first; empty if none were asked for

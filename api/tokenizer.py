@@ -1,17 +1,19 @@
 """Text to token ids and back, with what the model directory says about special tokens and the end of a text."""
 
 import asyncio
+import itertools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import tokenizers
 
-VALIDATION_WORKERS = 2  # threads; what /info reports under that name
-
 # Encoding runs at about 1 MB/s and releases the GIL: below this length (2 ms) a thread would cost more than it saves.
 _ENCODE_INLINE_CHARACTERS = 2000
+
+T = TypeVar("T")
 
 
 class Tokenizer:
@@ -22,8 +24,8 @@ class Tokenizer:
         eos_ids: ids that end a text, from generation_config.json, else tokenizer_config.json.
     """
 
-    def __init__(self, model_dir: Path) -> None:
-        """Raises ValueError, which names the file, if there is no usable tokenizer.json."""
+    def __init__(self, model_dir: Path, threads: int = 2) -> None:
+        """``threads``: for long texts. Raises ValueError, which names the file, if there is no tokenizer.json."""
         path = model_dir / "tokenizer.json"
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
@@ -35,7 +37,8 @@ class Tokenizer:
         self.special_tokens = {token_id: token.content for token_id, token in added.items() if token.special}
         self.eos_ids = self._eos_ids(model_dir)
         self.special_tokens |= {eos: self._tokenizer.id_to_token(eos) or "" for eos in self.eos_ids}
-        self._executor = ThreadPoolExecutor(VALIDATION_WORKERS, thread_name_prefix="tokenize")
+        self._token_texts: dict[int, str] = {}
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
 
     def _eos_ids(self, model_dir: Path) -> tuple[int, ...]:
         eos = _read_json(model_dir / "generation_config.json").get("eos_token_id")
@@ -49,18 +52,35 @@ class Tokenizer:
         eos = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
         return () if eos is None else (eos,)
 
-    async def encode(self, text: str, truncate: int | None = None) -> list[int]:
-        """Ids of ``text`` with the special tokens the model wants around it; long texts are encoded in a thread.
+    async def encode(self, text: str, truncate: int | None = None, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of ``text``; long texts are encoded in a thread.
 
         Args:
             truncate: keep this many tokens: the last ones of the text, and the special ones around it.
+            add_special_tokens: those that the model wants around a text; a chat template has written them itself.
         """
-        if len(text) <= _ENCODE_INLINE_CHARACTERS:
-            return self._encode(text, truncate)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._encode, text, truncate)
+        return await self._run(len(text), self._encode, text, truncate, add_special_tokens)
 
-    def _encode(self, text: str, truncate: int | None) -> list[int]:
-        encoding = self._tokenizer.encode(text)
+    async def spans(self, text: str, *, add_special_tokens: bool = True) -> list[tuple[int, int, int]]:
+        """Id of each token of ``text``, and where it begins and ends, in bytes of UTF-8."""
+        return await self._run(len(text), self._spans, text, add_special_tokens)
+
+    async def _run(self, characters: int, function: Callable[..., T], *arguments: object) -> T:
+        if characters <= _ENCODE_INLINE_CHARACTERS:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    def _spans(self, text: str, add_special_tokens: bool) -> list[tuple[int, int, int]]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        # Offsets are characters; bytes[i] is where the i-th begins.
+        in_bytes = [0, *itertools.accumulate(len(character.encode()) for character in text)]
+        return [
+            (token_id, in_bytes[start], in_bytes[stop])
+            for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+
+    def _encode(self, text: str, truncate: int | None, add_special_tokens: bool) -> list[int]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
         if truncate is None or len(ids) <= truncate:
             return ids
@@ -73,6 +93,17 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``, special tokens included; bytes that are no character become U+FFFD."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def token_id(self, text: str) -> int | None:
+        """The token that is this text, None if it is no single token."""
+        return self._tokenizer.token_to_id(text)
+
+    def token_text(self, token_id: int) -> str:
+        """Text of one token without its neighbours: a leading space may be lost, half a character is U+FFFD."""
+        text = self._token_texts.get(token_id)
+        if text is None:
+            text = self._token_texts[token_id] = self.decode([token_id])
+        return text
 
 
 def _read_json(path: Path) -> dict[str, Any]:

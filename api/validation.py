@@ -5,11 +5,13 @@ result; it is never ignored.
 """
 
 import secrets
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from ..engine.messages import SamplingParams
 from .errors import ValidationError
+from .grammar import engine_grammar
 from .schema import GenerateParameters, GenerateRequest
 
 # TGI generates in legs of this many tokens and checks only the first against the total: a client may ask for "as many
@@ -33,6 +35,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_top_n_tokens: int
     max_input_tokens: int
     max_total_tokens: int  # prompt + generated tokens of one sequence
+    max_logit_bias: int = 1024  # entries
+    vocab_size: int = 2**31 - 1
+    grammar_support: bool = True
 
 
 def check(request: GenerateRequest, limits: Limits, stream: bool) -> None:
@@ -40,11 +45,7 @@ def check(request: GenerateRequest, limits: Limits, stream: bool) -> None:
     parameters = request.parameters or GenerateParameters()
     _check_best_of(parameters, limits, stream)
     _check_ranges(parameters)
-    stop = parameters.stop or []
-    if len(stop) > limits.max_stop_sequences:
-        raise ValidationError(f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(stop)}")
-    if "" in stop:
-        raise ValidationError("`stop` sequences cannot be empty")
+    check_stops(parameters.stops, limits)
     if parameters.seed is not None and (parameters.best_of or 1) > 1:
         raise ValidationError("`seed` must not be set when `best_of` > 1")
     top_n = parameters.top_n_tokens or 0
@@ -57,7 +58,17 @@ def check(request: GenerateRequest, limits: Limits, stream: bool) -> None:
         raise ValidationError(
             f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. Given: {truncate}"
         )
-    _check_supported(parameters)
+    _check_beyond_tgi(parameters, limits)
+    if parameters.adapter_id:
+        raise ValidationError("`adapter_id` is not supported by this server: no adapter is loaded")
+
+
+def check_stops(stops: Sequence[str], limits: Limits) -> None:
+    """Raises ValidationError."""
+    if len(stops) > limits.max_stop_sequences:
+        raise ValidationError(f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(stops)}")
+    if "" in stops:
+        raise ValidationError("`stop` sequences cannot be empty")
 
 
 def _check_best_of(parameters: GenerateParameters, limits: Limits, stream: bool) -> None:
@@ -99,21 +110,49 @@ def _check_ranges(parameters: GenerateParameters) -> None:
         raise ValidationError(f"`seed` must be <= {_MAX_SEED}. Given: {parameters.seed}")
 
 
-def _check_supported(parameters: GenerateParameters) -> None:
-    if parameters.grammar is not None:
-        raise ValidationError("grammar is not supported")
-    asked_for = {
-        "best_of": (parameters.best_of or 1) > 1,
-        "frequency_penalty": bool(parameters.frequency_penalty),
-        "typical_p": parameters.typical_p is not None,
-        "watermark": bool(parameters.watermark),
-        "decoder_input_details": bool(parameters.decoder_input_details),
-        "top_n_tokens": bool(parameters.top_n_tokens),
-        "adapter_id": parameters.adapter_id is not None,
-    }
-    for name, asked in asked_for.items():
-        if asked:
-            raise ValidationError(f"`{name}` is not supported by this server")
+def _check_beyond_tgi(parameters: GenerateParameters, limits: Limits) -> None:
+    if parameters.min_p is not None and not 0 <= parameters.min_p <= 1:
+        raise ValidationError("`min_p` must be >= 0.0 and <= 1.0")
+    if parameters.presence_penalty is not None and not -2 <= parameters.presence_penalty <= 2:
+        raise ValidationError("`presence_penalty` must be >= -2.0 and <= 2.0")
+    least, most = parameters.min_new_tokens or 0, parameters.max_new_tokens
+    if most is not None and least > most:
+        raise ValidationError(f"`min_new_tokens` must be <= `max_new_tokens`. Given: {least} and {most}")
+    resolve_logit_bias(parameters.logit_bias, limits)
+
+
+def resolve_logit_bias(given: Mapping[int, float] | None, limits: Limits) -> tuple[tuple[int, float], ...]:
+    """What to add to the logits of which tokens, as the engine takes it. Raises ValidationError."""
+    if not given:
+        return ()
+    if len(given) > limits.max_logit_bias:
+        raise ValidationError(f"`logit_bias` supports up to {limits.max_logit_bias} tokens. Given: {len(given)}")
+    for token_id, bias in given.items():
+        if not 0 <= token_id < limits.vocab_size:
+            raise ValidationError(f"`logit_bias` token ids must be >= 0 and < {limits.vocab_size}. Given: {token_id}")
+        if not -100 <= bias <= 100:
+            raise ValidationError("`logit_bias` values must be >= -100.0 and <= 100.0")
+    return tuple(sorted((token_id, bias) for token_id, bias in given.items() if bias))
+
+
+def granted_tokens(input_tokens: int, max_new_tokens: int | None, limits: Limits) -> int:
+    """How many tokens a prompt of that length may get. Raises ValidationError if prompt and answer do not fit."""
+    room = max(limits.max_total_tokens - input_tokens, 0)
+    asked = room if max_new_tokens is None else max_new_tokens
+    leg = min(asked, _LEG_TOKENS)
+    if input_tokens + leg > limits.max_total_tokens:
+        raise ValidationError(
+            f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
+            f"Given: {input_tokens} `inputs` tokens and {leg} `max_new_tokens`"
+        )
+    if input_tokens > limits.max_input_tokens:
+        raise ValidationError(f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {input_tokens}")
+    return min(asked, room)
+
+
+def draw_seed() -> int:
+    """For a request that brings none."""
+    return secrets.randbits(_DRAWN_SEED_BITS)
 
 
 def resolve(
@@ -126,37 +165,44 @@ def resolve(
         input_tokens: of the prompt, after truncation.
 
     Raises:
-        ValidationError: prompt and answer do not fit.
+        ValidationError: prompt and answer do not fit, or the grammar is none.
     """
     sample = parameters is None
     parameters = parameters or GenerateParameters()
-    room = max(limits.max_total_tokens - input_tokens, 0)
-    max_new_tokens = room if parameters.max_new_tokens is None else parameters.max_new_tokens
-    leg = min(max_new_tokens, _LEG_TOKENS)
-    if input_tokens + leg > limits.max_total_tokens:
-        raise ValidationError(
-            f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
-            f"Given: {input_tokens} `inputs` tokens and {leg} `max_new_tokens`"
-        )
-    if input_tokens > limits.max_input_tokens:
-        raise ValidationError(f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {input_tokens}")
+    max_new_tokens = granted_tokens(input_tokens, parameters.max_new_tokens, limits)
+    grammar = engine_grammar(parameters.grammar)
+    if grammar is not None and not limits.grammar_support:
+        raise ValidationError("grammar is not supported")
     temperature = 1.0 if parameters.temperature is None else parameters.temperature
     top_k = parameters.top_k or 0
     top_p = parameters.top_p or 1.0
+    typical_p = parameters.typical_p or 1.0
+    min_p = parameters.min_p or 0.0
     # A parameter that shapes the distribution turns sampling on even if do_sample is false.
-    sample = sample or bool(parameters.do_sample) or temperature != 1.0 or top_k != 0 or top_p < 1.0
+    shaped = temperature != 1.0 or top_k != 0 or top_p < 1.0 or typical_p < 1.0 or min_p > 0.0
     penalty = 1.0 if parameters.repetition_penalty is None else parameters.repetition_penalty
     return SamplingParams(
-        max_new_tokens=min(max_new_tokens, room),
-        greedy=not sample,
-        temperature=_clip(temperature),
+        max_new_tokens=max_new_tokens,
+        greedy=not (sample or parameters.do_sample or shaped),
+        temperature=clip_factor(temperature),
         top_k=top_k,
         top_p=top_p,
-        repetition_penalty=_clip(penalty),
-        seed=secrets.randbits(_DRAWN_SEED_BITS) if parameters.seed is None else parameters.seed,
-        stop_token_ids=eos_ids,
+        repetition_penalty=clip_factor(penalty),
+        seed=draw_seed() if parameters.seed is None else parameters.seed,
+        stop_token_ids=() if parameters.ignore_eos else eos_ids,
+        min_p=min_p,
+        typical_p=typical_p,
+        frequency_penalty=parameters.frequency_penalty or 0.0,
+        presence_penalty=parameters.presence_penalty or 0.0,
+        logit_bias=resolve_logit_bias(parameters.logit_bias, limits),
+        min_new_tokens=min(parameters.min_new_tokens or 0, max_new_tokens),
+        watermark=bool(parameters.watermark),
+        grammar=grammar,
+        top_n=parameters.top_n_tokens or 0,
+        prompt_logprobs=bool(parameters.decoder_input_details),
     )
 
 
-def _clip(factor: float) -> float:
+def clip_factor(factor: float) -> float:
+    """A temperature or repetition penalty that 32-bit logits survive."""
     return min(max(factor, _MIN_FACTOR), _MAX_FACTOR)

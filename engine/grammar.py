@@ -45,8 +45,9 @@ class Matcher:
         self._state = state
         self._eos_ids = eos_ids = vocabulary.eos_ids
         self._num_tokens = vocabulary.num_tokens
-        self._may_end = bool(stop_token_ids)
-        self._ends = tuple(t for t in stop_token_ids if t in eos_ids) or stop_token_ids or eos_ids
+        stops = tuple(t for t in stop_token_ids if t < vocabulary.tokenizer.vocab_size)
+        self._may_end = bool(stops)
+        self._ends = tuple(t for t in stops if t in eos_ids) or stops or eos_ids
         self.error: str | None = None
         self.is_done = False
 
@@ -70,8 +71,9 @@ class Matcher:
         if self._state.is_error() and self.error is None:
             self._fail()
         words = bits.view(np.uint32)
-        self._drop_strange(words)
         may_end = self._may_end
+        if not self.is_done and self.error is None:
+            self._drop_strange(words)
         if not self.is_done and self.error is None:
             if not _has(words, self._eos_ids[0]):
                 return
@@ -94,7 +96,7 @@ class Matcher:
         strange = tail.copy()
         strange[0] &= ~np.uint32((1 << bit) - 1)
         tail ^= strange
-        if strange.any() and not words.any() and self.error is None:
+        if strange.any() and not words.any():
             self.error = "grammar: it allows nothing but ids that are no tokens"
 
     def _fail(self) -> None:

@@ -30,9 +30,9 @@ class NgramIndex:
                 ends[tuple(tokens[end - length : end])] = end
         self._indexed = max(self._indexed, total - 1)
         for length, ends in zip(LENGTHS, self._ends, strict=True):
-            end = ends.get(tuple(tokens[-length:]))
-            if end is not None:
-                return self._continue(tokens, end, most)
+            found = ends.get(tuple(tokens[-length:]))
+            if found is not None:
+                return self._continue(tokens, found, most)
         return []
 
     @staticmethod

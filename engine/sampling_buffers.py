@@ -122,7 +122,7 @@ class SamplingBuffers:
         self._slot_greedy[slot] = sampling.greedy
         flags |= _FLAGS["watermark"] * sampling.watermark + _FLAGS["grammar"] * (matcher is not None)
         self._matchers[slot] = matcher
-        self._slot_biases[slot] = biases = biases_of(sampling)
+        self._slot_biases[slot] = biases = biases_of(sampling, self._vocab_size)
         flags |= _FLAGS["bias"] * (biases is not None)
         self._slot_early_end[slot] = sequence.prompt_tokens + sampling.min_new_tokens
         self._slot_flags[slot] = flags

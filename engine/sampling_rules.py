@@ -36,10 +36,13 @@ class Biases:
     later: tuple[np.ndarray, np.ndarray]
 
 
-def biases_of(sampling: SamplingParams) -> Biases | None:
-    """The bias lists of a sequence, if it has any."""
-    later = dict(sampling.logit_bias)
-    early = later | dict.fromkeys(sampling.stop_token_ids, -np.inf) if sampling.min_new_tokens > 0 else later
+def biases_of(sampling: SamplingParams, vocab_size: int) -> Biases | None:
+    """The bias lists of a sequence, if it has any. Ids outside the vocabulary are nothing to be biased."""
+    later = {token_id: bias for token_id, bias in sampling.logit_bias if 0 <= token_id < vocab_size}
+    early = later
+    if sampling.min_new_tokens > 0:
+        stops = [token_id for token_id in sampling.stop_token_ids if 0 <= token_id < vocab_size]
+        early = later | dict.fromkeys(stops, -np.inf)
     if not early:
         return None
 

@@ -38,7 +38,7 @@ class Scheduler:
         self._budget = budget
         self._cache = PrefixCache(pool, page_size) if prefix_cache else None
         self._propose = propose
-        # Both in order of arrival. A preempted sequence goes back to the head of the queue, so that stays true.
+        # Both in order of ``add``. A preempted sequence goes back to the head of the queue, so that stays true.
         self.waiting: OrderedDict[SequenceKey, Sequence] = OrderedDict()
         self.running: list[Sequence] = []
         self._by_key: dict[SequenceKey, Sequence] = {}
@@ -99,18 +99,15 @@ class Scheduler:
         Never empty while there is work, unless tokens are in flight and must be read first.
         """
         preempted: list[Sequence] = []
-        chunks, prompts = self._decode(preempted)
+        chunks = self._decode(preempted)
         decoding = len(chunks)
-        budget = self._budget - decoding
-        budget -= self._prefill(prompts, chunks, budget, preempted)
-        if preempted:
-            chunks = [chunk for chunk in chunks if chunk.sequence.slot >= 0]
+        budget = self._budget - decoding - self._prefill(chunks, preempted)
         if self._cache is not None:
             # Who is admitted now may share pages that this step fills: a layer writes all rows before it reads any.
-            # Nobody is preempted from here on, so what is promised will be computed.
+            # Preempting is over, so what is promised will be computed.
             for chunk in chunks:
                 self._cache.register(chunk.sequence, chunk.start + chunk.count)
-        admitted = []
+        admitted: list[Sequence] = []
         if not preempted:
             admitted, budget = self._admit(chunks, budget)
             if self._propose is not None:
@@ -125,6 +122,7 @@ class Scheduler:
             assert (sequence.pages, sequence.slot, sequence.computed) == ([], -1, 0), "a waiting sequence has something"
         for sequence in self.running:
             assert 0 <= sequence.computed <= min(sequence.total, len(sequence.pages) * self._page_size)
+            assert sequence.pending <= 1 or sequence is self.running[-1], "two prompts have begun"
             if self._cache is not None:
                 self._cache.check(sequence)
         slots = [sequence.slot for sequence in self.running] + self._free_slots
@@ -134,34 +132,32 @@ class Scheduler:
         assert len(known) == len(self.running) + len(self.waiting), "a sequence waits and runs"
         assert self._next_deadline <= min((s.deadline for s in known.values()), default=math.inf)
 
-    def _decode(self, preempted: list[Sequence]) -> tuple[list[Chunk], list[Sequence]]:
-        """One row for each decoding sequence: nobody who is streaming waits for somebody else's prompt.
-
-        Returns those rows, and the sequences that have more than one row to go.
-        """
-        chunks, prompts = [], []
+    def _decode(self, preempted: list[Sequence]) -> list[Chunk]:
+        """One row for each decoding sequence: nobody who is streaming waits for somebody else's prompt."""
+        chunks = []
         for sequence in self.running:  # who is preempted meanwhile is taken from its end
             computed = sequence.computed
             total = len(sequence.tokens) + sequence.in_flight
-            if total - computed > 1:
-                prompts.append(sequence)
             # Where the last token that it may have is in flight, nothing is left to do but to read that.
-            elif total < sequence.max_total:
+            if total - computed == 1 and total < sequence.max_total:
                 if computed >= len(sequence.pages) * self._page_size and not self._make_room(sequence, 1, preempted):
                     break
                 chunks.append(Chunk(sequence, computed, 1))
-        return chunks, prompts
+        return chunks
 
-    def _prefill(self, prompts: list[Sequence], chunks: list[Chunk], budget: int, preempted: list[Sequence]) -> int:
-        """Go on with the prompts that have begun, within the budget. Returns the rows."""
-        rows = 0
-        for sequence in prompts:
-            count = min(sequence.pending, budget - rows)
-            if count == 0 or not self._make_room(sequence, count, preempted):
-                break
-            chunks.append(Chunk(sequence, sequence.computed, count))
-            rows += count
-        return rows
+    def _prefill(self, chunks: list[Chunk], preempted: list[Sequence]) -> int:
+        """Go on with the prompt that has begun: the newest's, as nobody is admitted while it takes all of the budget.
+
+        Returns the rows.
+        """
+        if not self.running or self.running[-1].pending <= 1:
+            return 0
+        sequence = self.running[-1]
+        count = min(sequence.pending, self._budget - len(chunks))
+        if not self._make_room(sequence, count, preempted):
+            return 0
+        chunks.append(Chunk(sequence, sequence.computed, count))
+        return count
 
     def _admit(self, chunks: list[Chunk], budget: int) -> tuple[list[Sequence], int]:
         """Let waiting sequences in, in order: nobody overtakes the head of the queue while it waits for pages.

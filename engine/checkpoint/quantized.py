@@ -4,12 +4,14 @@ Only the weights are used in 8 bits here. Where a checkpoint wants activations r
 the model's dtype, which is at least as exact; its activation scales and those of a KV cache are not read.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from .errors import ModelError
+
+QuantizeName = Literal["int8", "fp8"]  # to what weights can be rounded on load
 
 SUPPORTED = "compressed-tensors with 8-bit weights (float-quantized, int-quantized, naive-quantized) and fp8"
 

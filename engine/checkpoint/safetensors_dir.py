@@ -46,12 +46,24 @@ class Checkpoint:
         """Whether a tensor is stored as int8 or fp8 (e4m3). Raises ModelError if there is none of that name."""
         return self._file(name).get_slice(name).get_dtype() in EIGHT_BIT_DTYPES
 
-    def get(self, name: str, expected_shape: Sequence[int], *, eight_bit: bool = False) -> "torch.Tensor":
+    def get(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
         """The tensor in the dtype it is stored in, on the CPU, sharing the mapped memory: copy before writing.
 
-        Raises ModelError if it is missing, of another shape than ``expected_shape``, or no float; with ``eight_bit``,
-        int8 and fp8 may come, too.
+        Raises ModelError if it is missing, of another shape than ``expected_shape``, or no float.
         """
+        return self._read(name, expected_shape, FLOAT_DTYPES)
+
+    def get_eight_bit(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
+        """A tensor for which ``is_eight_bit`` holds, as it is stored; see ``get``."""
+        return self._read(name, expected_shape, EIGHT_BIT_DTYPES)
+
+    def get_scales(self, name: str, expected_shape: tuple[int, int]) -> "torch.Tensor":
+        """Scales of a quantised weight in that shape; dimensions of 1 may be missing in the file. Raises ModelError."""
+        stored = self.shape(name)
+        squeezed = [size for size in stored if size != 1] == [size for size in expected_shape if size != 1]
+        return self.get(name, stored if squeezed else expected_shape).reshape(expected_shape)
+
+    def _read(self, name: str, expected_shape: Sequence[int], dtypes: Sequence[str]) -> "torch.Tensor":
         file = self._file(name)
         stored = file.get_slice(name)
         shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
@@ -60,21 +72,15 @@ class Checkpoint:
                 f"{self._shards[name]}: tensor {name} has shape {list(shape)}, config.json asks for "
                 f"{list(expected_shape)}. Weights and config.json belong to different models."
             )
-        if dtype not in FLOAT_DTYPES and not (eight_bit and dtype in EIGHT_BIT_DTYPES):
+        if dtype not in dtypes:
             raise ModelError(
-                f"{self._shards[name]}: tensor {name} is stored as {dtype}. Only unquantised weights "
-                f"({', '.join(FLOAT_DTYPES)}) can be read; choose another version of the model."
+                f"{self._shards[name]}: tensor {name} is stored as {dtype}, which its config.json does not announce "
+                f"({', '.join(dtypes)} can be read); choose another version of the model."
             )
         try:
             return file.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ModelError(f"{self._shards[name]}: tensor {name} cannot be read ({error}). {DAMAGED}.") from error
-
-    def get_scales(self, name: str, expected_shape: tuple[int, int]) -> "torch.Tensor":
-        """Scales of a quantised weight in that shape; dimensions of 1 may be missing in the file. Raises ModelError."""
-        stored = self.shape(name)
-        squeezed = [size for size in stored if size != 1] == [size for size in expected_shape if size != 1]
-        return self.get(name, stored if squeezed else expected_shape).reshape(expected_shape)
 
     def _file(self, name: str) -> Any:
         path = self._shards.get(name)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ...kernels import Backend
+from ..checkpoint.quantized import QuantizeName
 from ..checkpoint.safetensors_dir import open_checkpoint
 from .config import Family, ModelConfig
 from .config import read_config as _read_config
@@ -15,7 +16,7 @@ from .kv_cache import KVCache, page_bytes
 from .llama import llama, mistral
 from .phi3 import phi3
 from .qwen import qwen2, qwen3
-from .weights import QuantizeName, WeightLoader
+from .weights import WeightLoader
 
 __all__ = [
     "FAMILIES",

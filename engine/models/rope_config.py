@@ -1,7 +1,7 @@
 """Rotary embedding as config.json describes it, and how it is stretched to longer contexts."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from msgspec import Struct
 
@@ -59,7 +59,7 @@ def read_rope(fields: RopeFields, max_position_embeddings: int) -> RopeConfig:
     factor = fields.factor or (max_position_embeddings / original if kind in ("yarn", "longrope") else 1.0)
     return RopeConfig(
         theta=fields.rope_theta or 10000.0,
-        kind=kind,
+        kind=cast(RopeKind, kind),
         partial=fields.partial_rotary_factor or 1.0,
         factor=factor,
         attention_factor=_attention_factor(kind, fields, factor, original),

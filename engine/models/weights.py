@@ -1,7 +1,7 @@
 """From tensors of a checkpoint to weights of a backend: checked, fused, converted, on the device."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -9,11 +9,10 @@ import torch
 from ...kernels import Backend, Linear
 from ...kernels.quantize import scale_blocks
 from ..checkpoint.errors import ModelError
-from ..checkpoint.quantized import StoredScales
+from ..checkpoint.quantized import QuantizeName, StoredScales
 from ..checkpoint.safetensors_dir import Checkpoint
 from .dtypes import Dtypes
 
-QuantizeName = Literal["int8", "fp8"]
 EIGHT_BITS: dict[QuantizeName, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 FP8_CAPABILITY = (8, 9)  # of CUDA devices that convert fp8 (e4m3) in hardware
 
@@ -85,7 +84,7 @@ class WeightLoader:
         # What the checkpoint excludes from quantisation, the head as a rule, is stored as floats.
         if scales is None or not self._checkpoint.is_eight_bit(name):
             return _Part(self.tensor(name, (width, inner)), None)
-        values = self._checkpoint.get(name, (width, inner), eight_bit=True).to(self.device)
+        values = self._checkpoint.get_eight_bit(name, (width, inner)).to(self.device)
         self._check_device(values.dtype)
         scale = self._checkpoint.get_scales(f"{module}.{scales.name}", scales.shape(width, inner))
         scale = scale.to(self.device).float()

@@ -17,12 +17,13 @@ from numba import njit, types
 
 from .. import StepBatch
 from .exp import LOG2_E, exp2
-from .machine import aligned_empty, array_at
+from .machine import aligned_empty, array_at, prefetch
 from .stored import put, widen
 from .tape import empty, record, run, work_item
 from .team import team
 from .tile import LANES, make_tile
 
+_BLOCKS_PER_THREAD = 3  # from there on a work item is a block with all its heads
 _PACKED_ROWS = 24  # rows x query heads of a work item: three 8-row tiles share each page read
 # rows x panels accumulators: enough to hide the latency of a multiply-add, and few enough for 32 registers.
 _score_8x2, _score_4x2, _score_3x2, _score_2x2, _score_1x2 = (make_tile(rows, 2) for rows in (8, 4, 3, 2, 1))
@@ -33,7 +34,7 @@ _value_4x1, _value_3x1, _value_2x1, _value_1x1 = (make_tile(rows, 1, accumulate=
 
 _ARGUMENTS = record(
     q=int, k_pages=int, v_pages=int, out=int, query_start=int, kv_lengths=int, page_table=int, max_pages=int,
-    blocks=int, num_blocks=int, block_rows=int, scores=int, probabilities=int, block_q=int, result=int, widened=int,
+    blocks=int, num_blocks=int, block_rows=int, many_blocks=int, scores=int, probabilities=int, block_q=int, result=int, widened=int,
     positions=int, group=int, kv_heads=int, head_dim=int, page_size=int, window=int,
     scale_log2=float, cap_scale=float, softcap=float, v_scale=float,
 )  # fmt: skip
@@ -251,14 +252,18 @@ def _attend(q_type, page_type):
 
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _ARGUMENTS)[0]
-        index, head = item // a.kv_heads, item % a.kv_heads
+        kv_heads, group, window, head_dim, page_size = a.kv_heads, a.group, a.window, a.head_dim, a.page_size
+        index, first_head, last_head = item // kv_heads, item % kv_heads, item % kv_heads + 1
         num_blocks = array_at(a.num_blocks, 1, types.int64)[0]
         if index >= num_blocks:  # the number of items is a bound
             return
+        if num_blocks >= a.many_blocks:  # enough for all threads: the heads of a block one after the other
+            if first_head > 0:
+                return
+            last_head = kv_heads
         # From the last to the first: chunks of prompts, which take longest, come after the decoding rows.
         block = array_at(a.blocks, (num_blocks, 3), types.int64)[num_blocks - 1 - index]
         sequence, first_row, count = block[0], block[1], block[2]
-        group, window, head_dim, page_size = a.group, a.window, a.head_dim, a.page_size
         packed = count * group
         query_end = array_at(a.query_start, sequences + 1, types.int32)[sequence + 1]
         page_table = array_at(a.page_table + sequence * a.max_pages * 4, a.max_pages, types.int32)
@@ -270,67 +275,83 @@ def _attend(q_type, page_type):
 
         of_thread = thread * a.block_rows * group  # packed rows before this thread's
         block_q = array_at(a.block_q + of_thread * head_dim * itemsize, (packed, head_dim), q_type)
-        q = array_at(a.q, (rows, a.kv_heads * group, head_dim), q_type)
-        for row in range(count):
-            block_q[row * group : (row + 1) * group] = q[first_row + row, head * group : (head + 1) * group]
+        q = array_at(a.q, (rows, kv_heads * group, head_dim), q_type)
+        out = array_at(a.out, (rows, kv_heads * group, head_dim), q_type)
         q_stride, steps = head_dim * itemsize, head_dim // step
         scores_at, scores_stride = a.scores + of_thread * a.positions * 4, a.positions * 4
-        box = page_size * head_dim
-        widened = array_at(a.widened + thread * box * 4, box if widens else 0, types.float32)
-        panel_bytes, page_panels = steps * LANES * 4, page_size // LANES
-        panel, panels = first_page * page_panels, last_page * page_panels
-        while panel < panels:
-            k = a.k_pages + (page_table[panel // page_panels] * a.kv_heads + head) * box * page_itemsize
-            y = scores_at + panel * LANES * 4
-            if widens:
-                _widen_page(array_at(k, box, page_type), widened)
-                for i in range(page_panels):
-                    k = a.widened + thread * box * 4 + i * panel_bytes
-                    _scores_of_1(
-                        block_q.ctypes.data, q_stride, k, y + i * LANES * 4, scores_stride, packed, steps, block_q
-                    )
-                panel += page_panels
-                continue
-            k += panel % page_panels * panel_bytes
-            if panel + 1 < panels:
-                after = panel + 1
-                k_after = a.k_pages + (page_table[after // page_panels] * a.kv_heads + head) * box * page_itemsize
-                k_after += after % page_panels * panel_bytes
-                _scores_of_2(block_q.ctypes.data, q_stride, k, k_after - k, y, scores_stride, packed, steps, block_q)
-            else:
-                _scores_of_1(block_q.ctypes.data, q_stride, k, y, scores_stride, packed, steps, block_q)
-            panel += 2
-
-        probabilities_at = a.probabilities + of_thread * a.positions * 4
         scores = array_at(scores_at, (packed, a.positions), types.float32)
+        probabilities_at = a.probabilities + of_thread * a.positions * 4
         probabilities = array_at(probabilities_at, (packed, end - begin), q_type)
         result = array_at(a.result + of_thread * (head_dim + 1) * 4, (packed, head_dim), types.float32)
         sums = array_at(a.result + (of_thread * (head_dim + 1) + packed * head_dim) * 4, packed, types.float32)
-        for i in range(packed):
-            last = visible + i // group
-            first = max(last - window, 0) if window > 0 else 0
-            if a.softcap > 0:
-                _cap(scores[i, first:last], a.cap_scale, a.softcap)
-            sums[i] = _softmax_row(
-                scores[i], probabilities[i], result[i, :LANES], begin, first, last, end, a.scale_log2
-            )
+        values = page_size * head_dim  # of one (page, head) box
+        box = values * page_itemsize
+        widened_at = a.widened + thread * values * 4
+        widened = array_at(widened_at, values if widens else 0, types.float32)
+        panel_bytes, page_panels = steps * LANES * 4, page_size // LANES
 
-        result[:] = np.float32(0.0)
-        p_stride, words = (end - begin) * itemsize, page_size // step
-        for page in range(first_page, last_page):
-            v = a.v_pages + (page_table[page] * a.kv_heads + head) * box * page_itemsize
-            if widens:
-                _widen_page(array_at(v, box, page_type), widened)
-                v = a.widened + thread * box * 4
-            p = probabilities_at + (page - first_page) * page_size * itemsize
-            _values(
-                p, p_stride, v, words * LANES * 4, result.ctypes.data, head_dim * 4,
-                packed, head_dim // LANES, words, block_q,
-            )  # fmt: skip
+        for head in range(first_head, last_head):
+            for row in range(count):
+                block_q[row * group : (row + 1) * group] = q[first_row + row, head * group : (head + 1) * group]
+            # Pages lie anywhere, so the core can't guess which comes next: it is told while it computes. V during K,
+            # the next head's K during V.
+            odd = 0  # the panel in hand is the second of its pair
+            for page in range(first_page, last_page):
+                at = page_table[page] * kv_heads + head
+                prefetch(a.v_pages + at * box, box)
+                k = a.k_pages + at * box
+                y = scores_at + page * page_size * 4
+                if widens:
+                    _widen_page(array_at(k, values, page_type), widened)
+                    for i in range(page_panels):
+                        _scores_of_1(
+                            block_q.ctypes.data, q_stride, widened_at + i * panel_bytes, y + i * LANES * 4,
+                            scores_stride, packed, steps, block_q,
+                        )  # fmt: skip
+                    continue
+                for i in range(odd, page_panels, 2):
+                    k_panel, k_after = k + i * panel_bytes, k + (i + 1) * panel_bytes
+                    if i + 1 == page_panels and page + 1 < last_page:
+                        k_after = a.k_pages + (page_table[page + 1] * kv_heads + head) * box
+                    if i + 1 == page_panels and page + 1 == last_page:
+                        _scores_of_1(
+                            block_q.ctypes.data, q_stride, k_panel, y + i * LANES * 4,
+                            scores_stride, packed, steps, block_q,
+                        )  # fmt: skip
+                    else:
+                        _scores_of_2(
+                            block_q.ctypes.data, q_stride, k_panel, k_after - k_panel, y + i * LANES * 4,
+                            scores_stride, packed, steps, block_q,
+                        )  # fmt: skip
+                odd = (odd + page_panels) % 2
 
-        out = array_at(a.out, (rows, a.kv_heads * group, head_dim), q_type)
-        for i in range(packed):
-            _scale_row(out[first_row + i // group, head * group + i % group], result[i], a.v_scale / sums[i])
+            for i in range(packed):
+                last = visible + i // group
+                first = max(last - window, 0) if window > 0 else 0
+                if a.softcap > 0:
+                    _cap(scores[i, first:last], a.cap_scale, a.softcap)
+                sums[i] = _softmax_row(
+                    scores[i], probabilities[i], result[i, :LANES], begin, first, last, end, a.scale_log2
+                )
+
+            result[:] = np.float32(0.0)
+            p_stride, words = (end - begin) * itemsize, page_size // step
+            for page in range(first_page, last_page):
+                at = page_table[page] * kv_heads + head
+                if head + 1 < last_head:
+                    prefetch(a.k_pages + (at + 1) * box, box)
+                v = a.v_pages + at * box
+                if widens:
+                    _widen_page(array_at(v, values, page_type), widened)
+                    v = widened_at
+                p = probabilities_at + (page - first_page) * page_size * itemsize
+                _values(
+                    p, p_stride, v, words * LANES * 4, result.ctypes.data, head_dim * 4,
+                    packed, head_dim // LANES, words, block_q,
+                )  # fmt: skip
+
+            for i in range(packed):
+                _scale_row(out[first_row + i // group, head * group + i % group], result[i], a.v_scale / sums[i])
 
     return kernel
 
@@ -373,7 +394,8 @@ def paged_attention(
     arguments = {
         "q": q, "k_pages": k_pages, "v_pages": v_pages, "out": out, "query_start": batch.query_start,
         "kv_lengths": batch.kv_lengths, "page_table": batch.page_table, "max_pages": batch.page_table.shape[1],
-        "blocks": plan.blocks, "num_blocks": plan.num_blocks, "block_rows": plan.block_rows, "scores": plan.scores,
+        "blocks": plan.blocks, "num_blocks": plan.num_blocks, "block_rows": plan.block_rows,
+        "many_blocks": _BLOCKS_PER_THREAD * team().threads, "scores": plan.scores,
         "probabilities": plan.probabilities, "block_q": empty((packed, head_dim), q.dtype),
         "result": empty((packed, head_dim + 1)), "widened": empty((team().threads, page_size * head_dim)),
         "positions": plan.positions, "group": plan.group, "kv_heads": plan.kv_heads, "head_dim": head_dim,

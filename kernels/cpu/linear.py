@@ -9,7 +9,7 @@ import torch
 from numba import njit, types
 
 from ..quantize import round_weight
-from .machine import aligned_empty, array_at
+from .machine import aligned_empty, array_at, lasting_empty
 from .tape import empty, record, run, work_item
 from .team import team
 from .tile import LANES, make_tile
@@ -121,7 +121,7 @@ class PackedLinear:
             raise ValueError(f"a bfloat16 linear needs an even number of inputs, not {inner}")
         panels, self._steps = -(-out // LANES), inner // per_step
         self._out, self._inner = out, inner
-        self._panels = aligned_empty((panels, self._steps, LANES * per_step), weight.dtype)
+        self._panels = lasting_empty((panels, self._steps, LANES * per_step), weight.dtype)
         lanes = self._panels.view(panels, self._steps, LANES, per_step).transpose(1, 2)
         whole = out // LANES
         lanes[:whole] = weight[: whole * LANES].view(whole, LANES, self._steps, per_step)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numba import njit, types
 
-from .machine import aligned_empty, atomic_add, atomic_exchange, atomic_load, atomic_max, call, pause
+from .machine import aligned_empty, atomic_add, atomic_exchange, atomic_load, atomic_max, call, pause, ticks
 
 _LINE = 64  # bytes of a cache line: what different threads write lies on different ones
 RING = 16  # launches that may be under way
@@ -29,7 +29,7 @@ KERNEL, ARGUMENTS, FIXED, PER_ROWS, PER_SEQUENCE, TIMES, PHASE_WORDS = range(7)
 # ring slot, one per thread.
 _PUBLISHED, _COMPLETED, _WAITING, _SLOTS = (line * _LINE for line in range(4))
 # int64 fields of a slot
-_PHASES, _COUNT, _ROWS, _SEQUENCES, _LEFT = (field * 8 for field in range(5))
+_PHASES, _COUNT, _ROWS, _SEQUENCES, _LEFT, _END = (field * 8 for field in range(6))
 _THREADS = _SLOTS + RING * _LINE
 
 _SPINS = 4000  # about 60 us: longer than the phases of one row, shorter than a time slice
@@ -59,6 +59,8 @@ def _run_launch(slot, counters, thread):
         phase, counter = phases + index * PHASE_WORDS * 8, counters + index * _LINE
         kernel, arguments = atomic_load(phase + KERNEL * 8), atomic_load(phase + ARGUMENTS * 8)
         items = _items(phase, rows, sequences)
+        if thread == 0:
+            atomic_exchange(counter + 16, ticks())
         done = 0
         item = atomic_add(counter, 1)
         while item < items:
@@ -96,6 +98,8 @@ def _serve(control, counters, counters_stride, thread, wake_fd, done_fd):
         ring = launch % RING
         slot = control + _SLOTS + ring * _LINE
         _run_launch(slot, counters + ring * counters_stride, thread)
+        if thread == 0:
+            atomic_exchange(slot + _END, ticks())
         launch += 1
         atomic_max(control + _COMPLETED, launch)
         if atomic_exchange(control + _WAITING, 0) == 1:

@@ -22,7 +22,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from headwater.api.config import ApiConfig
 from headwater.engine.config import encode_config
 from headwater.engine.frames import FrameReader, encode_frame
-from headwater.engine.messages import Abort, Failed, Hello, Started, Stats, Step, Submit, ToEngine, Tokens
+from headwater.engine.messages import (
+    Abort,
+    Failed,
+    Hello,
+    PromptLogprobs,
+    Started,
+    Stats,
+    Step,
+    Submit,
+    ToEngine,
+    Tokens,
+)
 
 # prometheus_client looks for it when it is first imported.
 _metrics = tempfile.TemporaryDirectory(prefix="headwater-metrics-")
@@ -78,8 +89,9 @@ class EnginePeer:
     )
     stats = Stats(7, 1, 2, 98, 300, 40, 0, 5, 0.01, 0.0)
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, hello: Hello | None = None) -> None:
         self.path = path
+        self.hello = hello or self.hello
         self.inbox: queue.Queue[tuple[socket.socket, Submit | Abort]] = queue.Queue()
         self.connections: list[socket.socket] = []
         self.senders: dict[int, socket.socket] = {}  # of each Submit, by request id (one worker) or the last one
@@ -129,10 +141,25 @@ class EnginePeer:
         assert isinstance(message, Abort), message
         return message
 
-    def send(self, request_id: int, ids: list[int], finish: Any = None, *, logprob: float = -0.5) -> None:
-        """One step with tokens for one request."""
+    def send(
+        self,
+        request_id: int,
+        ids: list[int],
+        finish: Any = None,
+        *,
+        logprob: float = -0.5,
+        top: list[tuple[int, float]] | None = None,
+        prompt_logprobs: list[float] | None = None,
+    ) -> None:
+        """One step with tokens for one request; ``top`` are the best tokens beside each of them."""
         tokens = Tokens(request_id, ids, [logprob] * len(ids), finish)
-        self.senders[request_id].sendall(encode_frame(Step(self.stats, [Started(request_id, 0.25)], [tokens])))
+        if top is not None:
+            tokens.top_ids = [[token_id for token_id, _ in top]] * len(ids)
+            tokens.top_logprobs = [[value for _, value in top]] * len(ids)
+        step = Step(self.stats, [Started(request_id, 0.25, cached_tokens=1)], [tokens])
+        if prompt_logprobs is not None:
+            step.prompts = [PromptLogprobs(request_id, prompt_logprobs)]
+        self.senders[request_id].sendall(encode_frame(step))
 
     def fail(self, request_id: int, error: str, error_type: Any) -> None:
         self.senders[request_id].sendall(encode_frame(Step(self.stats, failed=[Failed(request_id, error, error_type)])))
@@ -204,11 +231,11 @@ def _encoded(body: Any, headers: dict[str, str] | None) -> tuple[bytes | None, d
 
 
 @contextmanager
-def run_api_server(directory: Path, model_dir: Path, **limits: Any) -> Iterator[ApiServer]:
+def run_api_server(directory: Path, model_dir: Path, hello: Hello | None = None, **limits: Any) -> Iterator[ApiServer]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    peer = EnginePeer(directory / "engine.sock")
+    peer = EnginePeer(directory / "engine.sock", hello)
     limits = {"graceful_termination_timeout": 5.0, **limits}
     config = ApiConfig(model_dir=model_dir, model_id="tiny", port=port, engine_socket=peer.path, **limits)
     command = [sys.executable, "-P", "-m", "headwater.api.server"]

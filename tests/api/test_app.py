@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headwater.api import exchange, routes_native
+from headwater.api import exchange, generation, job, routes_native
 from headwater.api.app import App
 from headwater.api.config import ApiConfig
 from headwater.api.errors import ReaderStalled
@@ -22,11 +22,12 @@ SCOPE = {"type": "http", "method": "POST", "headers": [(b"content-type", b"appli
 
 
 @asynccontextmanager
-async def running(model_dir: Path, peer: EnginePeer) -> AsyncIterator[App]:
+async def running(model_dir: Path, peer: EnginePeer, **settings: Any) -> AsyncIterator[App]:
     permits = peer.path.with_name("permits")
     create_permits(permits)
-    config = ApiConfig(model_dir=model_dir, model_id="tiny", engine_socket=peer.path, max_concurrent_requests=1)
-    service = Service(config, Permits(permits, 1))
+    settings = {"max_concurrent_requests": 1, **settings}
+    config = ApiConfig(model_dir=model_dir, model_id="tiny", engine_socket=peer.path, **settings)
+    service = Service(config, Permits(permits, config.max_concurrent_requests))
     await service.start()
     try:
         yield App(service, parent_pid=0)
@@ -65,8 +66,15 @@ class Client:
         return await asyncio.wait_for(self.sent.get(), DEADLINE_S)
 
 
+def last_body(client: Client) -> bytes:
+    """The last that was sent, of all that nobody looked at yet."""
+    messages = [client.sent.get_nowait() for _ in range(client.sent.qsize())]
+    body: bytes = messages[-1]["body"]
+    return body
+
+
 def test_silence_is_filled_with_comments(model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes_native, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(job, "KEEP_ALIVE_S", 0.01)
 
     async def run() -> None:
         async with running(model_dir, peer) as app:
@@ -185,3 +193,85 @@ def test_a_fault_of_ours_is_a_plain_500(
 
     asyncio.run(run())
     assert "internals" in caplog.text  # for us, not for the client
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "BODY_TIMEOUT_S", 0.01)
+
+    async def run() -> None:
+        async with running(model_dir, peer) as app:
+            client = Client()
+            client._parts = [{"type": "http.request", "body": b'{"inputs":', "more_body": True}]
+            await client.start(app)
+            start = await client.next()
+            assert (start["status"], (b"connection", b"close") in start["headers"]) == (408, True)
+
+    asyncio.run(run())
+
+
+TIMED_OUT = {"error": "Request timed out: not finished within 0.05 s", "error_type": "timeout"}
+
+
+def test_a_request_has_only_its_time(model_dir: Path, peer: EnginePeer) -> None:
+    async def run() -> None:
+        async with running(model_dir, peer, request_timeout=0.05) as app:
+            silent = Client("/generate")
+            task = silent.start(app)
+            submit = await asyncio.to_thread(peer.submitted)
+            assert 0 < submit.timeout_s <= 0.05
+            await task  # the engine says nothing, so the worker itself looks at the clock
+            assert (await silent.next())["status"] == 504
+            assert json.loads((await silent.next())["body"]) == TIMED_OUT
+            assert (await asyncio.to_thread(peer.aborted)).request_id == submit.request_id
+
+            begun = Client()
+            task = begun.start(app)
+            submit = await asyncio.to_thread(peer.submitted)
+            peer.send(submit.request_id, byte_ids("a"))
+            assert (await begun.next())["status"] == 200
+            await begun.next()
+            await task
+            assert json.loads((await begun.next())["body"].removeprefix(b"data: ")) == TIMED_OUT
+            assert (await asyncio.to_thread(peer.aborted)).request_id == submit.request_id
+
+            peer.die()
+            while app._service.engine.is_healthy():
+                await asyncio.sleep(0)
+            waiting = Client("/generate")
+            await waiting.start(app)
+            assert (await waiting.next())["status"] == 504
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_lags_too_far_behind_gets_an_error_at_the_end(
+    model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "MAX_UNREAD_TOKENS", 9)
+
+    async def run() -> None:
+        async with running(model_dir, peer, max_concurrent_requests=2) as app:
+            slow, quick = Client(), Client()
+            tasks = [client.start(app) for client in (slow, quick)]
+            first, second = [await asyncio.to_thread(peer.submitted) for _ in tasks]
+            peer.send(first.request_id, byte_ids("a"))
+            await slow.next()
+            await slow.next()
+            slow.reads.clear()
+            for _ in range(6):
+                peer.send(first.request_id, byte_ids("bb"))
+                peer.send(second.request_id, byte_ids("c"))
+            peer.send(second.request_id, byte_ids("c"), "length")
+            assert (await asyncio.to_thread(peer.aborted)).request_id == first.request_id
+            await tasks[1]  # the other one had no reason to wait
+            assert (
+                b'"generated_text":"ccccccc"'
+                in [quick.sent.get_nowait() for _ in range(quick.sent.qsize())][-1]["body"]
+            )
+            slow.reads.set()
+            await tasks[0]
+            assert b"the client reads too slowly" in last_body(slow)
+
+    asyncio.run(run())

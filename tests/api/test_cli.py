@@ -42,6 +42,8 @@ def test_the_command_line_does_not_import_torch() -> None:
         (("serve", "--max-input-tokens", "9", "--max-total-tokens", "9"), 2, "must be below max-total-tokens 9"),
         (("serve", "--no-such-flag"), 2, "No such option"),
         (("serve", "--port", "65536"), 2, "less than or equal to 65535"),
+        (("serve", "--num-shard", "2"), 1, "headwater: error: --num-shard: not here; one server uses one device"),
+        (("serve", "--api-key", ""), 2, "api-key is empty"),
     ],
 )
 def test_an_error_of_the_user_is_told_without_a_traceback(arguments: tuple[str, ...], code: int, message: str) -> None:
@@ -90,6 +92,29 @@ def test_defaults(model: str) -> None:
     assert api.graceful_termination_timeout == 90
     assert api.version == "0.1.0"
     assert api.port > 0
+
+
+def test_help_groups_flags_and_names_tgis() -> None:
+    text = " ".join(headwater("serve", "--help").stdout.split())
+    groups = ["Model:", "Address and access:", "Limits:", "Engine:", "Server:"]
+    assert sorted(groups, key=text.index) == groups
+    assert "[TGI: PREFIX_CACHING=0]" in text
+    assert "Seconds a request may take, waiting too; 0: any. [not in TGI]" in text
+    assert "--num-shard" in text
+
+
+def test_the_newer_flags_reach_their_process(model: str, tmp_path: Path) -> None:
+    flags = ["--request-timeout", "1.5", "--api-key", "k", "--validation-workers", "3", "--disable-grammar-support"]
+    template = str(tmp_path / "config.json")
+    engine, api = settings_of(
+        model, *flags, "--no-prefix-cache", "--tokenizer-config-path", template, SPECULATE="3", PORT="1"
+    )
+    assert (engine.prefix_cache, engine.speculate) == (False, 3)
+    assert (api.request_timeout, api.api_key, api.validation_workers) == (1.5, "k", 3)
+    assert (api.disable_grammar_support, api.tokenizer_config_path) == (True, Path(template))
+    engine, api = settings_of(model, PREFIX_CACHING="0")
+    assert (engine.prefix_cache, engine.speculate) == (False, 0)
+    assert settings_of(model)[0].prefix_cache
 
 
 def test_flags_reach_both_processes_in_either_spelling(model: str) -> None:

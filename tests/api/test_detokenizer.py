@@ -68,7 +68,7 @@ def test_text_before_an_unfinished_character_is_given_at_once(tmp_path: Path) ->
 
 @given(text=st.text("hi é日😀", min_size=1))
 def test_sentencepiece_spaces_and_bytes_join_to_the_text(sentencepiece: Tokenizer, text: str) -> None:
-    prompt_ids = sentencepiece._encode("hi", None)
+    prompt_ids = sentencepiece._encode("hi", None, True)
     # What a model generates goes on after the prompt: no space of its own in front.
     raw = sentencepiece._tokenizer
     ids = raw.encode(text).ids

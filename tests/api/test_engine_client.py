@@ -5,7 +5,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from headwater.api import engine_client
-from headwater.api.engine_client import EngineClient, EngineError, Generation
+from headwater.api import generation as generation_module
+from headwater.api.engine_client import EngineClient
+from headwater.api.generation import EngineError, Generation, Waker
 from headwater.engine.frames import encode_frame
 from headwater.engine.messages import SamplingParams, Started, Step, Tokens
 
@@ -25,23 +27,32 @@ async def connected(peer: EnginePeer) -> AsyncIterator[EngineClient]:
         await client.stop()
 
 
+async def start(client: EngineClient, prompt_ids: list[int]) -> Generation:
+    return await client.submit(prompt_ids, GREEDY, Waker())
+
+
+async def taken(generation: Generation) -> list[int]:
+    """What comes next."""
+    while (part := generation.take()).start == part.stop and generation.finish_reason is None:
+        await generation._waker.wait(DEADLINE_S)
+    return generation.token_ids[part]
+
+
 async def rest(generation: Generation) -> list[int]:
     """All tokens up to the end."""
     ids: list[int] = []
-    while True:
-        new, logprobs = await generation.next(DEADLINE_S)
-        assert len(new) == len(logprobs)
-        ids += new
-        if generation.finish_reason is not None:
-            assert await generation.next(DEADLINE_S) == ([], [])
-            return ids
+    while generation.finish_reason is None:
+        ids += await taken(generation)
+    ids += await taken(generation)
+    assert len(generation.logprobs) == len(generation.token_ids)
+    return ids
 
 
 def test_a_generation_is_what_the_engine_sent_for_it(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
-            first = await client.submit([1, 2], GREEDY)
-            second = await client.submit([3], GREEDY)
+            first = await start(client, [1, 2])
+            second = await start(client, [3])
             submits = [await asyncio.to_thread(peer.submitted) for _ in range(2)]
             assert [(s.prompt_ids, s.sampling) for s in submits] == [([1, 2], GREEDY), ([3], GREEDY)]
             peer.send(second.request_id, [30])
@@ -57,16 +68,40 @@ def test_a_generation_is_what_the_engine_sent_for_it(peer: EnginePeer) -> None:
     asyncio.run(run())
 
 
-def test_a_waiting_reader_may_be_cancelled_without_loss(peer: EnginePeer) -> None:
+def test_one_reader_waits_for_several_generations(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
-            generation = await client.submit([1], GREEDY)
-            await asyncio.to_thread(peer.submitted)
-            assert await generation.next(0.001) == ([], [])
+            waker = Waker()
+            generations = [await client.submit([1], GREEDY, waker) for _ in range(2)]
+            for _ in generations:
+                await asyncio.to_thread(peer.submitted)
+            await waker.wait(0.001)  # the time is over
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(generation.next(DEADLINE_S), 0.001)
-            peer.send(generation.request_id, [10], "length")
-            assert await rest(generation) == [10]
+                await asyncio.wait_for(waker.wait(DEADLINE_S), 0.001)
+            for generation in reversed(generations):
+                peer.send(generation.request_id, [10], "length")
+                await waker.wait(DEADLINE_S)
+                assert generation.finish_reason == "length"
+                assert await rest(generation) == [10]
+
+    asyncio.run(run())
+
+
+def test_a_sequence_that_nobody_reads_is_given_up(peer: EnginePeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation_module, "MAX_UNREAD_TOKENS", 3)
+
+    async def run() -> None:
+        async with connected(peer) as client:
+            generation = await start(client, [1])
+            await asyncio.to_thread(peer.submitted)
+            peer.send(generation.request_id, [10, 11, 12])
+            assert await taken(generation) == [10, 11, 12]
+            for token_id in range(20, 24):
+                peer.send(generation.request_id, [token_id])
+            assert (await asyncio.to_thread(peer.aborted)).request_id == generation.request_id
+            assert await taken(generation) == [20, 21, 22, 23]
+            with pytest.raises(EngineError, match="reads too slowly"):
+                generation.take()
 
     asyncio.run(run())
 
@@ -74,8 +109,8 @@ def test_a_waiting_reader_may_be_cancelled_without_loss(peer: EnginePeer) -> Non
 def test_abort_is_sent_once_and_only_while_the_sequence_runs(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
-            ended = await client.submit([1], GREEDY)
-            dropped = await client.submit([2], GREEDY)
+            ended = await start(client, [1])
+            dropped = await start(client, [2])
             for _ in range(2):
                 await asyncio.to_thread(peer.submitted)
             peer.send(ended.request_id, [10], "length")
@@ -83,7 +118,7 @@ def test_abort_is_sent_once_and_only_while_the_sequence_runs(peer: EnginePeer) -
             ended.abort()
             dropped.abort()
             dropped.abort()
-            marker = await client.submit([3], GREEDY)
+            marker = await start(client, [3])
             assert (await asyncio.to_thread(peer.aborted)).request_id == dropped.request_id
             assert (await asyncio.to_thread(peer.submitted)).request_id == marker.request_id
             # What was on its way for it is nobody's.
@@ -102,11 +137,11 @@ def test_abort_is_sent_once_and_only_while_the_sequence_runs(peer: EnginePeer) -
 def test_a_refused_sequence_says_why(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
-            generation = await client.submit([1], GREEDY)
+            generation = await start(client, [1])
             await asyncio.to_thread(peer.submitted)
             peer.fail(generation.request_id, "too long", "validation")
             with pytest.raises(EngineError, match="too long") as caught:
-                await generation.next(DEADLINE_S)
+                await taken(generation)
             assert caught.value.error_type == "validation"
 
     asyncio.run(run())
@@ -115,18 +150,18 @@ def test_a_refused_sequence_says_why(peer: EnginePeer) -> None:
 def test_a_dead_engine_fails_what_runs_and_a_new_one_takes_what_comes(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
-            generation = await client.submit([1], GREEDY)
+            generation = await start(client, [1])
             await asyncio.to_thread(peer.submitted)
             peer.send(generation.request_id, [10])
             peer.die()
-            assert await generation.next(DEADLINE_S) == ([10], [-0.5])
+            assert await taken(generation) == [10]
             with pytest.raises(EngineError, match="died"):
-                await generation.next(DEADLINE_S)
+                await taken(generation)
             assert not client.is_healthy()
             # All that is needed to submit it again.
             assert (generation.prompt_ids, generation.sampling, generation.token_ids) == ([1], GREEDY, [10])
 
-            waiting = asyncio.create_task(client.submit([2], GREEDY))
+            waiting = asyncio.create_task(start(client, [2]))
             peer.listen()
             submit = await asyncio.to_thread(peer.submitted)
             assert submit.prompt_ids == [2]
@@ -162,10 +197,10 @@ def test_an_engine_that_makes_no_progress_is_not_healthy(peer: EnginePeer, monke
 def test_a_peer_that_speaks_something_else_is_left(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
-            generation = await client.submit([1], GREEDY)
+            generation = await start(client, [1])
             await asyncio.to_thread(peer.submitted)
             peer.senders[generation.request_id].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             with pytest.raises(EngineError, match="died"):
-                await generation.next(DEADLINE_S)
+                await taken(generation)
 
     asyncio.run(run())

@@ -1,11 +1,13 @@
 """The HTTP side of the real server process: methods, bodies that are none, headers, limits."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import ApiServer
+from .conftest import ApiServer, run_api_server
 
 JSON = {"content-type": "application/json"}
 TEXT = "text/plain; charset=utf-8"
@@ -128,6 +130,86 @@ def test_preflight_on_any_path(server: ApiServer) -> None:
 def test_a_request_id_comes_back(server: ApiServer) -> None:
     response, _ = server.request("GET", "/health", None, {"x-request-id": "mine"})
     assert response.getheader("x-request-id") == "mine"
+    response, _ = server.request("GET", "//health", None, {"x-amzn-trace-id": "the hub's"})
+    assert (response.status, response.getheader("x-request-id")) == (200, "the hub's")
     first, _ = server.request("GET", "/health")
     second, _ = server.request("GET", "/health")
     assert len({first.getheader("x-request-id"), second.getheader("x-request-id")}) == 2
+
+
+NASTY: list[tuple[bytes, int]] = [
+    (b'{"inputs":"a","parameters":{"temperature":NaN}}', 400),
+    (b'{"inputs":"a","parameters":{"temperature":Infinity}}', 400),
+    (b'{"inputs":"a","parameters":{"temperature":1e400}}', 422),
+    (b'{"inputs":"a","parameters":{"temperature":1e308}}', 422),
+    (b'{"inputs":"a","parameters":{"top_k":99999999999999999999999}}', 422),
+    (b'{"inputs":"a","parameters":{"seed":%s}}' % (b"9" * 5000), 422),
+    (b'{"inputs":"a","parameters":{"max_new_tokens":5.5}}', 422),
+    (b'{"inputs":"a","parameters":{"do_sample":1}}', 422),
+    (b'{"inputs":"a","parameters":[]}', 422),
+    (b'{"inputs":["a"]}', 422),
+    (b'"a"', 422),
+    (b"null", 422),
+    (b'{"inputs":"\xff"}', 400),
+    (b'{"inputs":"\xed\xa0\xbd"}', 400),  # a surrogate in UTF-8
+    (b'{"inputs":"\\ud83d"}', 400),
+    (b'{"inputs":"\\udc00"}', 400),
+    (b'{"inputs":"a"} trailing', 400),
+    (b"\xef\xbb\xbf" + b'{"inputs":"a"}', 400),
+    (b'{"inputs":"a","x":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400),
+    (b'{"inputs":"a","parameters":{"grammar":{"type":"json","value":' + b'{"a":' * 15_000 + b"1" + b"}" * 15_000, 400),
+    (b'{"inputs":"a","parameters":{"logit_bias":{"x":1}}}', 422),
+    (b'{"inputs":"a","parameters":{"logit_bias":{"99999999999999999999999":1}}}', 422),
+    (b'{"inputs":"a","parameters":{"stop":["a",null]}}', 422),
+    (b'{"inputs":"a","parameters":{"grammar":{"type":"json","value":{"a":%s}}}}' % (b"9" * 400), 422),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), NASTY)
+def test_nasty_bodies_are_the_clients_fault(server: ApiServer, body: bytes, status: int) -> None:
+    parameters_only = b'"top_k":0,'  # so that no body that can be read is generated for
+    body = body.replace(b'"parameters":{', b'"parameters":{' + parameters_only)
+    response, data = server.request("POST", "/generate", body, JSON)
+    assert (response.status, b"Traceback" in data) == (status, False)
+    assert server.request("GET", "/health")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [("/health", {"x-long": "a" * 500_000}, 431), ("/" + "a" * 70_000, {}, 414)],
+    ids=["headers", "url"],
+)
+def test_heads_that_are_too_long(server: ApiServer, path: str, headers: dict[str, str], status: int) -> None:
+    response, _ = server.request("GET", path, None, headers)
+    assert response.status == status
+
+
+# An API key
+
+
+@pytest.fixture(scope="module")
+def locked_server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[ApiServer]:
+    with run_api_server(tmp_path_factory.mktemp("locked"), model_dir, api_key="Sésame") as server:
+        yield server
+
+
+@pytest.mark.parametrize("header", [None, "", "Sésame", "Bearer", "Bearer sésame", "Bearer Sésame ", "Basic Sésame"])
+def test_without_the_key_nothing_is_served_but_health(locked_server: ApiServer, header: str | None) -> None:
+    headers = {} if header is None else {"authorization": header.encode().decode("latin-1")}
+    for method, path in (("POST", "/generate"), ("GET", "/generate"), ("GET", "/info"), ("GET", "/metrics")):
+        response, data = locked_server.request(method, path, b"", headers)
+        if header == "Bearer Sésame ":  # HTTP takes no space at the end of a value for part of it
+            assert response.status != 401
+            continue
+        assert (response.status, data, response.getheader("www-authenticate")) == (401, b"", "Bearer")
+        assert response.getheader("access-control-allow-origin") == "*"
+    for path in ("/", "/health", "/ping"):
+        assert locked_server.request("GET", path, None, headers)[0].status == 200
+    assert locked_server.request("GET", "/nothing", None, headers)[0].status == 404
+    assert locked_server.request("OPTIONS", "/generate", None, headers)[0].status == 200
+
+
+def test_with_the_key_all_is_served(locked_server: ApiServer) -> None:
+    headers = {"authorization": "bearer Sésame".encode().decode("latin-1")}
+    assert locked_server.request("GET", "/info", None, headers)[0].status == 200
+    assert locked_server.request("POST", "/generate", b"{}", headers | JSON)[0].status == 422

@@ -88,3 +88,15 @@ def test_the_slot_of_a_dead_worker_is_taken_over(path: Path) -> None:
     worker.join()
     assert Permits(path, LIMIT).index == 0
     assert Permits(path, LIMIT).used == 0
+
+
+def test_several_permits_are_held_together_or_not_at_all(path: Path) -> None:
+    permits = Permits(path, 3)
+    with permits.hold(2):
+        with pytest.raises(OverloadedError), permits.hold(2):
+            pass
+        with permits.hold():
+            assert permits.used == 3
+    with permits.hold(99):  # more than there are: all of them
+        assert permits.used == 3
+    assert permits.used == 0

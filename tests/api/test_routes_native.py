@@ -146,6 +146,109 @@ def test_the_seed_that_was_used_is_shown(server: ApiServer) -> None:
         assert json.loads(connection.getresponse().read())["details"]["seed"] == seed
 
 
+def token(token_id: int, text: str, logprob: float | None, special: bool = False) -> dict[str, Any]:
+    return {"id": token_id, "text": text, "logprob": logprob, "special": special}
+
+
+def test_top_tokens_stand_beside_each_token(server: ApiServer) -> None:
+    (a,) = byte_ids("a")
+    top = [(a, -0.25), (EOS, float("-inf"))]
+    listed = [token(a, "a", -0.25), token(EOS, EOS_TEXT, None, special=True)]
+    parameters = {"top_n_tokens": 2, "details": True}
+    connection = server.begin("/generate_stream", {"inputs": "x", "parameters": parameters})
+    submit = server.peer.submitted()
+    assert submit.sampling.top_n == 2
+    server.peer.send(submit.request_id, [a, a], "length", top=top)
+    for event in read_events(connection.getresponse()):
+        assert list(event) == ["index", "token", "top_tokens", "generated_text", "details"]
+        assert event["top_tokens"] == listed
+
+    connection = server.begin("/generate", {"inputs": "x", "parameters": parameters})
+    submit = server.peer.submitted()
+    server.peer.send(submit.request_id, [a, a], "length", top=top)
+    details = json.loads(connection.getresponse().read())["details"]
+    assert list(details)[-1] == "top_tokens"
+    assert details["top_tokens"] == [listed, listed]
+
+
+def test_the_prompts_tokens_come_back_with_logprobs(server: ApiServer) -> None:
+    connection = server.begin("/generate", {"inputs": "hi", "parameters": {"decoder_input_details": True}})
+    submit = server.peer.submitted()
+    assert submit.sampling.prompt_logprobs
+    server.peer.send(submit.request_id, byte_ids("a"), "length", prompt_logprobs=[-1.5, float("-inf")])
+    h, i = byte_ids("hi")
+    assert json.loads(connection.getresponse().read())["details"]["prefill"] == [
+        {"id": BOS, "text": "<|begin|>", "logprob": None},
+        {"id": h, "text": "h", "logprob": -1.5},
+        {"id": i, "text": "i", "logprob": None},
+    ]
+
+
+def test_the_best_of_several_by_mean_logprob(server: ApiServer) -> None:
+    parameters = {"best_of": 2, "do_sample": True, "details": True, "return_full_text": True}
+    connection = server.begin("/generate", {"inputs": "x", "parameters": parameters})
+    first, second = server.peer.submitted(), server.peer.submitted()
+    assert first.prompt_ids == second.prompt_ids
+    assert first.sampling.seed != second.sampling.seed < 2**53
+    server.peer.send(first.request_id, byte_ids("abc"), "length", logprob=-0.5)
+    server.peer.send(second.request_id, [*byte_ids("d"), EOS], "eos_token", logprob=-0.25)
+    response = connection.getresponse()
+    assert response.getheader("x-prompt-tokens") == "2"  # there is one prompt
+    answer = json.loads(response.read())
+    details = answer["details"]
+    keys = ["finish_reason", "generated_tokens", "seed", "prefill", "tokens"]
+    assert list(details) == [*keys, "best_of_sequences"]
+    assert (answer["generated_text"], details["seed"]) == ("xd", second.sampling.seed)
+    (other,) = details["best_of_sequences"]
+    assert list(other) == ["generated_text", *keys]
+    assert (other["generated_text"], other["finish_reason"], other["seed"]) == ("xabc", "length", first.sampling.seed)
+    assert [t["text"] for t in other["tokens"]] == ["a", "b", "c"]
+
+
+def test_a_client_that_goes_frees_all_of_its_sequences_and_permits(server: ApiServer) -> None:
+    for _ in range(5):
+        connection = server.begin("/generate", {"inputs": "x", "parameters": {"best_of": 2, "do_sample": True}})
+        submits = {server.peer.submitted().request_id for _ in range(2)}
+        assert connection.sock is not None
+        connection.sock.close()
+        assert {server.peer.aborted().request_id for _ in range(2)} == submits
+
+
+def test_a_failure_of_one_sequence_drops_the_other(server: ApiServer) -> None:
+    connection = server.begin("/generate", {"inputs": "x", "parameters": {"best_of": 2, "do_sample": True}})
+    first, second = server.peer.submitted(), server.peer.submitted()
+    server.peer.fail(first.request_id, "no", "generation")
+    assert connection.getresponse().status == 424
+    assert server.peer.aborted().request_id == second.request_id
+
+
+def test_stop_may_be_one_string(server: ApiServer) -> None:
+    connection = server.begin("/generate", {"inputs": "x", "parameters": {"stop": "b"}})
+    submit = server.peer.submitted()
+    server.peer.send(submit.request_id, byte_ids("abc"))
+    assert server.peer.aborted().request_id == submit.request_id
+    assert connection.getresponse().read() == b'{"generated_text":"ab"}'
+
+
+@pytest.mark.parametrize("extra", [{}, {"parameters": {"truncate": 1}}])  # which changes nothing, as in TGI
+def test_tokenize_counts_bytes(server: ApiServer, extra: dict[str, Any]) -> None:
+    response, data = server.request("POST", "/tokenize", {"inputs": "aé", **extra})
+    a, first, second = byte_ids("aé")
+    assert (response.status, response.getheader("content-type")) == (200, "application/json")
+    # A byte of a character has the whole character's place.
+    expected = (
+        f'[{{"id":256,"text":"","start":0,"stop":0}},{{"id":{a},"text":"a","start":0,"stop":1}},'
+        f'{{"id":{first},"text":"é","start":1,"stop":3}},{{"id":{second},"text":"é","start":1,"stop":3}}]'
+    )
+    assert data.decode() == expected
+
+
+def test_a_long_text_is_tokenized_beside_the_loop(server: ApiServer) -> None:
+    _, data = server.request("POST", "/tokenize", {"inputs": "é" * 5000})
+    last = json.loads(data)[-1]
+    assert (last["text"], last["start"], last["stop"]) == ("é", 9998, 10000)
+
+
 # Errors
 
 
@@ -175,6 +278,8 @@ def test_what_the_engine_refuses_before_the_first_token_is_a_real_status(server:
     for error_type, status, text in (
         ("validation", 422, "Input validation error: no"),
         ("generation", 424, "Request failed during generation: Server error: no"),
+        ("overloaded", 429, "Model is overloaded"),
+        ("timeout", 504, "Request timed out"),
     ):
         connection = server.begin(path, {"inputs": "x"})
         submit = server.peer.submitted()
@@ -184,6 +289,12 @@ def test_what_the_engine_refuses_before_the_first_token_is_a_real_status(server:
             "application/json",
             {"error": text, "error_type": error_type},
         )
+
+
+def test_an_end_without_a_token_is_a_failure(server: ApiServer) -> None:
+    connection = server.begin("/generate", {"inputs": "x"})
+    server.peer.send(server.peer.submitted().request_id, [], "length")
+    assert connection.getresponse().status == 424
 
 
 def test_a_failure_after_the_first_token_is_the_last_event(server: ApiServer) -> None:

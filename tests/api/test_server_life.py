@@ -159,6 +159,7 @@ def test_a_dead_engine_fails_its_requests_at_once_and_the_next_one_serves(server
     health, data = server.request("GET", "/health")
     assert (health.status, health.getheader("content-type")) == (503, "application/json")
     assert json.loads(data) == {"error": "unhealthy", "error_type": "healthcheck"}
+    assert health.getheader("x-unhealthy-reason") == "the engine is away: it is starting again"
     # What needs no engine still answers, with what is known of it.
     assert server.request("GET", "/info")[0].status == 200
     assert server.request("GET", "/metrics")[0].status == 200
@@ -198,6 +199,31 @@ def test_metrics_have_tgis_names_and_the_engines_numbers(server: ApiServer) -> N
     assert server.metric("headwater_engine_prompt_tokens") == 300
     assert server.metric("headwater_engine_generated_tokens") == 40
     assert server.metric("headwater_engine_aborted") == 5
+    assert server.metric("headwater_engine_page_usage") == pytest.approx(1 - 98 / 99)
+    assert server.metric("headwater_requests") == 0
+    assert server.metric("tgi_batch_next_size_sum") >= 1
+    assert 'tgi_batch_inference_duration_bucket{method="prefill",le="+Inf"} ' in text
+
+
+def test_times_to_tokens_and_prefix_hits_are_counted(server: ApiServer) -> None:
+    names = (
+        "headwater_time_to_first_token_seconds_count",
+        "headwater_inter_token_gap_seconds_count",
+        "headwater_request_cached_share_sum",
+    )
+    before = [server.metric(name) for name in names]
+    connection, submit = begin(server)
+    server.peer.send(submit.request_id, byte_ids("a"))
+    response = connection.getresponse()
+    read_event(response)
+    for _ in range(2):
+        server.peer.send(submit.request_id, byte_ids("b"))
+        read_event(response)
+    server.peer.send(submit.request_id, byte_ids("c"), "length")
+    response.read()
+    after = [server.metric(name) for name in names]
+    # One of the two prompt tokens was cached, says the engine.
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 3, 0.5]
 
 
 def test_a_request_is_one_log_line_without_its_text(
@@ -217,7 +243,9 @@ def test_a_request_is_one_log_line_without_its_text(
     (line,) = lines
     assert (line["id"], line["status"], line["outcome"]) == ("mine", 200, "length")
     assert (line["prompt_tokens"], line["generated_tokens"]) == (7, 6)
-    assert line["total_ms"] >= line["inference_ms"] >= 0
+    assert line["cached_tokens"] == 1
+    assert line["total_ms"] >= line["first_token_ms"] >= line["validation_ms"] >= 0
+    assert line["sequences"] == str(submit.request_id)
 
 
 # The end

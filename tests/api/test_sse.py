@@ -20,7 +20,7 @@ def test_an_event_is_one_line_of_json_in_tgis_order() -> None:
 
 def test_the_last_event_has_text_and_details() -> None:
     details = StreamDetails("eos_token", 2, None, 7)
-    event = encode_event(StreamResponse(2, Token(0, "</s>", float("nan"), True), "a", details))
+    event = encode_event(StreamResponse(2, Token(0, "</s>", float("nan"), True), generated_text="a", details=details))
     assert event == (
         b'data: {"index":2,"token":{"id":0,"text":"</s>","logprob":null,"special":true},"generated_text":"a",'
         b'"details":{"finish_reason":"eos_token","generated_tokens":2,"seed":null,"input_length":7}}\n\n'

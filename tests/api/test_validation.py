@@ -7,14 +7,22 @@ import pytest
 from headwater.api.errors import ValidationError
 from headwater.api.schema import GenerateParameters, GenerateRequest
 from headwater.api.validation import Limits, check, resolve
-from headwater.engine.messages import SamplingParams
+from headwater.engine.messages import Grammar, SamplingParams
 
-LIMITS = Limits(max_best_of=2, max_stop_sequences=4, max_top_n_tokens=5, max_input_tokens=100, max_total_tokens=128)
+LIMITS = Limits(
+    max_best_of=2,
+    max_stop_sequences=4,
+    max_top_n_tokens=5,
+    max_input_tokens=100,
+    max_total_tokens=128,
+    max_logit_bias=2,
+    vocab_size=258,
+)
 WIDE = Limits(max_best_of=2, max_stop_sequences=4, max_top_n_tokens=5, max_input_tokens=4000, max_total_tokens=4096)
 
 
 def request(inputs: str = "a", **parameters: Any) -> GenerateRequest:
-    return msgspec.convert({"inputs": inputs, "parameters": parameters}, GenerateRequest)
+    return msgspec.json.decode(msgspec.json.encode({"inputs": inputs, "parameters": parameters}), type=GenerateRequest)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -38,15 +46,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"inputs": ""}, "`inputs` cannot be empty"),
     ({"truncate": 0}, "`truncate` must be strictly positive and less than 100. Given: 0"),
     ({"truncate": 101}, "`truncate` must be strictly positive and less than 100. Given: 101"),
-    # Not implemented: refused by name, never ignored.
-    ({"grammar": {"type": "regex", "value": "a"}}, "grammar is not supported"),
-    ({"best_of": 2, "do_sample": True}, "`best_of` is not supported by this server"),
-    ({"frequency_penalty": 0.5}, "`frequency_penalty` is not supported by this server"),
-    ({"typical_p": 0.9}, "`typical_p` is not supported by this server"),
-    ({"watermark": True}, "`watermark` is not supported by this server"),
-    ({"decoder_input_details": True}, "`decoder_input_details` is not supported by this server"),
-    ({"top_n_tokens": 2}, "`top_n_tokens` is not supported by this server"),
-    ({"adapter_id": "x"}, "`adapter_id` is not supported by this server"),
+    ({"adapter_id": "x"}, "`adapter_id` is not supported by this server: no adapter is loaded"),
+    ({"stop": ""}, "`stop` sequences cannot be empty"),
+    ({"min_p": 1.1}, "`min_p` must be >= 0.0 and <= 1.0"),
+    ({"presence_penalty": -2.1}, "`presence_penalty` must be >= -2.0 and <= 2.0"),
+    ({"min_new_tokens": 3, "max_new_tokens": 2}, "`min_new_tokens` must be <= `max_new_tokens`. Given: 3 and 2"),
+    ({"logit_bias": {"258": 1}}, "`logit_bias` token ids must be >= 0 and < 258. Given: 258"),
+    ({"logit_bias": {"-1": 1}}, "`logit_bias` token ids must be >= 0 and < 258. Given: -1"),
+    ({"logit_bias": {"1": 101}}, "`logit_bias` values must be >= -100.0 and <= 100.0"),
+    ({"logit_bias": {"1": 1, "2": 1, "3": 1}}, "`logit_bias` supports up to 2 tokens. Given: 3"),
     # The first failure in TGI's order wins.
     ({"best_of": 2, "max_new_tokens": 0}, "you must use sampling when `best_of` is > 1"),
     ({"top_k": 0, "top_p": 2, "temperature": 0}, "`temperature` must be strictly positive"),
@@ -113,6 +121,9 @@ def test_values_that_change_nothing_are_taken() -> None:
         ({"temperature": 0.5}, False),
         ({"top_k": 5, "do_sample": False}, False),
         ({"top_p": 0.9}, False),
+        ({"typical_p": 0.95}, False),
+        ({"min_p": 0.1}, False),
+        ({"min_p": 0.0}, True),
         ({"repetition_penalty": 1.2, "seed": 5}, True),
     ],
 )
@@ -121,10 +132,54 @@ def test_what_turns_sampling_on(parameters: dict[str, Any] | None, greedy: bool)
     assert resolve(given, 3, LIMITS, ()).greedy is greedy
 
 
-def test_resolved_values() -> None:
-    fields = {"temperature": 0.5, "top_k": 7, "top_p": 0.25, "repetition_penalty": 1.5, "seed": 9, "max_new_tokens": 4}
-    sampling = resolve(request(**fields).parameters, 3, LIMITS, (257,))
-    assert sampling == SamplingParams(4, False, 0.5, 7, 0.25, 1.5, 9, (257,))
+def test_every_field_reaches_the_engine() -> None:
+    fields: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_k": 7,
+        "top_p": 0.25,
+        "typical_p": 0.75,
+        "min_p": 0.125,
+        "repetition_penalty": 1.5,
+        "frequency_penalty": -1.5,
+        "presence_penalty": 0.5,
+        "logit_bias": {"9": -100, "3": 1.5, "4": 0},
+        "seed": 9,
+        "max_new_tokens": 4,
+        "min_new_tokens": 2,
+        "watermark": True,
+        "top_n_tokens": 5,
+        "decoder_input_details": True,
+        "grammar": {"type": "regex", "value": "a+"},
+    }
+    limits = msgspec.structs.replace(LIMITS, max_logit_bias=3)
+    check(request(**fields), limits, stream=False)
+    assert resolve(request(**fields).parameters, 3, limits, (257,)) == SamplingParams(
+        max_new_tokens=4,
+        greedy=False,
+        temperature=0.5,
+        top_k=7,
+        top_p=0.25,
+        repetition_penalty=1.5,
+        seed=9,
+        stop_token_ids=(257,),
+        min_p=0.125,
+        typical_p=0.75,
+        frequency_penalty=-1.5,
+        presence_penalty=0.5,
+        logit_bias=((3, 1.5), (9, -100.0)),
+        min_new_tokens=2,
+        watermark=True,
+        grammar=Grammar("regex", "a+"),
+        top_n=5,
+        prompt_logprobs=True,
+    )
+    assert resolve(request(ignore_eos=True).parameters, 3, LIMITS, (257,)).stop_token_ids == ()
+
+
+def test_grammars_can_be_switched_off() -> None:
+    given = request(grammar={"type": "json", "value": {}}).parameters
+    with pytest.raises(ValidationError, match="grammar is not supported"):
+        resolve(given, 3, msgspec.structs.replace(LIMITS, grammar_support=False), ())
 
 
 def test_a_drawn_seed_is_new_and_survives_javascript() -> None:

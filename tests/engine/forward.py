@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from headwater.engine.checkpoint.quantized import QuantizeName
 from headwater.engine.models import KVCache, choose_dtypes, load_model, read_config
-from headwater.engine.models.weights import QuantizeName
 from headwater.kernels import StepBatch, load_backend
 
 PAGE_SIZE = 16
@@ -36,4 +36,6 @@ def prompt_logits(
             rows, 1, rows, config.num_q_heads, config.num_kv_heads, config.head_dim, PAGE_SIZE, device, window
         )
         backend.fill_plan(plans[window], batch)
-    return model.forward(torch.tensor(prompt_ids), batch, plans, cache, torch.arange(rows))
+    hidden = torch.empty(rows, config.hidden_size, dtype=dtypes.rows)
+    model.body(torch.tensor(prompt_ids), batch, plans, cache, hidden)
+    return model.head(hidden, torch.arange(rows))

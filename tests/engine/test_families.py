@@ -33,16 +33,6 @@ from headwater.engine.models import read_config
 from .forward import prompt_logits
 from .tiny import generate, tiny_engine
 
-
-
-def eager_with_softcap(module: torch.nn.Module, *args: torch.Tensor, **settings: object) -> tuple[torch.Tensor, ...]:
-    """transformers' Gemma 3 has the formula, but leaves it out: what it knows of Gemma 2's cap is not passed on."""
-    return eager_attention_forward(module, *args, softcap=module.attn_logit_softcapping, **settings)
-
-
-AttentionInterface.register("eager_with_softcap", eager_with_softcap)
-AttentionMaskInterface.register("eager_with_softcap", eager_mask)
-
 SMALL = {
     "vocab_size": 320,
     "hidden_size": 96,
@@ -97,7 +87,10 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig]] = {
         ),
     ),
     "phi3": (Phi3ForCausalLM, Phi3Config(**PHI3, sliding_window=11)),
-    "phi3 longrope": (Phi3ForCausalLM, Phi3Config(**PHI3, original_max_position_embeddings=96, rope_parameters=LONGROPE)),
+    "phi3 longrope": (
+        Phi3ForCausalLM,
+        Phi3Config(**PHI3, original_max_position_embeddings=96, rope_parameters=LONGROPE),
+    ),
     "phi3 half rotated": (
         Phi3ForCausalLM,
         Phi3Config(
@@ -109,6 +102,15 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig]] = {
         ),
     ),
 }  # fmt: skip
+
+
+def eager_with_softcap(module: torch.nn.Module, *args: torch.Tensor, **settings: object) -> tuple[torch.Tensor, ...]:
+    """transformers' Gemma 3 has the formula, but leaves it out: what it knows of Gemma 2's cap is not passed on."""
+    return eager_attention_forward(module, *args, softcap=module.attn_logit_softcapping, **settings)
+
+
+AttentionInterface.register("eager_with_softcap", eager_with_softcap)
+AttentionMaskInterface.register("eager_with_softcap", eager_mask)
 
 
 def randomise(model: PreTrainedModel) -> None:

@@ -36,6 +36,7 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "bias": {"logit_bias": ((3, 5.0), (190, -20.0), (199, 6.0))},
     "minimum": {"min_new_tokens": 5, "stop_token_ids": (4, 2)},
     "minimum and bias": {"min_new_tokens": 5, "stop_token_ids": (4, 2), "logit_bias": ((2, 90.0), (3, 3.0))},
+    "strange ids": {"min_new_tokens": 5, "stop_token_ids": (VOCAB,), "logit_bias": ((3, 3.0), (VOCAB + 9, 1.0))},
     "watermark": {"watermark": True},
     "top_n": {"top_n": 4},
     "raw": {"raw_logprobs": True, "temperature": 0.2},
@@ -70,7 +71,7 @@ def want(logits: torch.Tensor, sequence: Sequence, position: int) -> Row:
     biases = dict(p.logit_bias)
     if position - sequence.prompt_tokens < p.min_new_tokens:
         biases |= dict.fromkeys(p.stop_token_ids, -math.inf)
-    ids = sorted(biases)
+    ids = sorted(token_id for token_id in biases if token_id < VOCAB)
     batch = SamplingBatch(
         greedy=torch.tensor([p.greedy]),
         temperature=torch.tensor([p.temperature]),

@@ -100,6 +100,8 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
             engine.step()
             assert engine.rows - rows <= budget
             assert len(engine.last_chunks) <= max_sequences
+            order = [s.key.request_id for s in [*scheduler.running, *scheduler.waiting.values()]]
+            assert order == sorted(order, key=lambda index: (arrivals[index].step, index)), "first come, first served"
             assert max(Counter(id(c.sequence) for c in engine.last_chunks).values(), default=1) == 1
         elif step > 25:
             break

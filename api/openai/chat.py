@@ -1,0 +1,120 @@
+"""POST /v1/chat/completions, and /chat_tokenize, which stops where the model would begin."""
+
+import msgspec
+from msgspec import UNSET
+
+from ..exchange import Exchange
+from ..grammar import engine_grammar
+from ..job import Job, open_job
+from ..schema import SimpleToken
+from ..service import Service
+from ..text_stream import News
+from .call_reader import CallReader
+from .chat_events import stream_chat
+from .conversation import prompt_of
+from .envelope import Envelope, encode, finish_reason_of, usage_of
+from .errors import ToolError
+from .logprobs import chat_logprobs
+from .sampling import check
+from .schema import (
+    ChatChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    ChatMessage,
+    ChatRequest,
+    ChatTokenizeResponse,
+    FunctionCall,
+    ToolCall,
+)
+from .tools import tools_of
+
+decode_chat = msgspec.json.Decoder(ChatRequest)
+
+
+async def chat_completions(service: Service, exchange: Exchange) -> None:
+    """POST /v1/chat/completions."""
+    await answer_chat(service, exchange, await exchange.read_json(decode_chat, service.config.payload_limit))
+
+
+async def answer_chat(service: Service, exchange: Exchange, request: ChatRequest) -> None:
+    """Answer or stream, as the request says. Raises ApiError."""
+    with open_job(service, exchange, max(request.n or 1, 1)) as job:
+        reader = await start_chat(service, job, request)
+        envelope = Envelope(service, "chatcmpl", request.model)
+        if request.stream:
+            await stream_chat(service, job, request, envelope, reader)
+            return
+        choices = [chat_choice(news, request, reader) for news in await job.finish()]
+        body = encode(
+            ChatCompletion(
+                envelope.id,
+                "chat.completion",
+                envelope.created,
+                envelope.model,
+                envelope.system_fingerprint,
+                choices,
+                usage_of(job),
+            )
+        )
+        headers = [(b"x-compute-type", service.compute_type), *job.record.headers()]
+        await exchange.respond(200, body, b"application/json", headers)
+
+
+async def chat_tokenize(service: Service, exchange: Exchange) -> None:
+    """POST /chat_tokenize: the prompt of a conversation, and its tokens."""
+    request = await exchange.read_json(decode_chat, service.config.payload_limit)
+    prompt = await prompt_of(request, tools_of(request), service.chat_templates)
+    data = prompt.text.encode()
+    spans = await service.tokenizer.spans(prompt.text, add_special_tokens=False)
+    tokens = [SimpleToken(i, data[start:stop].decode(errors="replace"), start, stop) for i, start, stop in spans]
+    await exchange.respond(200, encode(ChatTokenizeResponse(tokens, prompt.text)), b"application/json")
+
+
+async def start_chat(service: Service, job: Job, request: ChatRequest) -> CallReader | None:
+    """Check, render, submit. Returns what finds calls in the answers, None if there are no tools. Raises ApiError."""
+    tools = tools_of(request)
+    grammar = engine_grammar(request.response_format)
+    if tools is not None and grammar is not None:
+        raise ToolError("Grammar and tools are mutually exclusive")
+    prompt = await prompt_of(request, tools, service.chat_templates)
+    job.record.input_characters = len(prompt.text)
+    limits, tokenizer = service.limits(), service.tokenizer
+    reader = None
+    if tools is not None:
+        reader = CallReader(tools, prompt.tool_format)
+        grammar = tools.grammar(prompt.tool_format, tokenizer)
+    top_logprobs = (request.top_logprobs or 0) if request.logprobs else 0
+    checked = check(request, limits, tokenizer.eos_ids, grammar, top_logprobs)
+    prompt_ids = await tokenizer.encode(prompt.text, add_special_tokens=False)
+    sampling = checked.for_prompt(len(prompt_ids), limits)
+    await job.start(prompt_ids, sampling, checked.stops, count=checked.choices, keep_stop=False)
+    return reader
+
+
+def chat_choice(news: News, request: ChatRequest, reader: CallReader | None) -> ChatChoice:
+    """One whole answer."""
+    stream = news.stream
+    if reader is None:
+        message = ChatMessage("assistant", stream.generated_text)
+    else:
+        text: list[str] = []
+        calls: list[ToolCall] = []
+        arguments: list[list[str]] = []
+        for part in reader.read(news):
+            for found in part:
+                text.append(found.text)
+                if found.name is not None:
+                    calls.append(ToolCall(reader.new_id(), "function", FunctionCall(found.name)))
+                    arguments.append([])
+                elif found.arguments:
+                    arguments[-1].append(found.arguments)
+        for call, pieces in zip(calls, arguments, strict=True):
+            call.function.arguments = "".join(pieces)
+        content = "".join(text)
+        message = ChatMessage("assistant", content or (None if calls else ""), calls or UNSET)
+    logprobs = None
+    if request.logprobs:
+        logprobs = ChatLogprobs(chat_logprobs(news, 0, len(news.tokens), request.top_logprobs or 0))
+    finish_reason = finish_reason_of(stream) if reader is None else reader.finish_reason(stream)
+    assert finish_reason is not None, "the job is done"
+    return ChatChoice(stream.index, message, logprobs, finish_reason)

@@ -1,0 +1,244 @@
+"""POST /v1/completions: one or more prompts, as text or as tokens, each with one or more choices."""
+
+from statistics import fmean
+from typing import cast
+
+import msgspec
+from msgspec import Struct
+
+from ...engine.messages import SamplingParams
+from ..detokenizer import Detokenizer
+from ..event_stream import send_events
+from ..exchange import Exchange
+from ..grammar import engine_grammar
+from ..job import Job, open_job
+from ..service import Service
+from ..text_stream import News, TextStream
+from ..tokenizer import Tokenizer
+from .chat_events import error_event
+from .envelope import Chunks, Envelope, encode, finish_reason_of, usage_of
+from .errors import BatchSizeError, InvalidRequestError, SuffixError
+from .logprobs import CompletionLogprobsBuilder
+from .sampling import Checked, check
+from .schema import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+
+decode_completion = msgspec.json.Decoder(CompletionRequest)
+
+
+async def completions(service: Service, exchange: Exchange) -> None:
+    """POST /v1/completions."""
+    request = await exchange.read_json(decode_completion, service.config.payload_limit)
+    await answer_completion(service, exchange, request)
+
+
+async def answer_completion(service: Service, exchange: Exchange, request: CompletionRequest) -> None:
+    """Answer or stream, as the request says. Raises ApiError."""
+    if request.suffix is not None:
+        raise SuffixError
+    prompts = _prompts(request)
+    if len(prompts) > service.config.max_client_batch_size:
+        raise BatchSizeError(service.config.max_client_batch_size)
+    per_prompt = max(request.n or 1, request.best_of or 1)
+    with open_job(service, exchange, len(prompts) * per_prompt) as job:
+        completion = _Completion(service, job, request)
+        await completion.start(prompts, per_prompt)
+        if request.stream:
+            await completion.stream()
+        else:
+            await completion.answer()
+
+
+def _prompts(request: CompletionRequest) -> list[str] | list[list[int]]:
+    """The prompts, all texts or all token ids. Raises InvalidRequestError."""
+    given = request.prompt
+    if isinstance(given, str):
+        given = [given]
+    if not given:
+        raise InvalidRequestError("`prompt` cannot be an empty array", "prompt")
+    if all(isinstance(one, int) for one in given):
+        return [cast("list[int]", given)]
+    if all(isinstance(one, str) for one in given) or all(isinstance(one, list) for one in given):
+        return cast("list[str] | list[list[int]]", given)
+    raise InvalidRequestError("`prompt` mixes texts and tokens", "prompt")
+
+
+class _Prompt(Struct):
+    """One prompt and its sequences."""
+
+    text: str  # what ``echo`` shows
+    ids: list[int]
+    streams: list[TextStream]
+
+
+class _Completion:
+    """One request, from its prompts to the last byte of the answer."""
+
+    def __init__(self, service: Service, job: Job, request: CompletionRequest) -> None:
+        self._service = service
+        self._job = job
+        self._request = request
+        self._envelope = Envelope(service, "cmpl", request.model)
+        self._prompts: list[_Prompt] = []
+        self._builders: dict[int, CompletionLogprobsBuilder] = {}  # by choice
+
+    async def start(self, prompts: list[str] | list[list[int]], per_prompt: int) -> None:
+        """Check, tokenise, submit. Raises ApiError.
+
+        Args:
+            per_prompt: sequences of each prompt, of which the best are shown.
+        """
+        service, request = self._service, self._request
+        limits, tokenizer = service.limits(), service.tokenizer
+        grammar = engine_grammar(request.response_format)
+        checked = check(request, limits, tokenizer.eos_ids, grammar, request.logprobs or 0)
+        if per_prompt > checked.choices and request.stream:
+            raise InvalidRequestError("`best_of` > `n` cannot be streamed", "best_of")
+        if per_prompt > max(checked.choices, limits.max_best_of):
+            raise InvalidRequestError(f"`best_of` must be <= {limits.max_best_of}. Given: {per_prompt}", "best_of")
+        for given in prompts:
+            prompt = await self._tokenised(given, limits.vocab_size)
+            self._job.record.input_characters += len(prompt.text)
+            self._prompts.append(prompt)
+        # All are checked before the first is started.
+        parameters = [self._sampling(checked, prompt) for prompt in self._prompts]
+        for prompt, sampling in zip(self._prompts, parameters, strict=True):
+            prompt.streams = await self._job.start(
+                prompt.ids, sampling, checked.stops, count=per_prompt, keep_stop=False
+            )
+
+    async def _tokenised(self, given: str | list[int], vocab_size: int) -> _Prompt:
+        tokenizer = self._service.tokenizer
+        if isinstance(given, str):
+            if not given:
+                raise InvalidRequestError("`prompt` cannot be empty", "prompt")
+            return _Prompt(given, await tokenizer.encode(given), [])
+        if not given:
+            raise InvalidRequestError("`prompt` cannot be empty", "prompt")
+        if max(given) >= vocab_size:
+            raise InvalidRequestError(f"`prompt` token ids must be < {vocab_size}. Given: {max(given)}", "prompt")
+        return _Prompt(tokenizer.decode(given), given, [])
+
+    def _sampling(self, checked: Checked, prompt: _Prompt) -> SamplingParams:
+        sampling = checked.for_prompt(len(prompt.ids), self._service.limits())
+        wants_prompt = bool(self._request.echo) and self._request.logprobs is not None
+        return msgspec.structs.replace(sampling, prompt_logprobs=wants_prompt)
+
+    async def answer(self) -> None:
+        """Generate all, then answer. Raises ApiError."""
+        service, job, envelope = self._service, self._job, self._envelope
+        news = await job.finish()
+        shown = self._request.n or 1
+        choices: list[CompletionChoice] = []
+        for prompt in self._prompts:
+            for one in _best([news[stream.index] for stream in prompt.streams], shown):
+                choices.append(self._choice(len(choices), one, prompt))
+        body = Completion(
+            envelope.id,
+            "text_completion",
+            envelope.created,
+            envelope.model,
+            envelope.system_fingerprint,
+            choices,
+            usage_of(job),
+        )
+        headers = [(b"x-compute-type", service.compute_type), *job.record.headers()]
+        await job.exchange.respond(200, encode(body), b"application/json", headers)
+
+    def _choice(self, index: int, news: News, prompt: _Prompt) -> CompletionChoice:
+        logprobs = None
+        if self._request.logprobs is not None:
+            front = self._prompt_logprobs(news.stream, prompt) if self._request.echo else None
+            logprobs = self._logprobs(news, 0, len(news.tokens))
+            if front is not None:
+                logprobs = _joined(front, logprobs)
+        text = (prompt.text if self._request.echo else "") + news.stream.generated_text
+        return CompletionChoice(index, text, logprobs, finish_reason_of(news.stream))
+
+    async def stream(self) -> None:
+        """Send each token as it comes. Raises ApiError; a stream that has begun tells it in an event."""
+        job = self._job
+        head = self._envelope.head("text_completion")
+        chunks = Chunks(job, head, self._request.stream_options, b'"text":')
+        with_logprobs = self._request.logprobs is not None
+        echo = bool(self._request.echo)
+        prompt_of = {stream.index: prompt for prompt in self._prompts for stream in prompt.streams}
+        begun: set[int] = set()
+
+        def events(news: list[News]) -> bytes:
+            parts = []
+            for one in news:
+                if echo and one.stream.index not in begun:
+                    begun.add(one.stream.index)
+                    parts.append(self._echo_event(one.stream, prompt_of[one.stream.index], chunks))
+                parts.append(self._events(one, chunks) if with_logprobs else _plain(one, chunks))
+            return b"".join(parts)
+
+        headers = [
+            (b"x-compute-type", self._service.compute_type),
+            (b"x-compute-characters", b"%d" % job.record.input_characters),
+        ]
+        await send_events(job, events, error_event, headers, chunks.closing)
+
+    def _echo_event(self, stream: TextStream, prompt: _Prompt, chunks: Chunks) -> bytes:
+        if self._request.logprobs is None:
+            return chunks.text(stream.index, prompt.text)
+        logprobs = encode(self._prompt_logprobs(stream, prompt))
+        return chunks.choice(stream.index, chunks.text_field(prompt.text), logprobs)
+
+    def _events(self, news: News, chunks: Chunks) -> bytes:
+        stream, last = news.stream, len(news.texts) - 1
+        finish_reason = finish_reason_of(stream)
+        return b"".join(
+            [
+                chunks.choice(
+                    stream.index,
+                    chunks.text_field(text),
+                    encode(self._logprobs(news, position, position + 1)),
+                    finish_reason if position == last else None,
+                )
+                for position, text in enumerate(news.texts)
+            ]
+        )
+
+    def _logprobs(self, news: News, start: int, stop: int) -> CompletionLogprobs:
+        return self._builder(news.stream).tokens(news, start, stop)
+
+    def _prompt_logprobs(self, stream: TextStream, prompt: _Prompt) -> CompletionLogprobs:
+        tokens = _token_texts(self._service.tokenizer, prompt.ids)
+        return self._builder(stream).prompt(tokens, stream.generation.prompt_logprobs)
+
+    def _builder(self, stream: TextStream) -> CompletionLogprobsBuilder:
+        return self._builders.setdefault(stream.index, CompletionLogprobsBuilder(self._request.logprobs or 0))
+
+
+def _plain(news: News, chunks: Chunks) -> bytes:
+    """Nothing but text; the finish reason goes with the last piece."""
+    stream, texts = news.stream, news.texts
+    if stream.finish_reason is None:
+        return b"".join([chunks.text(stream.index, text) for text in texts if text])
+    events = [chunks.text(stream.index, text) for text in texts[:-1] if text]
+    events.append(chunks.choice(stream.index, chunks.text_field(texts[-1]), finish_reason=finish_reason_of(stream)))
+    return b"".join(events)
+
+
+def _best(sequences: list[News], count: int) -> list[News]:
+    """Those with the highest mean logprob, best first; all of them in their own order."""
+    if count >= len(sequences):
+        return sequences
+    return sorted(sequences, key=lambda one: -fmean(token.logprob or 0.0 for token in one.tokens))[:count]
+
+
+def _token_texts(tokenizer: Tokenizer, ids: list[int]) -> list[tuple[str, bool]]:
+    """Text of each token of a prompt, in its place, and whether it is special."""
+    detokenizer = Detokenizer(tokenizer, [])
+    return [(detokenizer.feed(token_id), token_id in tokenizer.special_tokens) for token_id in ids]
+
+
+def _joined(first: CompletionLogprobs, then: CompletionLogprobs) -> CompletionLogprobs:
+    best = None if then.top_logprobs is None else [*(first.top_logprobs or ()), *then.top_logprobs]
+    return CompletionLogprobs(
+        first.tokens + then.tokens,
+        first.token_logprobs + then.token_logprobs,
+        best,
+        first.text_offset + then.text_offset,
+    )

@@ -1,0 +1,129 @@
+"""From messages to the prompt: the model's chat template, and what is done for one that knows nothing of tools."""
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ..chat_template import ChatTemplate, TemplateError
+from ..chat_template_files import ChatTemplates
+from .errors import InvalidRequestError
+from .schema import ChatRequest, Message
+from .tool_format import ToolFormat, tool_format
+from .tools import TOOL_PROMPT, Tools
+
+# Variables that a request sets by fields of its own.
+_RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "continue_final_message"])
+
+
+class Prompt(Struct, frozen=True):
+    """Text of a prompt, and how the model that reads it writes calls."""
+
+    text: str
+    tool_format: ToolFormat
+
+
+async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTemplates) -> Prompt:
+    """Render the conversation. Raises TemplateError, InvalidRequestError."""
+    template = templates.choose(with_tools=tools is not None)
+    if template is None:
+        raise TemplateError("template not found")
+    if not request.messages:
+        raise InvalidRequestError("`messages` cannot be empty", "messages")
+    messages = [_plain(message, index, template) for index, message in enumerate(request.messages)]
+    if tools is not None and (request.tool_prompt or "tools" not in template.variables):
+        _explain(messages[-1], tools, template, request.tool_prompt)
+    variables = request.chat_template_kwargs or {}
+    if taken := sorted(_RESERVED & variables.keys()):
+        raise InvalidRequestError(f"`chat_template_kwargs` cannot set {taken[0]}", "chat_template_kwargs")
+    continues = _continues(request)
+    generation_prompt = not continues if request.add_generation_prompt is None else request.add_generation_prompt
+    if continues and generation_prompt:
+        raise InvalidRequestError("`continue_final_message` and `add_generation_prompt` exclude each other", "messages")
+    text = await template.render(
+        messages,
+        tools=None if tools is None else [_as_schema(tool) for tool in tools.raw],
+        documents=request.documents,
+        add_generation_prompt=generation_prompt,
+        continue_final_message=continues,
+        **variables,
+    )
+    return Prompt(text, tool_format(template.source))
+
+
+def _continues(request: ChatRequest) -> bool:
+    """As in TGI, an assistant's message at the end is one to go on with, unless the request says otherwise."""
+    if request.continue_final_message is not None:
+        return request.continue_final_message
+    last = request.messages[-1]
+    return last.role == "assistant" and bool(last.content) and not last.tool_calls and not request.add_generation_prompt
+
+
+def _plain(message: Message, index: int, template: ChatTemplate) -> dict[str, Any]:
+    """A message as templates know it: text content, arguments of calls as objects, no empty keys."""
+    where = f"messages[{index}]"
+    content = _text(message, where)
+    calls = [_call(call, where) for call in message.tool_calls or ()]
+    if content is None and not calls:
+        if message.role != "assistant":
+            raise InvalidRequestError(f"{where}: content is missing", "messages")
+        content = ""
+    if calls and "tool_calls" not in template.source:
+        # It would show nothing of them, or stumble over a message without content.
+        content = (content or "") + "\n".join(msgspec.json.encode(call["function"]).decode() for call in calls)
+        calls = []
+    plain = {
+        "role": message.role,
+        "content": content,
+        "name": message.name,
+        "tool_calls": calls or None,
+        "tool_call_id": message.tool_call_id,
+        "reasoning_content": message.reasoning_content,
+        "reasoning": message.reasoning,
+    }
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def _text(message: Message, where: str) -> str | None:
+    if not isinstance(message.content, list):
+        return message.content
+    for part in message.content:
+        if part.type != "text":
+            raise InvalidRequestError(
+                f"{where}: content of type `{part.type}` is not supported, only `text`", "messages"
+            )
+        if part.text is None:
+            raise InvalidRequestError(f"{where}: a part of type `text` has no text", "messages")
+    return "".join(part.text or "" for part in message.content)
+
+
+def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
+    """A call as the request has it, but for its arguments: clients send their text, template authors expect objects."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidRequestError(f"{where}: a tool call has no function name", "messages")
+    arguments = function.get("arguments", function.get("parameters"))
+    if isinstance(arguments, str):
+        with suppress(msgspec.DecodeError, RecursionError):  # the model wrote it, and has to live with it
+            arguments = msgspec.json.decode(arguments) if arguments.strip() else {}
+    function = {key: value for key, value in function.items() if key != "parameters"} | {"arguments": arguments}
+    return call | {"function": function}
+
+
+def _as_schema(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool as templates know it: TGI's clients may write ``arguments`` for ``parameters``."""
+    function = tool["function"]
+    if "parameters" in function or "arguments" not in function:
+        return tool
+    renamed = {"parameters" if key == "arguments" else key: value for key, value in function.items()}
+    return tool | {"function": renamed}
+
+
+def _explain(message: dict[str, Any], tools: Tools, template: ChatTemplate, prompt: str | None) -> None:
+    """Tell the model of its tools at the end of the last message, in TGI's words and order."""
+    text = f"\n---\n{prompt or TOOL_PROMPT}"
+    if "tools" not in template.variables:
+        listed = msgspec.json.encode([_as_schema(tool) for tool in tools.raw]).decode()
+        text = f"\n---\n{listed}\n{prompt or TOOL_PROMPT}"
+    message["content"] = message.get("content", "") + text

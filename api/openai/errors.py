@@ -1,0 +1,63 @@
+"""Refusals that only the OpenAI routes know; status and type as in contract.md section 4."""
+
+from ..errors import ApiError
+
+
+class InvalidRequestError(ApiError):
+    """A field has a value that this server doesn't take."""
+
+    status = 422
+    error_type = "validation"
+    failure = "validation"
+
+    def __init__(self, reason: str, param: str | None = None) -> None:
+        super().__init__(f"Input validation error: {reason}")
+        self.param = param
+
+
+class ToolError(ApiError):
+    """The tools, or what is chosen of them, make no sense."""
+
+    status = 422
+    error_type = "tool_error"
+    failure = "validation"
+    param = "tools"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Tool error: {reason}")
+
+
+class BatchSizeError(ApiError):
+    """More prompts than one request may have."""
+
+    status = 422
+    error_type = "batch size exceeded"
+    failure = "validation"
+    param = "prompt"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Number of prompts exceeds the maximum allowed batch size of {limit}")
+
+
+class SuffixError(ApiError):
+    """Nothing can be generated in front of a given text."""
+
+    status = 422
+    error_type = "suffix not supported"
+    failure = "validation"
+    param = "suffix"
+
+    def __init__(self) -> None:
+        super().__init__("Suffix is not supported and can be achieved by preprocessing the prompt.")
+
+
+class UnknownModelError(ApiError):
+    """GET /v1/models/{id} of a model that isn't here."""
+
+    status = 404
+    error_type = "model_not_found"
+    failure = "validation"
+    param = "model"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model '{model}' does not exist")

@@ -1,0 +1,31 @@
+"""How a route describes itself in the OpenAPI document."""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """One method of one path.
+
+    Attributes:
+        request: type of the JSON body; None: there is none.
+        response: type of the JSON answer; None: it has no JSON body.
+        event: type of the JSON in each event if the answer may be a stream.
+        media_type: of an answer that is neither.
+        errors: statuses besides 200, apart from those that every route with a body has.
+        error: type of an error's JSON body.
+    """
+
+    method: Literal["get", "post"]
+    path: str
+    tag: str
+    summary: str
+    description: str = ""
+    request: Any = None
+    response: Any = None
+    event: Any = None
+    media_type: str | None = None
+    errors: tuple[int, ...] = ()
+    error: Any = None
+    protected: bool = True

@@ -1,0 +1,151 @@
+"""Flags of `headwater serve`: how they are declared, grouped in --help, and what becomes of TGI's that we lack."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import typer
+from msgspec import Struct
+from typer.core import TyperCommand
+
+MODEL, ADDRESS, LIMITS, ENGINE, SERVER = "Model", "Address and access", "Limits", "Engine", "Server"
+
+
+def flag(
+    panel: str, *names: str, help: str, tgi: bool | str = True, env: str | list[str] | None = None, **kind: Any
+) -> Any:
+    """An option of one group.
+
+    Args:
+        names: the first, in capitals, names its environment variable too.
+        tgi: TGI has it, under the first name or the one given; False: it is ours, and so is its variable's prefix.
+        env: its environment variables, if they aren't called so.
+        kind: passed on to typer: bounds.
+    """
+    variable = names[0].split("/")[0].lstrip("-").replace("-", "_").upper()
+    source = f"TGI: {names[0] if tgi is True else tgi}" if tgi else "not in TGI"
+    return typer.Option(
+        *names,
+        help=f"{help} [{source}]",
+        envvar=env or (variable if tgi else f"HEADWATER_{variable}"),
+        rich_help_panel=panel,
+        **kind,
+    )
+
+
+class GroupedCommand(TyperCommand):
+    """Lists its options by group, as plain text: tables cut long flags off."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Called for --help."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or "Other", []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+        with formatter.section(
+            "TGI's flags that are taken and change nothing, or are answered with what to do instead"
+        ):
+            formatter.write_text(" ".join(f"--{name}" for name in _FOREIGN))
+
+
+class Foreign(Struct, frozen=True):
+    """A flag of TGI's launcher that has no counterpart here."""
+
+    answer: str
+    fatal: bool = False  # what was asked for would not be done
+    neutral: tuple[str, ...] = ()  # values that ask for nothing
+    takes: Literal["value", "nothing"] = "value"
+
+
+class ForeignFlagError(Exception):
+    """A flag that cannot be honoured; the message says what to do instead."""
+
+
+_FOREIGN: dict[str, Foreign] = {
+    "sharded": Foreign(
+        "one server uses one device: start one for each GPU (CUDA_VISIBLE_DEVICES=0, =1, ...) behind a load balancer",
+        fatal=True,
+        neutral=("false",),
+    ),
+    "num-shard": Foreign(
+        "one server uses one device: start one for each GPU (CUDA_VISIBLE_DEVICES=0, =1, ...) behind a load balancer",
+        fatal=True,
+        neutral=("1",),
+    ),
+    "kv-cache-dtype": Foreign(
+        "the KV cache has the activations' dtype: leave it out; --kv-cache-bytes sets the size", fatal=True
+    ),
+    "trust-remote-code": Foreign("no code that comes with a model is ever run: leave it out", takes="nothing"),
+    "waiting-served-ratio": Foreign("prompts are computed in chunks beside running sequences: nothing to balance"),
+    "max-waiting-tokens": Foreign("prompts are computed in chunks beside running sequences: nothing to balance"),
+    "max-batch-total-tokens": Foreign("the KV cache is measured at start; --kv-cache-bytes sets its size"),
+    "cuda-graphs": Foreign("batch sizes of CUDA graphs are chosen at start"),
+    "cuda-memory-fraction": Foreign("use --kv-cache-bytes", fatal=True, neutral=("1", "1.0")),
+    "disable-custom-kernels": Foreign(
+        "the kernels are all there is: --backend chooses them", fatal=True, takes="nothing"
+    ),
+    "rope-scaling": Foreign("write rope_scaling into the model's config.json", fatal=True),
+    "rope-factor": Foreign("write rope_scaling into the model's config.json", fatal=True, neutral=("1", "1.0")),
+    "watermark-gamma": Foreign("the share of green tokens is 0.5", fatal=True, neutral=("0.5",)),
+    "watermark-delta": Foreign("green tokens get 2.0", fatal=True, neutral=("2", "2.0")),
+    "lora-adapters": Foreign("merge the adapter into the model and serve that", fatal=True),
+    "ngrok": Foreign("run a tunnel beside the server", fatal=True, takes="nothing"),
+    "ngrok-authtoken": Foreign("run a tunnel beside the server", fatal=True),
+    "ngrok-edge": Foreign("run a tunnel beside the server", fatal=True),
+    "weights-cache-override": Foreign("use --huggingface-hub-cache", fatal=True),
+    "shard-uds-path": Foreign("sockets lie in a private directory of their own"),
+    "master-addr": Foreign("one server uses one device: there is nothing to connect"),
+    "master-port": Foreign("one server uses one device: there is nothing to connect"),
+    "prometheus-port": Foreign("metrics are at /metrics of --port"),
+    "enable-prefill-logprobs": Foreign("decoder_input_details is always there", takes="nothing"),
+    "usage-stats": Foreign("nothing is ever sent to anybody"),
+    "env": Foreign("the start banner says what is used", takes="nothing"),
+}
+_SHORT = {"-e": "env"}
+
+
+def take_foreign_flags(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Take TGI's flags that have no counterpart out of a command line.
+
+    Returns:
+        The arguments that are left, and a line for each flag that was taken and changes nothing.
+
+    Raises:
+        ForeignFlagError: what one asks for would not be done.
+    """
+    left: list[str] = []
+    notes: list[str] = []
+    given: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        known = _SHORT.get(name) or name.removeprefix("--").replace("_", "-")
+        if known not in _FOREIGN or not (name.startswith("--") or name in _SHORT):
+            left.append(argument)
+        elif _FOREIGN[known].takes == "nothing":
+            given[known] = "true"
+        else:
+            given[known] = value if equals else next(rest, "")
+    for known in _FOREIGN:
+        variable = known.replace("-", "_").upper()
+        # ENV is what shells and containers call something else.
+        if known not in given and known != "env" and environment.get(variable):
+            given[known] = environment[variable]
+    for known, value in given.items():
+        foreign = _FOREIGN[known]
+        if value.lower() in (*foreign.neutral, "false"):
+            continue
+        if foreign.fatal:
+            raise ForeignFlagError(f"--{known}: not here; {foreign.answer}")
+        notes.append(f"--{known} changes nothing: {foreign.answer}")
+    return left, notes
+
+
+def use_hub_cache(directory: str | None) -> None:
+    """Where models of the Hub are kept, for this process and its children; before huggingface_hub is imported."""
+    if directory is not None:
+        os.environ["HF_HUB_CACHE"] = directory

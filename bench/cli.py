@@ -1,0 +1,166 @@
+"""The `headwater bench` commands.
+
+What a command needs is imported when it runs: `headwater serve` reads this file too.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import typer
+
+from .options import LoadOptions, ReportOptions, parse_numbers, with_options
+
+app = typer.Typer(
+    help="Measure a server, or the engine alone.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Url = Annotated[str, typer.Argument(metavar="[PROTOCOL+]URL", help="For example http://127.0.0.1:8080.")]
+USAGE = 2  # exit code of what can't be meant
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """What the user can mend is a line, not a traceback."""
+    from .report import MissingPlots
+
+    try:
+        yield
+    except (ValueError, OSError, MissingPlots) as error:
+        print(f"headwater bench: error: {error}", file=sys.stderr)
+        raise typer.Exit(USAGE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command("serve")
+@with_options
+def serve_command(
+    url: Url,
+    load: LoadOptions,
+    report: ReportOptions,
+    concurrency: Annotated[
+        str | None, typer.Option("--concurrency", "-c", help="Clients at a time, one run each; 1,8,32 if not given.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", "-r", help="Requests per second, one run each: 0.5,1,2,inf.")
+    ] = None,
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="When requests by rate leave.")] = "poisson",
+) -> None:
+    """Put load on a server: so many clients at a time, or so many requests per second."""
+    from .report import check_plots
+    from .run import Load
+    from .serve import serve
+
+    if concurrency and rate:
+        raise typer.BadParameter("give --concurrency or --rate, not both")
+    with user_errors():
+        check_plots(report)
+        loads = [Load(rate=each, arrivals=arrivals) for each in parse_numbers(rate, float)] if rate else []
+        loads = loads or [Load(int(each)) for each in parse_numbers(concurrency or "1,8,32", int)]
+        raise typer.Exit(serve(url, loads, load, report))
+
+
+@app.command("compare")
+@with_options
+def compare_command(
+    urls: Annotated[list[str], typer.Argument(metavar="[PROTOCOL+]URL...", help="Two servers or more.")],
+    load: LoadOptions,
+    report: ReportOptions,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Clients at a time.")] = 8,
+    rate: Annotated[float | None, typer.Option("--rate", "-r", min=0.001, help="Or requests per second.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that every server gets its turn.")] = 5,
+) -> None:
+    """Ask several servers the same in turn, and give ratios round by round."""
+    from .compare import compare
+    from .report import check_plots
+    from .run import Load
+
+    with user_errors():
+        check_plots(report)
+        if len(urls) < 2:
+            raise ValueError("two servers or more are compared")
+        raise typer.Exit(compare(urls, Load(rate=rate) if rate else Load(concurrency), rounds, load, report))
+
+
+@app.command("sweep")
+@with_options
+def sweep_command(
+    url: Url,
+    load: LoadOptions,
+    report: ReportOptions,
+    over: Annotated[Literal["concurrency", "rate"], typer.Option(help="What grows.")] = "concurrency",
+    most: Annotated[int, typer.Option(min=1, help="Concurrency to stop at.")] = 256,
+    steps: Annotated[int, typer.Option(min=1, help="Rates between one request at a time and all at once.")] = 6,
+) -> None:
+    """Raise the load until the server gives no more."""
+    from .report import check_plots
+    from .sweep import sweep
+
+    with user_errors():
+        check_plots(report)
+        raise typer.Exit(sweep(url, over, most, steps, load, report))
+
+
+@app.command("offline")
+@with_options
+def offline_command(
+    report: ReportOptions,
+    model: Annotated[str | None, typer.Argument(help="As for serve; the default model if not given.")] = None,
+    batches: Annotated[str, typer.Option(help="Sequences in a step.")] = "1,2,4,8,16,32,64",
+    contexts: Annotated[str, typer.Option(help="Tokens of each sequence.")] = "128,1024,4096,8192",
+    steps: Annotated[int, typer.Option(min=1, help="Measured for each batch and context.")] = 16,
+    prefill_limit: Annotated[
+        float, typer.Option(min=0, help="Seconds that the prompts of a context may take; fewer sequences if need be.")
+    ] = 60.0,
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="A GPU if there is one.")] = None,
+    dtype: Annotated[Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="Of weights.")] = None,
+    activation_dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="Of activations and KV cache.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the cpu backend.")] = None,
+) -> None:
+    """Step the engine in this process, without HTTP: times, tokens per second, and share of what memory allows."""
+    from .offline import offline
+    from .report import check_plots
+
+    with user_errors():
+        check_plots(report)
+        offline(
+            model,
+            [int(each) for each in parse_numbers(batches, int)],
+            [int(each) for each in parse_numbers(contexts, int)],
+            steps,
+            prefill_limit,
+            device,
+            dtype,
+            activation_dtype,
+            threads,
+            report,
+        )
+
+
+@app.command("null-server")
+def null_server_command(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 is a free one.")] = 0,
+    pace_ms: Annotated[float, typer.Option(min=0, help="Between events of a stream; 0: as fast as they go.")] = 20.0,
+    first_ms: Annotated[float, typer.Option(min=0, help="Before the first event of a stream.")] = 0.0,
+    check: Annotated[bool, typer.Option("--check", help="Measure the client against it instead, and end.")] = False,
+) -> None:
+    """Serve streams that nothing is computed for, to measure clients."""
+    import uvloop
+
+    from .client_check import check_client
+    from .null_server import serve_null
+
+    if check:
+        found = uvloop.run(check_client())
+        print(found)
+        raise typer.Exit(0 if found.passes else 1)
+    with user_errors():
+        serve_null(host, port, pace_ms, first_ms, lambda at: print(f"null server at http://{host}:{at}", flush=True))

@@ -1,0 +1,74 @@
+"""Every bench command on the default model: a real server, and for `offline` the engine itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .serving import PATIENCE_S, Serving
+
+HEADWATER = str(Path(sys.executable).with_name("headwater"))
+SMALL = ("--no-client-check", "--input-tokens", "12", "--output-tokens", "4", "--no-ignore-eos", "--warmup", "1")
+
+
+def report_of(file: Path, *arguments: str) -> dict[str, Any]:
+    """The JSON of a command, which must end well."""
+    done = subprocess.run(
+        [HEADWATER, "bench", *arguments, "--json", str(file)],
+        capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(file.read_text())
+
+
+def check_run(run: dict[str, Any], requests: int) -> None:
+    assert (run["completed"], run["failed"]) == (requests, 0)
+    assert run["total_input_tokens"] == 12 * requests  # words calibrated with the server's own counts
+    assert run["total_output_tokens"] == run["total_events"] > requests
+    assert 0 < run["median_ttft_ms"] <= run["median_e2el_ms"]
+    assert run["output_throughput"] > 0
+
+
+@pytest.mark.parametrize("load", [("-c", "1,3"), ("-r", "20")], ids=" ".join)
+def test_serve(shared_server: Serving, tmp_path: Path, load: tuple[str, ...]) -> None:
+    report = report_of(tmp_path / "report.json", "serve", shared_server.url, "-n", "3", *SMALL, *load)
+    assert report["servers"][0]["about"]["model_id"] == report["runs"][0]["model_id"]
+    for run in report["runs"]:
+        check_run(run, 3)
+
+
+def test_sweep(shared_server: Serving, tmp_path: Path) -> None:
+    report = report_of(tmp_path / "report.json", "sweep", shared_server.url, "--most", "2", "-n", "2", *SMALL)
+    assert report["saturation"] in (1, 2)
+    for run in report["runs"]:
+        check_run(run, 2)
+
+
+def test_compare(shared_server: Serving, tmp_path: Path) -> None:
+    url = shared_server.url
+    report = report_of(tmp_path / "report.json", "compare", url, url, "--rounds", "2", "-c", "2", "-n", "2", *SMALL)
+    assert report["rounds"] == 2
+    assert len(report["runs"]) == 4
+    for run in report["runs"]:
+        check_run(run, 2)
+
+
+def test_offline(tmp_path: Path) -> None:
+    report = report_of(
+        tmp_path / "report.json", "offline", "--batches", "1,3", "--contexts", "20", "--steps", "2",
+        "--html", str(tmp_path / "page.html"),
+    )  # fmt: skip
+    assert [(cell["context"], cell["batch"]) for cell in report["cells"]] == [(20, 1), (20, 3)]
+    one, three = report["cells"]
+    # Every weight of the default model once, in bf16: 134.5 million.
+    assert report["weight_bytes"] == pytest.approx(2 * 134.5e6, rel=0.01)
+    assert one["read_bytes"] - report["weight_bytes"] == one["mean_context"] * report["kv_bytes_per_token"]
+    assert three["read_bytes"] > one["read_bytes"]
+    for cell in report["cells"]:
+        assert cell["mean_context"] >= 20
+        assert cell["tokens_per_s"] == pytest.approx(cell["batch"] / cell["step_ms"] * 1e3)
+        assert cell["roof_share"] == pytest.approx(cell["bandwidth"] / report["roof_bytes_per_s"])
+    assert "<svg" in (tmp_path / "page.html").read_text()
