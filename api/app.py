@@ -6,7 +6,7 @@ import os
 
 from setproctitle import setproctitle
 
-from . import routes_docs, routes_info, routes_native
+from . import routes_docs, routes_info, routes_native, routes_streams
 from .error_body import error_body
 from .errors import ApiError, ClientGone, ReaderStalled, TransportError
 from .exchange import Exchange, Receive, Scope, Send
@@ -15,16 +15,18 @@ from .log import configure_logging, logger
 from .openai import PREFIX_ROUTES
 from .openai import ROUTES as OPENAI_ROUTES
 from .permits import Permits
+from .resumable import Response
 from .service import Service
 from .worker import worker_settings
 
 _PARENT_CHECK_S = 1.0
-_OPEN_PATHS = frozenset({"/", "/health", "/ping"})  # whether the server lives is no secret
+_OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/ping"})  # whether the server lives is no secret
 
 ROUTES: dict[str, dict[str, Handler]] = {
     **OPENAI_ROUTES,
     "/": {"GET": routes_info.health, "POST": routes_native.compat_generate},
     "/health": {"GET": routes_info.health},
+    "/health/live": {"GET": routes_info.live},
     "/ping": {"GET": routes_info.health},
     "/info": {"GET": routes_info.info},
     "/metrics": {"GET": routes_info.metrics},
@@ -35,6 +37,11 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/docs/": {"GET": routes_docs.docs},
     "/openapi.json": {"GET": routes_docs.openapi},
     "/api-doc/openapi.json": {"GET": routes_docs.openapi},
+}
+
+_PREFIX_ROUTES: dict[str, dict[str, Handler]] = {
+    **PREFIX_ROUTES,
+    routes_streams.STREAMS_PREFIX: {"GET": routes_streams.resume},
 }
 
 
@@ -49,6 +56,12 @@ class App:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        if self._service.streams.wanted(scope):
+            await Response(self._service.streams, receive, send).run(self._respond, scope)
+        else:
+            await self._respond(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, self._service.config.cors_allow_origin)
         try:
             await self._answer(exchange)
@@ -122,7 +135,7 @@ class App:
 
 
 def _below_prefix(path: str) -> dict[str, Handler] | None:
-    return next((methods for prefix, methods in PREFIX_ROUTES.items() if path.startswith(prefix)), None)
+    return next((methods for prefix, methods in _PREFIX_ROUTES.items() if path.startswith(prefix)), None)
 
 
 def _preflight(exchange: Exchange) -> list[tuple[bytes, bytes]]:

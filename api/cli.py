@@ -15,7 +15,7 @@ from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.quantized import QuantizeName
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import EngineConfig
-from .config import MAX_TOP_N, ApiConfig
+from .config import DEFAULT_HEARTBEAT_TIMEOUT_S, MAX_TOP_N, ApiConfig
 from .options import (
     ADDRESS,
     ENGINE,
@@ -189,6 +189,29 @@ def serve(
             help="Seconds that running responses get after SIGTERM.",
         ),
     ] = 90,
+    stream_resume_grace: Annotated[
+        float,
+        flag(
+            SERVER,
+            "--stream-resume-grace",
+            tgi=False,
+            min=0,
+            help="Seconds that a stream with X-Stream-Resumable waits for a client that lost its connection; 0: none.",
+        ),
+    ] = 30,
+    heartbeat_timeout: Annotated[
+        float,
+        flag(
+            SERVER,
+            "--heartbeat-timeout",
+            tgi=False,
+            min=1,
+            help="Seconds without a sign of life after which the engine is killed and started again.",
+        ),
+    ] = DEFAULT_HEARTBEAT_TIMEOUT_S,
+    inject_faults: Annotated[
+        list[str] | None, typer.Option("--inject-faults", hidden=True, help="For tests: engine/faults.py.")
+    ] = None,
     json_output: Annotated[bool, flag(SERVER, "--json-output", help="Write logs as JSON lines.")] = False,
 ) -> None:
     """Serve MODEL over HTTP until SIGTERM or Ctrl-C.
@@ -222,6 +245,7 @@ def serve(
             threads=threads,
             prefix_cache=prefix_cache,
             speculate=speculate,
+            faults=tuple(inject_faults or ()),
         )
         api = ApiConfig(
             model_dir=found.directory,
@@ -247,6 +271,8 @@ def serve(
             api_key=api_key,
             cors_allow_origin=tuple(cors_allow_origin or ()),
             graceful_termination_timeout=graceful_termination_timeout,
+            stream_resume_grace=stream_resume_grace,
+            heartbeat_timeout=heartbeat_timeout,
             json_output=json_output,
             version=installed_version("headwater"),
         )

@@ -5,6 +5,8 @@ from pathlib import Path
 from msgspec import Struct
 
 MAX_TOP_N = 20  # what the engine can list beside a token
+# An engine whose loop stands still for this long is taken for dead. Far above the longest step.
+DEFAULT_HEARTBEAT_TIMEOUT_S = 30.0
 
 
 class ApiConfig(Struct, frozen=True, kw_only=True):
@@ -33,5 +35,7 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     validation_workers: int = 2  # threads of a worker that tokenise long prompts
     cors_allow_origin: tuple[str, ...] = ()  # empty: any
     graceful_termination_timeout: float = 90.0  # seconds
+    stream_resume_grace: float = 30.0  # seconds a resumable stream waits for its client; 0: none is resumable
+    heartbeat_timeout: float = DEFAULT_HEARTBEAT_TIMEOUT_S  # seconds
     json_output: bool = False  # logs as JSON lines
     version: str = "0"  # of headwater

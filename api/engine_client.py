@@ -1,8 +1,8 @@
 """The engine as an API worker sees it: one Unix socket, and a handle for each generation.
 
-The connection is also the engine's pulse. When it ends, every live generation fails at once, and the client tries to
-connect again until somebody listens. Each handle keeps its prompt, its resolved parameters and the tokens it got:
-all that is needed to submit it again to another engine.
+Each handle keeps its prompt, its resolved parameters and the tokens it got. When the connection ends, the client tries
+to connect again until somebody listens, and then submits again whatever is not over, in the order of arrival: tokens
+depend on nothing else, so that what follows is what would have followed. A reader of a generation notices a pause.
 """
 
 import asyncio
@@ -13,14 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from ..engine.flight import FlightRecord, flight_path
 from ..engine.frames import FrameError, FrameReader, encode_frame
-from ..engine.messages import Abort, FromEngine, Hello, SamplingParams, Stats, Step, Submit
+from ..engine.messages import Abort, FromEngine, Hello, SamplingParams, Stats, Step
+from .blame import SUSPECT, Death
+from .config import DEFAULT_HEARTBEAT_TIMEOUT_S
+from .engine_facts import DeviceFacts, EngineFacts, LoopFacts, ProcessFacts
 from .generation import EngineError, Generation, Waker
 
 RECONNECT_DELAY_S = 0.1
-ENGINE_WAIT_S = 60.0  # how long a request waits for an engine that is away: a restart with a warm-up takes less
-# An engine that neither ends a step nor beats its heart for this long makes no progress. Far above the longest step.
-PROGRESS_TIMEOUT_S = 30.0
+ENGINE_WAIT_S = 300.0  # how long a request waits for an engine that is away: a restart with a warm-up takes less
+_AWAY_CHECK_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +37,10 @@ class EngineClient:
         on_step: called for each frame, before what it holds reaches the generations.
     """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, heartbeat_timeout_s: float = DEFAULT_HEARTBEAT_TIMEOUT_S) -> None:
+        """``heartbeat_timeout_s``: an engine that gives no sign of life for so long makes no progress."""
         self._socket = socket
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self.on_step: Callable[[Hello, Stats], None] | None = None
         self._request_ids = itertools.count(1)
         self._live: dict[int, Generation] = {}
@@ -43,6 +48,10 @@ class EngineClient:
         self._connected = asyncio.Event()
         self._last_frame = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._flight: FlightRecord | None = None  # of the engine that is or was connected last
+        self._death: Death | None = None  # of that engine, while no other has said hello
+        self._lost_at = 0.0  # time.monotonic()
+        self._away_check: asyncio.TimerHandle | None = None
         self.hello: Hello | None = None
         self.stats: Stats | None = None
 
@@ -53,11 +62,14 @@ class EngineClient:
 
     def start(self) -> None:
         """Begin to connect, and keep connecting."""
+        self._watch_absence()
         self._task = asyncio.get_running_loop().create_task(self._stay_connected())
 
     async def stop(self) -> None:
         """Close the connection for good."""
         self._transport = None  # its end is no loss
+        if self._away_check is not None:
+            self._away_check.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -77,22 +89,16 @@ class EngineClient:
     async def submit(
         self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
     ) -> Generation:
-        """Start a sequence, waiting for the engine if it is away.
+        """Start a sequence, as soon as the engine is there; it fails if that takes too long.
 
         Args:
             waker: woken whenever something came for the sequence.
             timeout_s: until it must be over; None: no limit.
-
-        Raises:
-            EngineError: the engine did not come back in time.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        await self.wait_ready(ENGINE_WAIT_S if timeout_s is None else min(timeout_s, ENGINE_WAIT_S))
-        assert self._transport is not None
-        generation = Generation(next(self._request_ids), prompt_ids, sampling, waker, self._abort)
+        generation = Generation(next(self._request_ids), prompt_ids, sampling, waker, self._abort, timeout_s)
         self._live[generation.request_id] = generation
-        left = 0.0 if deadline is None else max(deadline - time.monotonic(), 0.001)  # 0.0 is none
-        self._transport.write(encode_frame(Submit(generation.request_id, prompt_ids, sampling, timeout_s=left)))
+        if self._transport is not None:
+            self._transport.write(encode_frame(generation.submit()))
         return generation
 
     def is_healthy(self) -> bool:
@@ -101,12 +107,22 @@ class EngineClient:
 
     def unhealthy_reason(self) -> str | None:
         """What is wrong with the engine, None if nothing is."""
-        if not self._connected.is_set():
+        facts = self.facts()
+        if not facts.process.connected:
             return "the engine is away: it is starting again"
-        silence_s = time.monotonic() - self._last_frame
-        if silence_s < PROGRESS_TIMEOUT_S:
-            return None
-        return f"the engine makes no progress: nothing heard for {silence_s:.0f} s"
+        if facts.loop.silent_s >= self._heartbeat_timeout_s:
+            return f"the engine makes no progress: no sign of life for {facts.loop.silent_s:.0f} s"
+        return None
+
+    def facts(self) -> EngineFacts:
+        """Process, loop and device, each by itself."""
+        flight = self._flight
+        pid = self.hello.pid if self.hello is not None else None
+        if flight is None:
+            loop = LoopFacts(time.monotonic() - self._last_frame)
+            return EngineFacts(ProcessFacts(self._connected.is_set(), pid), loop, DeviceFacts())
+        device = DeviceFacts(flight.steps, flight.step_age_s, flight.idle_s)
+        return EngineFacts(ProcessFacts(self._connected.is_set(), pid), LoopFacts(flight.loop_age_s), device)
 
     async def _stay_connected(self) -> None:
         loop = asyncio.get_running_loop()
@@ -128,19 +144,36 @@ class EngineClient:
     def _on_message(self, message: FromEngine, transport: asyncio.Transport) -> None:
         self._last_frame = time.monotonic()
         if isinstance(message, Hello):
-            self.hello = message
-            self._transport = transport
-            self._connected.set()
-            logger.info("engine: %s on %s, %s", message.model_id, message.device, message.dtype)
-            return
-        self._on_step(message)
+            self._on_hello(message, transport)
+        else:
+            self._on_step(message)
+
+    def _on_hello(self, hello: Hello, transport: asyncio.Transport) -> None:
+        logger.info("engine: %s on %s, %s", hello.model_id, hello.device, hello.dtype)
+        if self._death is not None:
+            for generation in self._death.accuse(self._live.values(), hello):
+                del self._live[generation.request_id]
+                generation.fail(EngineError("the engine died of this request, twice"))
+                logger.error("engine: it died of sequence %d, which is given up", generation.request_id)
+            self._death = None
+        self.hello = hello
+        self._flight = _flight_record(self._socket, hello.pid)
+        self._transport = transport
+        self._connected.set()
+        for generation in self._live.values():
+            message = generation.submit(suspect=generation.suspicion >= SUSPECT)
+            message.replayed = True
+            transport.write(encode_frame(message))
+        if self._live:
+            logger.info("engine: %d sequences go on", len(self._live))
 
     def _on_step(self, step: Step) -> None:
         self.stats = step.stats
         if self.on_step is not None and self.hello is not None:
             self.on_step(self.hello, step.stats)
         for started in step.started:
-            if (generation := self._live.get(started.request_id)) is not None:
+            generation = self._live.get(started.request_id)
+            if generation is not None and generation.queue_s is None:  # else it goes on after a restart
                 generation.queue_s = started.queue_s
                 generation.cached_tokens = started.cached_tokens
         for prompt in step.prompts:
@@ -158,12 +191,35 @@ class EngineClient:
     def _on_lost(self) -> None:
         if self._transport is None:
             return
+        assert self.hello is not None
         self._transport = None
         self._connected.clear()
-        live, self._live = self._live, {}
-        logger.warning("engine: connection lost, %d requests failed", len(live))
-        for generation in live.values():
-            generation.fail(EngineError("the engine died"))
+        self._death = Death(self.hello, self._flight)
+        self._lost_at = time.monotonic()
+        self._watch_absence()
+        logger.warning("engine: connection lost, %d sequences wait for the next one", len(self._live))
+
+    def _watch_absence(self) -> None:
+        """Give up what waits too long for an engine; look again soon, until there is one."""
+        if self._away_check is not None:
+            self._away_check.cancel()
+        if self._transport is not None:
+            return
+        now = time.monotonic()
+        for generation in list(self._live.values()):
+            if now - max(generation.arrival, self._lost_at) >= ENGINE_WAIT_S:
+                del self._live[generation.request_id]
+                generation.fail(EngineError("the engine is not available"))
+        self._away_check = asyncio.get_running_loop().call_later(_AWAY_CHECK_S, self._watch_absence)
+
+
+def _flight_record(socket: Path, pid: int) -> FlightRecord | None:
+    """That of the engine with this pid; another one may have taken its place meanwhile."""
+    try:
+        record = FlightRecord(flight_path(socket))
+    except (OSError, ValueError):
+        return None
+    return record if record.pid == pid else None
 
 
 class _Connection(asyncio.Protocol):

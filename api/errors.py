@@ -69,6 +69,16 @@ class UnhealthyError(ApiError):
         self.headers = ((b"x-unhealthy-reason", reason.encode()),)
 
 
+class StreamNotFoundError(ApiError):
+    """No resumable stream with that id waits for a reader, or it no longer holds what was asked for."""
+
+    status = 404
+    error_type = "not_found"
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "No such stream: its id is wrong, or nobody read it for too long")
+
+
 class TransportError(Exception):
     """The request could not be read as what the route takes: a plain text body, as TGI's HTTP layer answers."""
 
@@ -85,3 +95,7 @@ class ClientGone(Exception):
 
 class ReaderStalled(Exception):
     """The client stopped reading its stream; raised out of the app, so that the connection is cut."""
+
+
+class ReaderDismissed(ReaderStalled):
+    """A connection must not go on with its stream: another one does, or there is no more of it."""

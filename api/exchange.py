@@ -110,6 +110,10 @@ class Exchange:
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    async def skip_body(self) -> None:
+        """For a route that takes none, before ``watch``. Raises TransportError if there is one."""
+        await self._read_body(0)
+
     def watch(self) -> None:
         """From now on, cancel the current task when the client goes. The body must have been read to its end."""
         handler = self._handler = asyncio.current_task()

@@ -1,9 +1,13 @@
 """One sequence in the engine, as an API worker sees it: what was asked, what came, and who waits for it."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
-from ..engine.messages import ErrorType, FinishReason, SamplingParams, Tokens
+import msgspec
+
+from ..engine.messages import ErrorType, FinishReason, SamplingParams, Submit, Tokens
+from ..engine.trials import CLEARING_TOKENS
 
 # Tokens that a stream's reader may leave behind (each is a few hundred bytes of memory here) before it is given up.
 MAX_UNREAD_TOKENS = 4096
@@ -72,6 +76,8 @@ class Generation:
         finish_reason: None until the last token was received.
         queue_s: seconds until its first step; None until then.
         cached_tokens: tokens of its prompt that were not computed.
+        arrival: time.monotonic().
+        suspicion: how much speaks for its being what engines die of (blame.py).
     """
 
     def __init__(
@@ -81,12 +87,21 @@ class Generation:
         sampling: SamplingParams,
         waker: Waker,
         drop: Callable[["Generation"], None],
+        timeout_s: float | None = None,
     ) -> None:
-        """``drop``: tells the engine that nobody wants its tokens any more."""
+        """
+        Args:
+            drop: tells the engine that nobody wants its tokens any more.
+            timeout_s: until it must be over; None: no limit.
+        """
         self._waker = waker
         self._drop = drop
         self._error: EngineError | None = None
         self._taken = 0
+        self._known_at_submit = 0  # tokens
+        self.arrival = time.monotonic()
+        self._deadline = None if timeout_s is None else self.arrival + timeout_s
+        self.suspicion = 0
         self.request_id = request_id
         self.prompt_ids = prompt_ids
         self.sampling = sampling
@@ -98,6 +113,17 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         self.queue_s: float | None = None
         self.cached_tokens = 0
+
+    def submit(self, *, suspect: bool = False) -> Submit:
+        """What starts it in an engine, or goes on with it in the next one. Its time runs from its arrival."""
+        known = self._known_at_submit = len(self.token_ids)
+        sampling = self.sampling
+        if sampling.prompt_logprobs and known:  # they came with the first token
+            sampling = msgspec.structs.replace(sampling, prompt_logprobs=False)
+        left = 0.0  # none
+        if self._deadline is not None:
+            left = max(self._deadline - time.monotonic(), 0.001)
+        return Submit(self.request_id, self.prompt_ids, sampling, self.token_ids, left, suspect=suspect)
 
     def take(self) -> slice:
         """Where the tokens are that came since the last call. Raises EngineError, after the tokens before it."""
@@ -118,6 +144,8 @@ class Generation:
             self.top_ids += tokens.top_ids
             self.top_logprobs += tokens.top_logprobs
         self.finish_reason = tokens.finish_reason
+        if self.suspicion and len(self.token_ids) - self._known_at_submit >= CLEARING_TOKENS:
+            self.suspicion = 0
         if len(self.token_ids) - self._taken > MAX_UNREAD_TOKENS and self.finish_reason is None:
             self.abort()
             self._error = EngineError("the client reads too slowly")

@@ -12,9 +12,8 @@ from .exchange import Exchange
 from .generation import EngineError, Waker
 from .record import Record
 from .service import Service
+from .sse import KEEP_ALIVE_S
 from .text_stream import News, TextStream
-
-KEEP_ALIVE_S = 15.0
 
 _SEED_BITS = 53  # of a derived seed, which may be shown: JavaScript clients could not send a larger one back unchanged
 _MASK = 2**64 - 1

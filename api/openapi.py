@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from .engine_facts import Liveness
 from .openai.operations import OPERATIONS as OPENAI_OPERATIONS
 from .operation import Operation
 from .schema import (
@@ -77,6 +78,15 @@ OPERATIONS: tuple[Operation, ...] = (
             protected=False,
         )
         for path in ("/", "/health", "/ping")
+    ),
+    Operation(
+        method="get",
+        path="/health/live",
+        tag=_SERVER,
+        summary="Whether the server lives, and how its engine is",
+        description="200 while the engine is away, too: it is started again.",
+        response=Liveness,
+        protected=False,
     ),
     Operation(method="get", path="/metrics", tag=_SERVER, summary="Prometheus metrics", media_type="text/plain"),
 )

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from .engine_facts import Liveness
 from .errors import UnhealthyError
 from .exchange import Exchange
 from .metrics import CONTENT_TYPE
@@ -10,11 +11,21 @@ from .service import Service
 
 
 async def health(service: Service, exchange: Exchange) -> None:
-    """GET /, /health and /ping: 200 without a body, or 503; does not depend on how busy the server is."""
+    """GET /, /health and /ping: readiness. 200 without a body, or 503; does not depend on how busy the server is."""
     reason = service.engine.unhealthy_reason()
     if reason is not None:
         raise UnhealthyError(reason)
     await exchange.respond(200)
+
+
+async def live(service: Service, exchange: Exchange) -> None:
+    """GET /health/live: 200 as long as this process answers, and how the engine is, readiness included.
+
+    An engine that is away or hangs is no reason to restart everything: the supervisor does that for the engine.
+    """
+    reason = service.engine.unhealthy_reason()
+    answer = Liveness(ready=reason is None, reason=reason, engine=service.engine.facts())
+    await exchange.respond(200, msgspec.json.encode(answer), b"application/json")
 
 
 async def info(service: Service, exchange: Exchange) -> None:

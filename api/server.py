@@ -5,7 +5,10 @@ Listens only when the engine does, so that a connection is never accepted before
 supervisor has made sure that the port is free: Granian would share it with whoever else shares.
 """
 
+import contextlib
 import os
+import resource
+import shutil
 import signal
 import socket
 import sys
@@ -30,6 +33,7 @@ from .worker import WorkerSettings, set_worker_settings
 # progress, so that refusals, health and metrics are still answered.
 _CONNECTIONS = 8192
 _ENGINE_POLL_S = 0.05
+_ORPHAN_STOP_S = 5.0  # what running responses get once the supervisor is gone: the engine goes with it
 # Of one connection: the head of a request must fit (else 431), and so much of a stream waits for a slow reader.
 _BUFFER_BYTES = 64 * 1024
 
@@ -39,12 +43,16 @@ def main() -> None:
     config = decode_config(sys.stdin.buffer.readline(), ApiConfig)
     configure_logging(config.json_output)
     setproctitle("headwater api")
-    threading.Thread(target=_terminate_at_eof, daemon=True, name="lifeline").start()
+    supervisor = os.getppid()
+    threading.Thread(target=_leave_at_eof, args=(config.engine_socket,), daemon=True, name="lifeline").start()
+    _allow_descriptors()
     _wait_for_engine(config.engine_socket)
     # Beside the socket: the supervisor removes that directory however this process ends.
     parent = config.engine_socket.parent
     with tempfile.TemporaryDirectory(prefix="api-", dir=parent, ignore_cleanup_errors=True) as directory:
         _serve(config, Path(directory))
+    if os.getppid() != supervisor:
+        _remove_directory(config.engine_socket)
 
 
 def _serve(config: ApiConfig, directory: Path) -> None:
@@ -81,23 +89,48 @@ def address_of(host: str) -> str:
     return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
-def _terminate_at_eof() -> None:
+def _leave_at_eof(engine_socket: Path) -> None:
+    """End this process and its workers when the supervisor is gone."""
     # os.read, not sys.stdin: the lock of a buffered reader would be held while workers are forked.
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_STOP_S)
+    _remove_directory(engine_socket)
+    if os.getpgrp() == os.getpid():  # a group of its own, as the supervisor's Child gives it
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)  # the workers notice
+
+
+def _remove_directory(engine_socket: Path) -> None:
+    """Nobody else will remove the sockets' directory, unless the engine still lives: then it is its turn."""
+    if _listens(engine_socket):
+        return
+    shutil.rmtree(engine_socket.parent, ignore_errors=True)
+
+
+def _allow_descriptors() -> None:
+    """As many connections as are allowed need as many descriptors; shells often allow 1024 at first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _CONNECTIONS
+    if soft < wanted:
+        with contextlib.suppress(ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))
 
 
 def _wait_for_engine(path: Path) -> None:
     """Until somebody listens; the supervisor ends this process if nobody ever will."""
-    while True:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except OSError:
-                time.sleep(_ENGINE_POLL_S)
-            else:
-                return
+    while not _listens(path):
+        time.sleep(_ENGINE_POLL_S)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from .log import log_request
 from .metrics import Metrics
 from .permits import Permits
 from .record import Record
+from .resumable import Streams
+from .stream_relay import StreamRelay, relay_path
 from .tokenizer import Tokenizer
 from .validation import Limits
 
@@ -25,13 +27,16 @@ class Service:
         self.permits = permits
         self.tokenizer = Tokenizer(config.model_dir, config.validation_workers)
         self.chat_templates = load_chat_templates(config.model_dir)
-        self.engine = EngineClient(config.engine_socket)
+        self.engine = EngineClient(config.engine_socket, config.heartbeat_timeout)
+        self.streams = Streams(permits.index, config.stream_resume_grace)
+        self._relay = StreamRelay(self.streams, relay_path(config.engine_socket, str(permits.index)))
         self.metrics: Metrics | None = None  # its buckets depend on the engine's limits
 
     async def start(self) -> None:
         """Connect to the engine. Raises EngineError if it isn't there in time."""
         self.engine.start()
         await self.engine.wait_ready()
+        await self._relay.start()
         limits = self.limits()
         first_worker = self.permits.index == 0
         self.metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens, observes_engine=first_worker)
@@ -39,6 +44,8 @@ class Service:
 
     async def stop(self) -> None:
         """Leave the engine."""
+        self.streams.close()
+        await self._relay.stop()
         await self.engine.stop()
 
     def limits(self) -> Limits:

@@ -5,6 +5,7 @@ import struct
 import msgspec
 
 KEEP_ALIVE = b":\n\n"  # a comment
+KEEP_ALIVE_S = 15.0  # of silence, until one is sent
 
 _FLOAT32 = struct.Struct("<f")
 _SPARSE = 2.0**-9  # below, 32-bit floats may lie farther apart than numbers of 7 digits

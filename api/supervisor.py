@@ -3,7 +3,8 @@
 No torch and no threads here. Life of the processes:
 
     starting   the engine loads; the HTTP server waits for it. If either ends, all ends.
-    ready      GET /health answered 200 once. An engine that dies is started again; the HTTP server is not.
+    ready      GET /health answered 200 once. An engine that dies, or whose loop stands still, is started again; the
+               HTTP server is not.
     stopping   SIGTERM or SIGINT came: the HTTP server finishes its running responses, then the engine ends.
                A second signal ends all at once.
 """
@@ -26,16 +27,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from ..engine.config import EngineConfig
 from .banner import banner, describe, read_hello
 from .child import Child, describe_exit
 from .config import ApiConfig
+from .pulse import Pulse
 
 ENGINE_MODULE = "headwater.engine"
 API_MODULE = "headwater.api.server"
 
+# Ends of an engine that say nothing about what it was doing: it was asked to end, or killed.
+FROM_OUTSIDE = (0, 128 + signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGHUP)
+
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 60.0
+WATCH_INTERVAL_S = 1.0  # between looks at the engine's flight record
+MIN_RESTART_S = 60.0  # how long an engine that follows another may take until it listens, at least,
+RESTART_FACTOR = 5.0  # and this times as long as the first one took
 HEALTH_INTERVAL_S = 0.1
 HEALTH_TIMEOUT_S = 2.0
 ENGINE_STOP_S = 10.0  # how long the engine may take to end once nobody needs it
@@ -57,13 +67,16 @@ class Supervisor:
         self._ready = False
         self._signals = 0  # how many SIGTERM or SIGINT came
         self._next_health_check = 0.0
+        self._pulse = Pulse(engine_config.socket)
+        self._first_start_s = 0.0
+        self._engine_started = 0.0  # time.monotonic()
 
     def run(self) -> int:
         """Start, watch, stop. Returns the exit code of the program."""
         started = time.monotonic()
         with self._wakeup() as wakeup:
             self._log("info", f"loading {self._api_config.model_id} from {self._api_config.model_dir}")
-            self._engine = Child(ENGINE_MODULE, self._engine_config)
+            self._start_engine()
             self._api = Child(API_MODULE, self._api_config)
             try:
                 code = self._watch(wakeup, started)
@@ -83,26 +96,49 @@ class Supervisor:
                 if not self._ready:
                     self._log("error", f"the engine did not start ({describe_exit(engine_code)}); stopping")
                     return engine_code or 1
-                if not self._restart_engine(engine_code):
+                if not self._restart_engine(describe_exit(engine_code), engine_code not in FROM_OUTSIDE):
                     return 1
+            elif self._ready and (hang := self._hang()) is not None and not self._restart_engine(hang, True):
+                return 1
             if not self._ready and time.monotonic() >= self._next_health_check:
                 self._ready = self._healthy()
                 self._next_health_check = time.monotonic() + HEALTH_INTERVAL_S
                 if self._ready:
-                    self._announce(time.monotonic() - started)
-            self._sleep(wakeup, None if self._ready else HEALTH_INTERVAL_S)
+                    self._first_start_s = time.monotonic() - started
+                    self._announce(self._first_start_s)
+            self._sleep(wakeup, WATCH_INTERVAL_S if self._ready else HEALTH_INTERVAL_S)
         return 0
 
-    def _restart_engine(self, code: int) -> bool:
+    def _start_engine(self) -> None:
+        self._engine = Child(ENGINE_MODULE, self._engine_config)
+        self._engine_started = time.monotonic()
+        self._pulse.expect(self._engine.pid)
+
+    def _hang(self) -> str | None:
+        """Why the running engine must be taken for dead, None if it need not be."""
+        silent_s = self._pulse.silent_s()
+        if silent_s is not None:
+            limit_s = self._api_config.heartbeat_timeout
+            return f"no sign of life for {silent_s:.1f} s" if silent_s >= limit_s else None
+        limit_s = max(MIN_RESTART_S, RESTART_FACTOR * self._first_start_s)
+        return "it does not start" if time.monotonic() - self._engine_started >= limit_s else None
+
+    def _restart_engine(self, why: str, crashed: bool) -> bool:
+        """Start the engine again unless it dies too often; ``crashed``: of itself, not by a signal from outside."""
         self._restarts.append(time.monotonic())
         recent = sum(self._restarts[-1] - moment < RESTART_WINDOW_S for moment in self._restarts)
         if recent > MAX_RESTARTS:
             self._log("error", f"the engine died {recent} times in {RESTART_WINDOW_S:.0f} s; stopping")
             return False
-        self._log("warn", f"the engine died ({describe_exit(code)}); starting it again, {recent} of {MAX_RESTARTS}")
+        self._log("warn", f"the engine died ({why}); starting it again, {recent} of {MAX_RESTARTS}")
         self._engine.kill()
-        self._engine_config.socket.unlink(missing_ok=True)
-        self._engine = Child(ENGINE_MODULE, self._engine_config)
+        config = self._engine_config
+        config.socket.unlink(missing_ok=True)
+        if crashed:
+            # The last few are enough: workers ask about the one that they were connected to.
+            config = msgspec.structs.replace(config, crashed=(*config.crashed, self._engine.pid)[-MAX_RESTARTS:])
+        self._engine_config = config
+        self._start_engine()
         return True
 
     def _stop(self, wakeup: int, code: int) -> int:
@@ -182,6 +218,8 @@ class Supervisor:
         hello = read_hello(self._engine_config.socket)
         if hello is None:  # it has just died; the next one says the same
             return
+        # What one engine has taken must fit into the next one, however much memory is free then.
+        self._engine_config = msgspec.structs.replace(self._engine_config, num_pages=hello.num_pages + 1)
         facts = describe(address, self._engine_config, config, hello)
         if config.json_output:
             self._log("info", "settings", **facts)

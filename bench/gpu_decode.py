@@ -141,30 +141,39 @@ def figures_of_decode_step(setup: Setup) -> Results:
 
 
 def figures_of_runner(setup: Setup) -> Results:
-    """Through the engine's runner, with its uploads and its read-back: wall time of a step. Raises Skipped."""
+    """Through the engine's runner, as graphs, with its uploads and its read-back. Raises Skipped."""
     try:
-        from ..engine.dry_run import StepShape
+        from ..engine.chunk import Chunk
+        from ..engine.dry_run import StepShape, begin
         from ..engine.dry_run_models import make_runner
     except ImportError as error:
         raise Skipped(f"the engine's runner needs more than torch and triton: {error}") from error
 
-    sequences, tokens = 64, 1024
-    pages = 1 + sequences * -(-tokens // PAGE_SIZE)
+    sequences, tokens, steps = 64, 1024, 10 if setup.quick else 40
+    pages = 1 + sequences * -(-(tokens + steps) // PAGE_SIZE)
     layers = layers_that_fit(pages)
     runner = make_runner(
         "llama-3.1-8b", load_backend("triton"), setup.device,
         lambda shape: torch.empty(shape, dtype=setup.dtype, device=setup.device).normal_(std=0.02),
         layers, kv_cache_bytes=(pages + 64) * layers * 2 * PAGE_SIZE * LLAMA.kv_heads * LLAMA.head_dim * 2,
-        max_total_tokens=4096,
+        max_total_tokens=4096, graph_rows=(sequences,),
     )  # fmt: skip
-    chunks = StepShape("decode", (tokens,) * sequences).make(PAGE_SIZE)
-    for chunk in chunks:
-        runner.start(chunk.sequence)
-    runner.run(chunks)
-    seconds = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        runner.run(chunks)
-        seconds.append(time.perf_counter() - begin)
-    yield Figure(f"runner's step, {layers} layers, {sequences} x {tokens} tokens, wall", statistics.median(seconds))
+    # As the engine does it: a step is launched before the tokens of the one before it are read.
+    last, chunks = begin(runner, StepShape("decode", (tokens,) * sequences))
+    assert last is not None
+    step_s, launch_s = [], []
+    for _ in range(steps):
+        start = time.perf_counter()
+        launched = runner.launch(chunks)
+        launch_s.append(time.perf_counter() - start)
+        runner.collect(last)
+        step_s.append(time.perf_counter() - start)
+        last = launched
+        for chunk in chunks:
+            chunk.sequence.tokens.append(0)
+            chunk.sequence.computed += 1
+        chunks = [Chunk(chunk.sequence, chunk.sequence.computed, 1) for chunk in chunks]
+    runner.collect(last)
+    name = f"runner's step, {layers} layers, {sequences} x {tokens} tokens"
+    yield Figure(f"{name}, wall", statistics.median(step_s))
+    yield Figure(f"{name}, host until launched", statistics.median(launch_s))

@@ -7,23 +7,35 @@ process, whatever became of the supervisor.
 import os
 import signal
 import sys
+import threading
+import time
+import traceback
+from pathlib import Path
 
 import setproctitle
 
 from .checkpoint.errors import ModelError
 from .config import EngineConfig, decode_config
+from .flight import remove_engine_files
+
+_ORPHAN_CHECK_S = 1.0
+_ORPHAN_STOP_S = 3.0  # for the step in progress
+_CRASHED = 70  # exit code, EX_SOFTWARE
 
 
 def main() -> int:
     """Returns the exit code: 0 after a stop, 2 if the model can't be served."""
     # The terminal's Ctrl-C goes to the supervisor, which ends the engine after the last response.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    supervisor = os.getppid()
     config = decode_config(_read_line(), EngineConfig)
     # Where the CPU kernels have to run on OpenMP (kernels/cpu/threads.py), its threads must not spin while they wait:
     # the API wants the same cores. Read by libgomp when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     setproctitle.setproctitle(f"headwater engine {config.index}")
+    threading.Thread(target=_leave_with, args=(supervisor, config.socket), daemon=True, name="orphan").start()
 
+    from .faults import Faults
     from .server import EngineServer
     from .start import start_engine  # torch is imported here: after the name is set, before anything else is waited for
 
@@ -32,10 +44,27 @@ def main() -> int:
     except ModelError as error:
         print(f"engine: {error}", file=sys.stderr, flush=True)
         return 2
-    server = EngineServer(engine, hello, config.socket, sys.stdin.fileno())
+    faults = Faults(config.faults) if config.faults else None
+    server = EngineServer(engine, hello, config.socket, sys.stdin.fileno(), faults)
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
-    server.serve()
+    try:
+        server.serve()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # At once: a step may be under way that never ends, and threads with it that an orderly exit would wait for.
+        os._exit(_CRASHED)
+    remove_engine_files(config.socket)
     return 0
+
+
+def _leave_with(supervisor: int, socket: Path) -> None:
+    """End this process if the supervisor is gone and the loop doesn't notice: it warms up, or a step hangs."""
+    while os.getppid() == supervisor:
+        time.sleep(_ORPHAN_CHECK_S)
+    time.sleep(_ORPHAN_STOP_S)
+    remove_engine_files(socket)
+    os._exit(_CRASHED)
 
 
 def _read_line() -> bytes:

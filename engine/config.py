@@ -31,6 +31,10 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     quantize: Literal["int8", "fp8"] | None = None  # round the weights of the linears on load
     speculate: int = 0  # tokens guessed per step from the text so far (n-gram look-up); 0: none
+    # Of an engine that follows one that died: as many pages as that had, so that whatever it took still fits.
+    num_pages: int | None = None
+    crashed: tuple[int, ...] = ()  # messages.Hello.crashed
+    faults: tuple[str, ...] = ()  # for tests: faults.py
 
 
 def encode_config(config: Struct) -> bytes:

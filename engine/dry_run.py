@@ -1,9 +1,10 @@
 """The real runner on a CUDA device that is not there: ``python -m headwater.engine.dry_run [SHAPE ...]``.
 
 For the shapes of real models, on each architecture: runs decode steps and mixed steps, and says what each would have
-the device do (launches per layer, bytes against the least possible, waits of the host), whether any launch is
-specialised anew when batch or lengths change, and whether every launch compiles. Ends with status 1 if one does not,
-or if a step would have to compile something that another step of its kind did not.
+the device do (launches per layer, bytes against the least possible, copies), whether the host would wait before the
+step is launched, whether any launch is specialised anew when batch or lengths change, and whether every launch
+compiles. Each step is launched while another is under way, whose tokens nobody has read. Ends with status 1 if a launch
+does not compile, if the host waits, or if a step would have to compile something that another one did not.
 """
 
 import argparse
@@ -21,11 +22,14 @@ from triton.compiler import ASTSource
 from ..kernels import load_backend
 from ..kernels.audit_gpus import AUDITED_GPUS
 from ..kernels.audit_launches import Launch
-from .dry_run_device import DEVICE, Work, recorded_device
+from .chunk import Chunk
+from .dry_run_device import DEVICE, recorded_device
 from .dry_run_models import SHAPES, make_runner
 from .dry_run_traffic import Traffic, traffic_of
+from .dry_run_work import LAUNCHES, WAITS, Work
 from .messages import SamplingParams
-from .scheduler import Chunk
+from .models import KVCache
+from .runner import Launched, Runner
 from .sequence import Sequence, SequenceKey
 
 _SAMPLING = (
@@ -33,6 +37,7 @@ _SAMPLING = (
     SamplingParams(64, greedy=False, temperature=0.7, top_p=0.9, seed=1 << 63),
     SamplingParams(64, greedy=False, top_k=40, repetition_penalty=1.1),
 )
+_RARE = (SamplingParams(64, greedy=False, min_p=0.1), SamplingParams(64, greedy=True, top_n=5), *_SAMPLING)
 
 
 @dataclass(frozen=True)
@@ -42,28 +47,52 @@ class StepShape:
     name: str
     lengths: tuple[int, ...]
     chunks: tuple[tuple[int, int], ...] = ()
+    sampling: tuple[SamplingParams, ...] = _SAMPLING  # of its sequences in turn
 
-    def make(self, page_size: int) -> list[Chunk]:
-        rows = [(length - 1, 1) for length in self.lengths] + list(self.chunks)
-        made = []
-        for index, (start, count) in enumerate(rows):
-            end = start + count
-            sequence = Sequence(
-                SequenceKey(0, index), [0] * end, end, _SAMPLING[index % len(_SAMPLING)], 0.0,
-                computed=start, pages=list(range(1, -(-end // page_size) + 1)),
-            )  # fmt: skip
-            made.append(Chunk(sequence, start, count))
+    def sequences(self, cache: KVCache) -> list[Sequence]:
+        """Those of the step, before it. Each has pages of its own, as far as there are enough."""
+        made: list[Sequence] = []
+        page = 0
+        for start, count in [(length - 1, 1) for length in self.lengths] + list(self.chunks):
+            total, index = start + count, len(made)
+            first, page = page, page - (-total // cache.page_size)
+            sampling = self.sampling[index % len(self.sampling)]
+            pages = [1 + each % (cache.num_pages - 1) for each in range(first, page)]
+            key = SequenceKey(0, index)
+            made.append(Sequence(key, [0] * total, total, sampling, 0.0, computed=start, pages=pages, slot=index))
         return made
+
+
+def begin(runner: Runner, step: StepShape) -> tuple[Launched | None, list[Chunk]]:
+    """Launch the step before a step: it draws the tokens that the decoding sequences continue with.
+
+    Returns it, and the chunks of the step that is to follow.
+    """
+    sequences = step.sequences(runner.cache)
+    before = []
+    for sequence in sequences:
+        runner.start(sequence)
+        if sequence.pending == 1 and sequence.computed > 0:
+            sequence.tokens.pop()
+            before.append(Chunk(sequence, sequence.computed - 1, 1))
+    launched = runner.launch(before) if before else None
+    for chunk in before:
+        chunk.sequence.in_flight = 1
+    return launched, [Chunk(sequence, sequence.computed, sequence.pending) for sequence in sequences]
 
 
 STEPS = (
     StepShape("decode 1", (1,)),
+    StepShape("decode 1, rare parameters", (1,), sampling=_RARE),
     StepShape("decode 8", tuple(range(1000, 1008))),
+    StepShape("decode 7, rare parameters", (1000,) * 7, sampling=_RARE),
     StepShape("decode 64", (4096,) * 64),
     StepShape("decode 77, other lengths", (1, 16, 17, 255, 256, 257, 9000) * 11),
     StepShape("chunk of 512 and decode 8", (1000,) * 8, ((0, 512),)),
     StepShape("chunks of 1900, 31, 7 and decode 33", (2048,) * 33, ((4096, 1900), (100, 31), (5, 7))),
 )
+WARM_UP = 2  # of the steps: what they need is compiled before there are any requests
+GRAPH_ROWS = (1, 8, 64, 80)
 
 
 @dataclass
@@ -82,11 +111,12 @@ class StepRecord:
     @property
     def layer(self) -> list[str]:
         """The kernels between one layer's write to the cache and the next one's: a layer's, as a rule."""
-        names = [each.name for each in self.work if each.kind in ("triton", "linear", "torch")]
+        names = [each.name for each in self.work if each.kind in LAUNCHES]
         first, second = [i for i, name in enumerate(names) if name == "_rope_and_write_kernel"][:2]
         return names[first:second]
 
     def count(self, *kinds: str) -> int:
+        """How many things of those kinds it did."""
         return sum(each.kind in kinds for each in self.work)
 
 
@@ -97,30 +127,30 @@ def signature(launch: Launch) -> str:
 
 
 def record_steps(shape: str, arch: int, num_layers: int | None = None) -> list[StepRecord]:
-    """Run STEPS on the model of that shape, the second half of its life: buffers are there, nothing is new."""
+    """Run STEPS on the model of that shape, and list what each does from its launch to its end."""
     records = []
     with recorded_device(arch) as work:
         backend = load_backend("triton")
         runner = make_runner(
-            shape, backend, DEVICE, lambda size: torch.empty(size, dtype=torch.bfloat16, device=DEVICE), num_layers
-        )
+            shape, backend, DEVICE, lambda size: torch.empty(size, dtype=torch.bfloat16, device=DEVICE), num_layers,
+            graph_rows=GRAPH_ROWS,
+        )  # fmt: skip
         for step in STEPS:
-            chunks = step.make(runner.cache.page_size)
-            for chunk in chunks:
-                runner.start(chunk.sequence)
+            before, chunks = begin(runner, step)
             work.clear()
-            runner.run(chunks)
+            launched = runner.launch(chunks)
             records.append(StepRecord(step, list(work), traffic_of(work, chunks)))
-            for chunk in chunks:
-                runner.stop(chunk.sequence)
+            for each in (before, launched):
+                if each is not None:
+                    runner.collect(each)
     return records
 
 
 def new_signatures(records: list[StepRecord]) -> list[str]:
-    """Where a step needs a specialisation that the first one did not: a line each, with what differs."""
-    first = records[0].signatures
+    """Where a step needs a specialisation that the warm-up did not: a line each, with what differs."""
+    first = {key: launch for record in records[:WARM_UP] for key, launch in record.signatures.items()}
     found = {}
-    for record in records[1:]:
+    for record in records[WARM_UP:]:
         for key, launch in record.signatures.items():
             if key not in first and key not in found:
                 known = [old for old in first.values() if old.name == launch.name]
@@ -130,7 +160,7 @@ def new_signatures(records: list[StepRecord]) -> list[str]:
 
 def _difference(known: list[Launch], launch: Launch) -> str:
     if not known:
-        return "a kernel that the first step does not have"
+        return "a kernel that the warm-up does not have"
     names = launch.kernel.arg_names
     differences = []
     for field in ("signature", "constexprs", "attrs", "options"):
@@ -160,13 +190,13 @@ def describe(record: StepRecord) -> list[str]:
     gigabytes = "weights {:.2f}, KV {:.2f}, rows {:.2f} GB".format(
         *(part / 1e9 for part in (traffic.weights, traffic.kv, traffic.rows))
     )
-    launches = record.count("triton", "linear", "torch")
-    waits = Counter(each.kind for each in record.work if each.kind in ("upload", "upload and wait", "readback"))
+    launches = record.count(*LAUNCHES)
+    copies = [f"{each.kind} {each.traffic_bytes / 1024:.0f} KiB" for each in record.work if each.kind not in LAUNCHES]
     return [
         f"  {record.step.name}",
         f"    launches: {sum(layer.values())} a layer, {launches} a step",
         f"    bytes: {traffic.moved / 1e9:.2f} GB, {traffic.moved / traffic.least:.3f} of the least ({gigabytes})",
-        "    host: " + (", ".join(f"{count} x {kind}" for kind, count in sorted(waits.items())) or "no copies"),
+        "    host: " + ", ".join(copies),
     ]
 
 
@@ -178,6 +208,10 @@ def report(shape: str, arch: int, num_layers: int | None, compiles: bool) -> int
         print(*describe(record), sep="\n")
     print("  a layer: " + ", ".join(f"{name} x {count}" for name, count in Counter(records[0].layer).items()))
     wrong = [f"RECOMPILED: {line}" for line in new_signatures(records)]
+    wrong += [
+        f"THE HOST WAITS in '{record.step.name}': {each.kind}, {each.name}"
+        for record in records for each in record.work if each.kind in WAITS
+    ]  # fmt: skip
     if compiles:
         launches = {key: launch for record in records for key, launch in record.signatures.items()}
         failures = compile_all(launches, arch)

@@ -1,15 +1,15 @@
 """A CUDA device that is not there: tensors on it have a shape, a dtype and an address, and no memory.
 
 Tensors of the CPU stay real, so that what the host computes (page tables, ids) is what it would be. Every operation
-on the device is recorded: kernels of torch, launches of Triton with the signature of a real launch, copies between
-host and device. Values that the host reads back from the device are zeros.
+on the device is recorded: kernels of torch, launches of Triton with the signature of a real launch, graphs as what was
+captured, copies between host and device and whether the host waits for them (as for those from memory that is not
+pinned). Values that the host reads back from the device are zeros.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import torch
@@ -18,8 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..kernels.audit_gpus import AUDITED_GPUS
-from ..kernels.audit_launches import Launch, recording
+from ..kernels.audit_launches import recording
 from ..kernels.triton.tiles import gpu_of
+from .dry_run_graphs import recorded_graphs
+from .dry_run_work import Kind, Work
 
 DEVICE = torch.device("cuda", 0)
 _ALIGNMENT_BYTES = 512  # of every block of torch's caching allocator
@@ -31,39 +33,28 @@ _NO_WORK = (
 )
 _GATHERS = ("index", "index_select", "embedding", "gather")
 
-Kind = Literal["triton", "linear", "torch", "upload", "upload and wait", "readback"]
-
-
-@dataclass
-class Work:
-    """One thing the device was asked to do."""
-
-    kind: Kind
-    name: str
-    tensors: dict[str, torch.Tensor]  # what a Triton kernel was given, by argument; of a linear: its weight
-    traffic_bytes: int  # of torch's kernels and copies: inputs and outputs, each once; 0 for Triton's
-    launch: Launch | None = None  # of Triton's
-
-
 class _Recorder(TorchDispatchMode):
     """Real operations on CPU tensors, recorded ones on CUDA tensors."""
 
     def __init__(self, work: list[Work]) -> None:
         super().__init__()
         self._work = work
+        self._pinned: dict[int, torch.Tensor] = {}  # by the address of the storage
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
         if kwargs.get("pin_memory"):
-            kwargs["pin_memory"] = False  # pinning needs a driver
+            made = func(*args, **{**kwargs, "pin_memory": False})  # pinning needs a driver
+            self._pinned[made.untyped_storage().data_ptr()] = made
+            return made
         inputs = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         on_device = [x for x in inputs if x.is_cuda]
         device = kwargs.get("device")
         to_device = device is not None and torch.device(device).type == "cuda"
         name = func.overloadpacket.__name__
         if not on_device and not to_device:
-            return inputs[0] if name == "_pin_memory" else func(*args, **kwargs)
+            return func(*args, **kwargs)
         if func is torch.ops.prim.device.default:
             return args[0].fake_device
         if name not in _LINEAR and torch._C._dispatch_has_kernel_for_dispatch_key(
@@ -73,32 +64,41 @@ class _Recorder(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         if name == "_local_scalar_dense":
             return self._read_back(on_device[0]).item()
-        if (device is not None and not to_device) or (name == "copy_" and not args[0].is_cuda):
-            target = args[0] if name == "copy_" else self._read_back(on_device[0]).to(kwargs.get("dtype"))
-            if name == "copy_":
-                self._read_back(on_device[0])
-            return target
+        if name == "copy_" and not args[0].is_cuda:
+            self._read_back(on_device[0], _is_asynchronous(name, args, kwargs) and self._is_pinned(args[0]))
+            return args[0]
+        if device is not None and not to_device:
+            return self._read_back(on_device[0]).to(kwargs.get("dtype"))
         with self._fake:
             out = func(*args, **kwargs)
         outputs = [x for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
         if name not in _NO_WORK and not _is_view(func):
-            self._record(name, inputs, outputs, bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2)))
+            self._record(name, inputs, outputs, _is_asynchronous(name, args, kwargs))
         return out
 
-    def _read_back(self, source: torch.Tensor) -> torch.Tensor:
-        self._work.append(Work("readback", f"{source.dtype} {list(source.shape)}", {}, source.nbytes))
+    def _is_pinned(self, host: torch.Tensor) -> bool:
+        return host.untyped_storage().data_ptr() in self._pinned
+
+    def _read_back(self, source: torch.Tensor, without_wait: bool = False) -> torch.Tensor:
+        kind: Kind = "download" if without_wait else "download and wait"
+        self._work.append(Work(kind, f"{source.dtype} {list(source.shape)}", {}, source.nbytes))
         return torch.zeros(source.shape, dtype=source.dtype)
 
     def _record(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], non_blocking: bool) -> None:
         host = [x for x in inputs if not x.is_cuda and x.dim() > 0]
         if host:
-            kind: Kind = "upload" if non_blocking else "upload and wait"
+            kind: Kind = "upload" if non_blocking and self._is_pinned(host[0]) else "upload and wait"
             self._work.append(Work(kind, f"{host[0].dtype} {list(host[0].shape)}", {}, host[0].nbytes))
             return
         read = outputs if name in _GATHERS else [x for x in inputs if x.is_cuda]
         traffic = sum(x.nbytes for x in read) + sum(x.nbytes for x in outputs)
         weight = {"weight": read[2 if name == "addmm" else 1]} if name in _LINEAR else {}
         self._work.append(Work("linear" if weight else "torch", name, weight, traffic))
+
+
+def _is_asynchronous(name: str, args: tuple, kwargs: dict) -> bool:
+    """Whether a copy was asked not to wait."""
+    return bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
 
 
 def _is_view(func: Any) -> bool:
@@ -180,6 +180,7 @@ def recorded_device(arch: int) -> Iterator[list[Work]]:
             mock.patch.object(FakeTensor, "__setitem__", _set_item, create=True),
             mock.patch.object(FakeTensor, "copy_", _copy, create=True),
             mock.patch.object(FakeTensor, "tolist", _to_list),
+            recorded_graphs(work),
             _Recorder(work),
         ):
             yield work

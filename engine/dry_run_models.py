@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 
 from ..kernels import Backend
 from .checkpoint.safetensors_dir import Checkpoint
@@ -105,8 +106,12 @@ def make_runner(
     num_layers: int | None = None,
     kv_cache_bytes: int = 16 << 30,
     max_total_tokens: int | None = None,
+    graph_rows: tuple[int, ...] | None = None,
 ) -> Runner:
-    """The runner of a model of that shape, its weights made by ``make`` on the device. Raises ModelError."""
+    """The runner of a model of that shape, its weights made by ``make`` on the device. Raises ModelError.
+
+    ``graph_rows``: what steps are captured for, if not all that an engine has.
+    """
     fields = dict(SHAPES[shape])
     if num_layers is not None:
         fields["num_hidden_layers"] = num_layers
@@ -119,6 +124,8 @@ def make_runner(
         )  # fmt: skip
     dtypes = choose_dtypes(backend, model_config.dtype, None)
     limits = choose_limits(config, model_config, dtypes.rows, device)
+    if graph_rows is not None:
+        limits = replace(limits, graph_rows=graph_rows)
     checkpoint = MadeUpCheckpoint(make)
     loader = WeightLoader(checkpoint, backend, dtypes, device)
     model = DecoderModel(model_config, checkpoint, loader, limits.max_total_tokens)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from ..kernels.triton.attention_plan import SPLIT_ROWS
 from ..kernels.triton.splits import max_splits
 from ..kernels.triton.tiles import FEW_ROWS
-from .dry_run_device import Work
-from .scheduler import Chunk
+from .chunk import Chunk
+from .dry_run_work import Work
 
 
 class Traffic(NamedTuple):
@@ -88,6 +88,8 @@ def _launch_bytes(call: _Call, chunks: list[Chunk]) -> tuple[int, int]:
         return 0, call.nbytes("logits_ptr") * 2  # written back where the allowed set is bounded
     if name == "rows_kernel":
         return 0, call.nbytes("z_ptr") * 2  # once for the bound, once for the list
+    if name == "_count_tokens_kernel":
+        return 0, call.nbytes("rows_ptr", "token_ids_ptr") + 2 * 4 * tensors["rows_ptr"].numel()
     return 0, sum(tensor.nbytes for tensor in tensors.values())
 
 

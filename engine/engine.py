@@ -7,7 +7,7 @@ the tokens before it (a grammar's next mask, a guess to verify), it is read at o
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from .chunk import Chunk, Scheduled
 from .grammar import GrammarError, Matcher
 from .grammar_compiler import Compiled, GrammarCompiler
 from .limits import Limits
-from .messages import Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
+from .messages import ErrorType, Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
 from .pages import PagePool
 from .refusals import refuse
 from .runner import Launched, Runner
@@ -74,6 +74,8 @@ class Engine:
         self._step_s = 0.0
         self._step_end = time.monotonic()
         self.wake: Callable[[], None] = lambda: None  # called by another thread when a grammar is compiled
+        self.before_step: Callable[[list[Chunk]], None] = lambda _: None  # at most one other step is under way
+        self.after_step: Callable[[], None] = lambda: None  # the tokens of the older step under way were handed out
         self.reset_counters()
 
     def reset_counters(self) -> None:
@@ -85,6 +87,11 @@ class Engine:
     def has_work(self) -> bool:
         """Whether ``step`` has something to do."""
         return self._scheduler.has_work or self._launched is not None or self._is_compiled
+
+    @property
+    def compiling(self) -> Collection[SequenceKey]:
+        """Those that wait for their grammar."""
+        return self._compiling.keys()
 
     @property
     def _is_compiled(self) -> bool:
@@ -101,7 +108,7 @@ class Engine:
             error = "this engine has no grammars"
         if error is not None:
             return Failed(submit.request_id, error, "validation")
-        if len(self._scheduler.waiting) + len(self._compiling) >= self._max_waiting:
+        if not submit.replayed and len(self._scheduler.waiting) + len(self._compiling) >= self._max_waiting:
             return Failed(submit.request_id, f"{self._max_waiting} sequences are waiting already", "overloaded")
         sequence = Sequence.of(connection, submit, time.monotonic())
         if grammar is None:
@@ -131,6 +138,8 @@ class Engine:
         self._expire(begin, steps)
         last, self._launched = self._launched, None
         scheduled = self._scheduler.schedule()
+        if scheduled.chunks:
+            self.before_step(scheduled.chunks)
         self._enter(scheduled, steps, begin)
         if scheduled.chunks:
             self._launched = self._launch(scheduled.chunks)
@@ -197,13 +206,18 @@ class Engine:
                 steps[key.connection].failed.append(Failed(key.request_id, str(error), kind))
 
     def _expire(self, now: float, steps: Steps) -> None:
-        for sequence in self._scheduler.expire(now):
-            key = sequence.key
-            self._forget(key)
-            self._counters.aborted += 1
-            steps[key.connection].failed.append(
-                Failed(key.request_id, f"not finished within {sequence.deadline - sequence.arrival:g} s", "timeout")
-            )
+        compiling = [sequence for sequence, _ in self._compiling.values() if sequence.deadline <= now]
+        for sequence in (*compiling, *self._scheduler.expire(now)):
+            time_s = sequence.deadline - sequence.arrival
+            self._fail(sequence, f"not finished within {time_s:g} s", "timeout", steps)
+
+    def _fail(self, sequence: Sequence, error: str, kind: ErrorType, steps: Steps) -> None:
+        key = sequence.key
+        if self._compiling.pop(key, None) is None:
+            self._scheduler.remove(key)
+        self._forget(key)
+        self._counters.aborted += 1
+        steps[key.connection].failed.append(Failed(key.request_id, error, kind))
 
     def _enter(self, scheduled: Scheduled, steps: Steps, now: float) -> None:
         for sequence in scheduled.admitted:
@@ -251,10 +265,14 @@ class Engine:
                 if sequence.sampling.top_n or sequence.sampling.raw_logprobs:
                     _add_details(told, results, row, sequence.sampling)
                 self._tell(sequence, told, steps)
-                if sequence.finish_reason is not None:
+                matcher = self._matchers.get(sequence.key)
+                if matcher is not None and matcher.error is not None and sequence.finish_reason is None:
+                    self._fail(sequence, matcher.error, "generation", steps)
+                elif sequence.finish_reason is not None:
                     self._scheduler.remove(sequence.key)
                     self._forget(sequence.key)
             row += rows
+        self.after_step()
 
     def _accept(self, chunk: Chunk, token_ids: list[int]) -> int:
         """Append what was sampled, as long as the guesses before it were right. Returns the number of tokens."""

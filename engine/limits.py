@@ -25,7 +25,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_rows: int  # in a step
     max_total_tokens: int  # of a sequence
     max_samples: int  # rows of a step whose next token is drawn
-    graph_rows: tuple[int, ...]  # row counts that steps are recorded for
+    graph_rows: tuple[int, ...]  # row counts that steps are recorded for, where a recording has one
     max_logit_bias: int = 1024  # entries of one sequence
     reasons: tuple[str, ...]  # one line each, for the start-up log
 
@@ -52,7 +52,10 @@ def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dt
     per_page = page_bytes(model, config.page_size, rows_dtype)
     longest = min(config.max_total_tokens or model.max_positions, model.max_positions)
     wanted = max_sequences * -(-longest // config.page_size) + 1  # every sequence at its longest: more is of no use
-    if config.kv_cache_bytes is not None:
+    if config.num_pages is not None:
+        num_pages = config.num_pages
+        why = "as the engine before this one"
+    elif config.kv_cache_bytes is not None:
         num_pages = config.kv_cache_bytes // per_page
         why = "as asked for"
     else:
@@ -82,6 +85,6 @@ def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dt
         max_rows=max_rows,
         max_total_tokens=max_total_tokens,
         max_samples=max_sequences * (1 + config.speculate),
-        graph_rows=(max_rows,) if device.type == "cpu" else _graph_rows(max_sequences),
+        graph_rows=_graph_rows(max_sequences),
         reasons=tuple(reasons),
     )

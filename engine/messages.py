@@ -61,6 +61,8 @@ class Submit(Struct, tag="submit", array_like=True, gc=False):
     sampling: SamplingParams
     emitted_ids: list[int] = []
     timeout_s: float = 0.0  # seconds from arrival until the sequence fails, running or not; 0.0: none
+    replayed: bool = False  # an earlier engine had taken it, so it isn't refused because too many wait
+    suspect: bool = False  # earlier engines died at work on it: it runs when no other suspect does
 
 
 class Abort(Struct, tag="abort", array_like=True, gc=False):
@@ -86,6 +88,9 @@ class Hello(Struct, tag="hello", array_like=True, gc=False):
     num_pages: int  # usable ones
     prefix_cache: bool = True
     max_logit_bias: int = 1024  # entries of one sequence's logit_bias
+    pid: int = 0  # of the engine
+    connection: int = -1  # this one's number, which names the worker in the engine's flight record
+    crashed: tuple[int, ...] = ()  # pids of engines before this one that nobody ended from outside
 
 
 class Stats(Struct, array_like=True, gc=False):

@@ -58,9 +58,11 @@ class Runner:
         self._sampling = SamplingBuffers(
             limits.max_sequences, samples, self.vocab_size, device, limits.max_logit_bias, self._records_all
         )
-        graph_samples = (samples,) if self._records_all else limits.graph_rows
-        self._body = backend.capture(self._run_body, limits.graph_rows)
-        self._head = backend.capture(self._run_recorded_head, graph_samples)
+        body_rows, head_rows = limits.graph_rows, limits.graph_rows
+        if backend.records_any_size:
+            body_rows, head_rows = (limits.max_rows,), (samples,)
+        self._body = backend.capture(self._run_body, body_rows)
+        self._head = backend.capture(self._run_recorded_head, head_rows)
         self._scorer = PromptScorer(model, backend, self._hidden, limits, device)
 
     def start(self, sequence: Sequence, matcher: Matcher | None = None) -> None:

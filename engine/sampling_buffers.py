@@ -28,7 +28,7 @@ _WORDS: dict[str, tuple[type, float]] = {
     "grammar": (np.int32, -1),
 }
 _FROM_PARAMS = tuple(name for name in _WORDS if name not in ("seen", "grammar"))
-_GRAMMAR = list(_WORDS).index("grammar")
+_GRAMMAR, _SEEN = list(_WORDS).index("grammar"), list(_WORDS).index("seen")
 _LONGS = ("seeds", "positions", "watermark")
 _OPTIONAL = ("min_p", "typical_p", "frequency_penalty", "output_frequency_penalty", "presence_penalty", "top_n")
 _FLAGS = {name: 1 << bit for bit, name in enumerate((*_OPTIONAL, "grammar", "watermark", "bias"))}
@@ -147,6 +147,9 @@ class SamplingBuffers:
         longs[2, :count] = -1
         words[:, :count] = self._slot_words[:, slots]
         greedy[:count] = self._slot_greedy[slots]
+        # A graph may sample more rows than there are: they count no tokens, and are done soonest.
+        words[_SEEN, count:] = -1
+        greedy[count:] = True
         bias_start[: count + 1] = 0
 
         row_flags = self._slot_flags[slots]
@@ -171,8 +174,8 @@ class SamplingBuffers:
     def upload(self, copy: Copy = copy_async) -> SamplingBatch:
         """Bring what was staged to the device, and the counts of sequences that started.
 
-        Returns the batch: views of the same memory in every step; with ``all_fields`` of all
-        rows, else of those staged.
+        Returns the batch: views of the same memory in every step; with ``all_fields`` of all rows, else of those staged.
+        It has every optional field or none: each set of fields is a compilation of its own on a GPU.
         """
         count, flags, biases, grammars = self._staged
         self._block.upload(self._ends[-1], copy)
@@ -183,7 +186,7 @@ class SamplingBuffers:
             copy(target, source)
         self._counts_written.append(self._counts_to_write)
         self._counts_to_write = []
-        return self.batch() if self._all_fields else self._batch(count, flags)
+        return self.batch() if self._all_fields else self._batch(count, _ALL if flags else 0)
 
     def batch(self) -> SamplingBatch:
         """The batch with every field and row, over the memory that ``upload`` writes."""
@@ -222,8 +225,10 @@ class SamplingBuffers:
         return end
 
     def _write_counts(self, target: torch.Tensor, tokens: list[int]) -> None:
-        counts = np.bincount(np.array(tokens, np.int64), minlength=self._vocab_size).astype(np.int32)
-        self._counts_to_write.append((target, torch.from_numpy(counts)))
+        # Pinned: a copy from other memory would wait for the step that is under way.
+        counts = torch.empty(self._vocab_size, dtype=torch.int32, pin_memory=target.is_cuda)
+        counts.numpy()[:] = np.bincount(np.array(tokens, np.int64), minlength=self._vocab_size)
+        self._counts_to_write.append((target, counts))
 
     def _parts(self, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The block's 64-bit fields, 32-bit fields, bias_start and greedy."""

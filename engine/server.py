@@ -12,9 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from .chunk import Chunk
 from .engine import Engine
+from .faults import Faults
+from .flight import FlightRecorder, flight_path
 from .frames import FrameError, FrameReader, encode_frame
 from .messages import Abort, Hello, Step, Submit, ToEngine
+from .sequence import SequenceKey
+from .trials import Trials
 
 HEARTBEAT_S = 1.0  # the longest silence towards a worker, unless a step takes longer
 _RECEIVE_BYTES = 1 << 18
@@ -36,15 +43,21 @@ class _Worker:
 class EngineServer:
     """Serves one engine on a Unix socket until its lifeline ends."""
 
-    def __init__(self, engine: Engine, hello: Hello, path: Path, lifeline: int) -> None:
+    def __init__(self, engine: Engine, hello: Hello, path: Path, lifeline: int, faults: Faults | None = None) -> None:
         """Binds ``path`` (mode 0600); ``lifeline`` is a file descriptor whose end of file means: stop."""
         self._engine = engine
-        self._hello = encode_frame(hello)
+        self._hello = hello
+        self._faults = faults
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, _Worker] = {}
         self._next_connection = 0
         self._stopped = False
         self._was_idle = False
+        self._trials = Trials()
+        # Before anybody can connect: who does reads it.
+        self._flight = FlightRecorder(flight_path(path))
+        engine.before_step = self._before_step
+        engine.after_step = self._flight.end_step
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
         mask = os.umask(0o177)
@@ -69,17 +82,27 @@ class EngineServer:
     def serve(self) -> None:
         """Run until the lifeline ends or ``stop`` is called."""
         while not self._stopped:
+            self._flight.turn()
             busy = self._engine.has_work
             if not busy and not self._was_idle:
                 self._engine.check()
             self._was_idle = not busy
             for key, events in self._selector.select(0 if busy else HEARTBEAT_S):
                 key.data(events)
+            self._begin_trial()
+            self._flight.compile(self._engine.compiling)
             if self._engine.has_work:
                 for connection, step in self._engine.step().items():
+                    self._trials.observe(connection, step)
                     self._send(self._workers[connection], encode_frame(step))
+                self._flight.try_out(self._trials.current)
             self._send_heartbeats()
         self._listener.close()
+
+    def _before_step(self, chunks: list[Chunk]) -> None:
+        self._flight.begin_step(chunk.sequence.key for chunk in chunks)
+        if self._faults is not None:
+            self._faults.strike(chunks)
 
     def _watch(self, target: socket.socket | int, events: int, handler: Callable[[int], None]) -> None:
         self._selector.register(target, events, handler)
@@ -93,14 +116,17 @@ class EngineServer:
             self._woken.recv(4096)
 
     def _accept(self, _events: int) -> None:
-        sock, _ = self._listener.accept()
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # it has gone again, or no descriptor is left for it
+            return
         sock.setblocking(False)
         worker = _Worker(self._next_connection, sock)
         self._next_connection += 1
         self._workers[worker.connection] = worker
         self._watch(sock, selectors.EVENT_READ, lambda events: self._ready(worker, events))
-        self._send(worker, self._hello)
-        self._send(worker, encode_frame(Step(self._engine.stats())))
+        hello = msgspec.structs.replace(self._hello, connection=worker.connection)
+        self._send(worker, encode_frame(hello) + encode_frame(Step(self._engine.stats())))
 
     def _ready(self, worker: _Worker, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -125,13 +151,30 @@ class EngineServer:
             self._close(worker)
 
     def _handle(self, worker: _Worker, message: ToEngine) -> None:
+        key = SequenceKey(worker.connection, message.request_id)
         match message:
+            case Submit(suspect=True):
+                self._trials.add(key, message)
             case Submit():
-                failed = self._engine.submit(worker.connection, message)
-                if failed is not None:
-                    self._send(worker, encode_frame(Step(self._engine.stats(), failed=[failed])))
+                self._take_in(key, message)
             case Abort():
-                self._engine.abort(worker.connection, message.request_id)
+                self._trials.drop(key)
+                self._engine.abort(*key)
+
+    def _begin_trial(self) -> None:
+        while (suspect := self._trials.next()) is not None:
+            self._take_in(*suspect)
+
+    def _take_in(self, key: SequenceKey, submit: Submit) -> None:
+        self._flight.try_out(self._trials.current)
+        self._flight.take_in(key)
+        failed = self._engine.submit(key.connection, submit)
+        self._flight.take_in(None)
+        worker = self._workers.get(key.connection)
+        if failed is not None and worker is not None:
+            step = Step(self._engine.stats(), failed=[failed])
+            self._trials.observe(key.connection, step)
+            self._send(worker, encode_frame(step))
 
     def _send_heartbeats(self) -> None:
         """Tell each worker that has heard nothing for a while how the engine is: idle, or busy with others."""
@@ -166,4 +209,5 @@ class EngineServer:
             return
         self._selector.unregister(worker.sock)
         worker.sock.close()
+        self._trials.drop_all(worker.connection)
         self._engine.abort_all(worker.connection)

@@ -1,10 +1,12 @@
 """From a config to an engine that is ready: backend, weights, warm-up, and a log of what was chosen and why."""
 
+import os
 import time
 
 import torch
 
-from ..kernels import BackendName, load_backend
+from ..kernels import BackendName, Unsupported, load_backend
+from .checkpoint.errors import ModelError
 from .config import EngineConfig
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
@@ -36,8 +38,12 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     )  # fmt: skip
     loaded = time.monotonic()
     limits = choose_limits(config, model_config, dtypes.rows, device)
+    try:
+        runner = Runner(model, backend, limits, dtypes, device)
+    except Unsupported as error:
+        raise ModelError(f"{config.model_id}: {error}") from error
     engine = Engine(
-        Runner(model, backend, limits, dtypes, device), limits, config.max_waiting,
+        runner, limits, config.max_waiting,
         compiler=GrammarCompiler(config.model_dir, model_config.vocab_size),
         prefix_cache=config.prefix_cache, speculate=config.speculate,
     )  # fmt: skip
@@ -63,6 +69,8 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         num_pages=limits.num_pages - 1,
         prefix_cache=config.prefix_cache,
         max_logit_bias=limits.max_logit_bias,
+        pid=os.getpid(),
+        crashed=config.crashed,
     )
     return engine, hello
 
@@ -78,7 +86,8 @@ def _use_threads(threads: int | None) -> None:
 def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
     """Compile or load every kernel variant: prompts of the largest step, then decoding.
 
-    Greedy, sampled, and both in one batch: the sampler has a variant for one row and one for several.
+    Greedy, sampled, and both in one batch: the sampler has a variant for one row and one for several; a GPU has one for
+    the parameters that are rarely used.
     """
     new_tokens = min(2, max_total_tokens - 1)
     prompt = [0] * min(max_rows, max_total_tokens - new_tokens)
@@ -86,7 +95,8 @@ def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
         SamplingParams(new_tokens, greedy=True),
         SamplingParams(new_tokens, greedy=False, top_k=5, top_p=0.5, repetition_penalty=1.1),
     )
-    for batch in (both[:1], both[1:], both):
+    rare = SamplingParams(new_tokens, greedy=False, min_p=0.5, top_n=1)
+    for batch in (both[:1], both[1:], both, (rare,)):
         for request_id, sampling in enumerate(batch):
             failed = engine.submit(-1, Submit(request_id, prompt, sampling))
             assert failed is None, failed

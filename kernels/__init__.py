@@ -21,6 +21,10 @@ import torch
 BackendName = Literal["cpu", "triton"]
 
 
+class Unsupported(Exception):
+    """A shape, dtype or device that a backend has no kernel for; the reason is for the user."""
+
+
 @dataclass
 class StepBatch:
     """The rows of one step, as every layer's kernels see them. Rows of a sequence are consecutive.
@@ -195,7 +199,7 @@ class Backend(Protocol):
     ) -> AttentionPlan:
         """Room for the plans of steps of up to so many rows and sequences of up to ``max_tokens`` tokens.
 
-        ``window``: positions that a row sees, its own included; 0: all.
+        ``window``: positions that a row sees, its own included; 0: all. Raises Unsupported.
         """
         ...
 
@@ -258,7 +262,6 @@ class Backend(Protocol):
     def token_logprobs(self, logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
         """Natural log of each row's softmax at its token: fp32 [rows, vocab], int64 [rows] -> fp32 [rows]."""
         ...
-
 
     def take_tokens(self, token_ids: torch.Tensor, sources: torch.Tensor, sampled: torch.Tensor) -> None:
         """``token_ids[row] = sampled[sources[row]]`` where ``sources[row]`` is not negative; int64 all."""

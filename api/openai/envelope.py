@@ -51,8 +51,13 @@ def usage_of(job: Job) -> Usage:
 
 
 def finish_reason_of(stream: TextStream) -> FinishReason | None:
-    """As OpenAI names it; None: not finished yet."""
-    return None if stream.finish_reason is None else _FINISH_REASONS[stream.finish_reason]
+    """As OpenAI names it; None: not finished yet. An end token on the last allowed place is an end, unlike in TGI."""
+    if stream.finish_reason is None:
+        return None
+    generation = stream.generation
+    if stream.finish_reason == "length" and generation.token_ids[-1] in generation.sampling.stop_token_ids:
+        return "stop"
+    return _FINISH_REASONS[stream.finish_reason]
 
 
 class Chunks:

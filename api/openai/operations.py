@@ -55,7 +55,6 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="The model that is served",
         response=ModelList,
         error=OpenAIErrorResponse,
-        protected=False,
     ),
     Operation(
         method="post",

@@ -26,9 +26,9 @@ _NO_VARIANT = "data did not match any variant of untagged enum SagemakerRequest"
 class _Keys(msgspec.Struct):
     """Which body it is, by the first of these that is there."""
 
-    inputs: msgspec.Raw | None = None
-    messages: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
+    inputs: Any = None
+    messages: Any = None
+    prompt: Any = None
 
 
 async def invocations(service: Service, exchange: Exchange) -> None:

@@ -75,7 +75,7 @@ class ToolParser:
 
     def _outside(self, found: list[Found]) -> bool:
         """Take what is text or stands between calls. Returns whether to go on."""
-        return self._between() if self._expecting else self._text(found)
+        return self._between(found) if self._expecting else self._text(found)
 
     def _text(self, found: list[Found]) -> bool:
         openings = [(at, opening) for opening in OPENINGS if (at := self._held.find(opening)) >= 0]
@@ -91,7 +91,7 @@ class ToolParser:
         self._held = self._held[len(self._held) - begun :]
         return False
 
-    def _between(self) -> bool:
+    def _between(self, found: list[Found]) -> bool:
         rest = self._held.lstrip(_BETWEEN)
         if not rest:
             return False
@@ -113,7 +113,8 @@ class ToolParser:
         if any(marker.startswith(rest) for marker in (*OPENINGS, closing)):
             return False
         self._expecting = False
-        self._held, self._skipped = self._skipped + rest, ""
+        self._send_text(found, self._skipped)
+        self._skipped = ""
         return True
 
     def _in_call(self, found: list[Found]) -> bool:

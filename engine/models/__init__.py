@@ -1,5 +1,6 @@
 """Model families, chosen by the architecture that config.json names."""
 
+import ctypes
 from pathlib import Path
 
 import torch
@@ -57,4 +58,13 @@ def load_model(
     """Load the weights of a directory onto a device; ``quantize`` rounds the linears' to 8 bits. Raises ModelError."""
     checkpoint = open_checkpoint(model_dir)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize)
-    return DecoderModel(config, checkpoint, loader, max_positions)
+    model = DecoderModel(config, checkpoint, loader, max_positions)
+    _return_freed_memory()
+    return model
+
+
+def _return_freed_memory() -> None:
+    """Give the system what loading freed. glibc keeps it: 100 MB of a 135 M model in bf16, 220 MB in int8."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

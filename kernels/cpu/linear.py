@@ -17,21 +17,18 @@ from .tile import LANES, make_tile
 _ROWS = 64  # of a work item: with the weights of a group they fit a core's second-level cache
 
 # rows x panels accumulators must fit 32 registers and be enough to hide the latency of the multiply-add (6 on Zen 4).
-_GROUP = 6  # panels that one work item covers
+_PANELS = 3  # that a work item covers; with few rows two items' worth, as more accumulators are needed
+_FEW_ROWS = 8
 _tile_8x3, _tile_4x6, _tile_2x6, _tile_1x6 = (make_tile(*shape) for shape in [(8, 3), (4, 6), (2, 6), (1, 6)])
+_tile_4x3, _tile_2x3, _tile_1x3 = (make_tile(rows, 3) for rows in (4, 2, 1))
+_tile_8x3_ahead_3, _tile_8x3_ahead_1 = (make_tile(8, 3, ahead=panels) for panels in (3, 1))
 _tile_8x1, _tile_4x1, _tile_2x1, _tile_1x1 = (make_tile(rows, 1) for rows in (8, 4, 2, 1))
 
 
 @njit
-def _full_group(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
+def _six_panels(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
+    """Fewer than 8 rows: memory is the limit, and panels in order are what the core fetches ahead by itself."""
     row = 0
-    half = 3 * w_stride
-    while rows - row >= 8:
-        _tile_8x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        _tile_8x3(
-            x_like, w_like, x + row * x_stride, x_stride, w + half, w_stride, y + row * y_stride + 192, y_stride, steps
-        )
-        row += 8
     if rows - row >= 4:
         _tile_4x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
         row += 4
@@ -40,6 +37,32 @@ def _full_group(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, ste
         row += 2
     if rows - row >= 1:
         _tile_1x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
+
+
+@njit
+def _three_panels(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps, next_w):
+    """``next_w``: panels that are likely this thread's next. They are fetched meanwhile, in one pass or in three."""
+    row = 0
+    while rows - row >= 8:
+        x_rows, y_rows = x + row * x_stride, y + row * y_stride
+        if rows < 24 and row == 0:
+            _tile_8x3_ahead_3(
+                x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps, next_w, w_stride
+            )
+        elif rows >= 24 and row < 24:
+            ahead = next_w + row // 8 * w_stride
+            _tile_8x3_ahead_1(x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps, ahead, 0)
+        else:
+            _tile_8x3(x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps)
+        row += 8
+    if rows - row >= 4:
+        _tile_4x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
+        row += 4
+    if rows - row >= 2:
+        _tile_2x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
+        row += 2
+    if rows - row >= 1:
+        _tile_1x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
 
 
 @njit
@@ -58,7 +81,7 @@ def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, step
         _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
 
 
-_ARGUMENTS = record(x=int, w=int, y=int, scale=int, bias=int, scratch=int, out=int, steps=int, x_stride=int, w_stride=int)
+_ARGUMENTS = record(x=int, w=int, y=int, scale=int, bias=int, scratch=int, out=int, steps=int, x_stride=int, w_stride=int, threads=int)
 
 
 @njit(error_model="numpy")
@@ -78,14 +101,24 @@ def _linear(x_type, w_type, finishes):
         a = array_at(arguments, 1, _ARGUMENTS)[0]
         x_like, w_like = array_at(a.x, 1, x_type), array_at(a.w, 1, w_type)
         blocks = (rows + _ROWS - 1) // _ROWS
-        first, row = item // blocks * _GROUP, item % blocks * _ROWS
+        first, row, panels = item // blocks * _PANELS, item % blocks * _ROWS, _PANELS
+        if rows < _FEW_ROWS:
+            if item % 2 == 1:
+                return
+            panels = 2 * _PANELS
         count = min(_ROWS, rows - row)
         x, y_stride = a.x + row * a.x_stride, a.out * 4
-        last = min(first + _GROUP, (a.out + LANES - 1) // LANES)
-        if first + _GROUP == last and last * LANES <= a.out:
+        all_panels = (a.out + LANES - 1) // LANES
+        last = min(first + panels, all_panels)
+        if first + panels == last and last * LANES <= a.out:
             y = a.y + row * y_stride + first * LANES * 4
             w = a.w + first * a.w_stride
-            _full_group(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, a.steps)
+            if rows < _FEW_ROWS:
+                _six_panels(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, a.steps)
+            else:
+                ahead = first + _PANELS * a.threads  # threads take turns, nearly always
+                next_w = a.w + ahead * a.w_stride if blocks == 1 and ahead + _PANELS <= all_panels else w
+                _three_panels(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, a.steps, next_w)
         else:
             for panel in range(first, last):
                 w = a.w + panel * a.w_stride
@@ -139,12 +172,12 @@ class PackedLinear:
         arguments = {
             "x": x, "w": self._panels, "y": y, "scale": self._scale, "bias": self._bias, "scratch": self._scratch,
             "out": self._out, "steps": self._steps, "x_stride": self._inner * x.itemsize,
-            "w_stride": panel.numel() * panel.itemsize,
+            "w_stride": panel.numel() * panel.itemsize, "threads": team().threads,
         }  # fmt: skip
         finishes = self._scale is not None or self._bias is not None
         kernel = _linear(x.dtype, panel.dtype, finishes)
-        groups = -(-self._panels.shape[0] // _GROUP)
-        run(kernel, _ARGUMENTS, arguments, x.shape[0], per_rows=_ROWS, times=groups)
+        items = -(-self._panels.shape[0] // _PANELS)
+        run(kernel, _ARGUMENTS, arguments, x.shape[0], per_rows=_ROWS, times=items)
         return y
 
 

@@ -76,7 +76,7 @@ class _Tape:
 
 _tape: _Tape | None = None
 # What launches that nobody waits for still look at: no thread is as many launches behind as the ring has slots.
-_under_way: deque[tuple[Any, ...]] = deque(maxlen=RING)
+_under_way: deque[Any] = deque(maxlen=RING)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -135,6 +135,7 @@ class Program:
 
     def launch(self, rows: int, sequences: int = 0) -> None:
         """Run it after all that was launched before, for so many rows and sequences. Returns at once."""
+        _under_way.append(self)  # it may be dropped before its last launch is over
         team().launch(self._phases, rows, sequences)
 
 

@@ -69,6 +69,13 @@ def _load(builder, pointer, align):
     return load
 
 
+def _prefetch(builder, address):
+    pointer = ir.IntType(8).as_pointer()
+    function = _declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [pointer, _I32, _I32, _I32])
+    # To read, into the second-level cache, data.
+    builder.call(function, [builder.inttoptr(address, pointer), *(ir.Constant(_I32, value) for value in (0, 2, 1))])
+
+
 class _Fp32:
     """fp32 rows, fp32 weights: one value of k in a step."""
 
@@ -192,20 +199,25 @@ _PRODUCTS: dict[tuple[types.Type, types.Type], Any] = {
 }
 
 
-def make_tile(rows: int, panels: int, accumulate: bool = False):
+def make_tile(rows: int, panels: int, accumulate: bool = False, ahead: int = 0):
     """A Numba intrinsic for one tile shape.
 
     Its arguments: any two arrays of the rows' and the weight's type (_PRODUCTS), which only select the code; then
     addresses and strides in bytes: x, x row stride, w, w panel stride, y, y row stride; then the number of steps along
     k (K, or K / 2 with bf16 weights), at least 1. Panels are aligned to one step of theirs. ``accumulate`` adds to y.
+
+    With ``ahead``, two more: an address and a stride in bytes. In each step, one cache line of that many panels there
+    is asked for: what will be needed next comes in while this is computed, at the pace at which it is computed.
     """
 
-    @intrinsic
-    def tile(_context, x_like, w_like, x, x_stride, w, w_stride, y, y_stride, steps):
+    def typed(x_like, w_like, addresses):
         products = _PRODUCTS[x_like.dtype, w_like.dtype]
 
         def codegen(context, builder, _signature, arguments):
-            _, _, x, x_stride, w, w_stride, y, y_stride, steps = arguments
+            _, _, x, x_stride, w, w_stride, y, y_stride, steps = arguments[:9]
+            ahead_lines = [
+                builder.add(arguments[9], builder.mul(arguments[10], ir.Constant(_I64, p))) for p in range(ahead)
+            ]
 
             def address(base, stride, index, pointee):
                 return builder.inttoptr(
@@ -234,6 +246,8 @@ def make_tile(rows: int, panels: int, accumulate: bool = False):
             k.add_incoming(ir.Constant(_I64, 0), entry)
             sums = [[builder.phi(_SUMS) for _ in range(panels)] for _ in range(rows)]
             weights = [_load(builder, builder.gep(panel, [k]), products.w_align) for panel in w_panels]
+            for line in ahead_lines:
+                _prefetch(builder, builder.add(line, builder.mul(k, ir.Constant(_I64, 64))))
             new = []
             for m in range(rows):
                 x_splats = products.load_x(builder, x_rows[m], k)
@@ -253,6 +267,18 @@ def make_tile(rows: int, panels: int, accumulate: bool = False):
                     store.align = 4
             return context.get_dummy_value()
 
-        return types.void(x_like, w_like, *[types.intp] * 7), codegen
+        return types.void(x_like, w_like, *[types.intp] * addresses), codegen
+
+    if ahead:
+
+        @intrinsic
+        def tile_ahead(_context, x_like, w_like, x, x_stride, w, w_stride, y, y_stride, steps, next_, next_stride):
+            return typed(x_like, w_like, 9)
+
+        return tile_ahead
+
+    @intrinsic
+    def tile(_context, x_like, w_like, x, x_stride, w, w_stride, y, y_stride, steps):
+        return typed(x_like, w_like, 7)
 
     return tile

@@ -26,7 +26,7 @@ import triton.language as tl
 
 from .. import StepBatch
 from .splits import max_splits, split_of, split_start
-from .tiles import TILES, Gpu, Tile, gpu_of
+from .tiles import Gpu, Tile, attention_tiles, gpu_of
 
 SPLIT_ROWS = 32  # longer chunks have enough row tiles to fill a GPU without splits
 SLOTS_PER_SEQUENCE = 16  # partial results: the splits of a sequence of 4096 tokens
@@ -178,11 +178,12 @@ def new_plan(
     Args:
         window: positions that a row sees, its own included; 0: all.
         gpu: what the kernels are compiled for, if it is not ``device``.
+
+    Raises Unsupported.
     """
     gpu = gpu or gpu_of(device)
     group = q_heads // kv_heads
-    few, many = TILES[gpu.arch, triton.next_power_of_2(head_dim)]
-    assert few.rows >= group, f"group size {group} exceeds the few-rows tile"
+    few, many = attention_tiles(gpu, group, head_dim)
     # At least one sequence of the greatest length can be split, with as many rows as a few-rows tile holds.
     slots = max(sequences * SLOTS_PER_SEQUENCE, few.rows // group * max_splits(max_tokens))
 

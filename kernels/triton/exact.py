@@ -68,14 +68,20 @@ def words_of_tile(key, place, first_id, domain, TILE: tl.constexpr):
 
 
 @triton.jit
-def weight(r):
-    """exp(-r) in units of 2^-40, int64, for r >= 0 (NaN and infinity weigh nothing)."""
+def plain_weight(r):
+    """exp(-r) in units of 2^-40, fp32, for r >= 0 (NaN and infinity weigh next to nothing)."""
     r = tl.where(r <= _FAR, r, _FAR)
     t = r * _MINUS_LOG2_E
     k = (t - 0.5).to(tl.int32)
     f = t - k.to(tl.float32)
     p = (((((_E0 * f + _E1) * f + _E2) * f + _E3) * f + _E4) * f + _E5) * f + 1.0
-    return (p * ((k + _WEIGHT_EXPONENT) << 23).to(tl.float32, bitcast=True)).to(tl.int64)
+    return p * ((k + _WEIGHT_EXPONENT) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def weight(r):
+    """exp(-r) in units of 2^-40, int64, for r >= 0 (NaN and infinity weigh nothing)."""
+    return plain_weight(r).to(tl.int64)
 
 
 @triton.jit

@@ -1,11 +1,29 @@
 """Steps that cost the host one call: CUDA graphs, one for each size, over static tensors.
 
-Without a GPU (the interpreter) every launch calls the function, which is what graphs replay.
+Without a GPU (the interpreter) every launch calls the function, for the rows that the graph would have.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
+from triton import knobs
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether kernels run on a GPU. In the interpreter they don't, even if there is one."""
+    return not knobs.runtime.interpret and torch.cuda.is_available()
+
+
+@cache
+def _capture_place() -> tuple[torch.cuda.Stream, object]:
+    """The stream on which everything is captured, and the memory of what is allocated meanwhile.
+
+    One for all programs: no two run at once, and what one leaves behind is in tensors that were there before it.
+    """
+    return torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
 
 class Program:
@@ -13,28 +31,37 @@ class Program:
 
     def __init__(self, function: Callable[[int], object], sizes: Sequence[int]) -> None:
         self._function = function
+        self._sizes = sorted(sizes)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        if not torch.cuda.is_available():
-            return
-        pool = None
-        # Largest first: the smaller ones find their memory in its pool.
-        for size in sorted(sizes, reverse=True):
-            function(size)  # compiles and allocates what a capture may not
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                function(size)
-            pool = pool or graph.pool()
-            self._graphs[size] = graph
+        if has_gpu():
+            # Largest first: the smaller ones find their memory in its pool.
+            for size in reversed(self._sizes):
+                self._graphs[size] = self._captured(size)
 
     def launch(self, rows: int, sequences: int = 0) -> None:
         """Run the smallest graph that is large enough; without one, the function."""
         del sequences  # those beyond the last have no rows: the plan on the device finds out
-        size = min((size for size in self._graphs if size >= rows), default=None)
-        if size is None:
-            self._function(rows)
+        index = bisect_left(self._sizes, rows)
+        size = self._sizes[index] if index < len(self._sizes) else rows
+        graph = self._graphs.get(size)
+        if graph is None:
+            self._function(size)
         else:
-            self._graphs[size].replay()
+            graph.replay()
+
+    @torch.inference_mode()
+    def _captured(self, size: int) -> torch.cuda.CUDAGraph:
+        stream, pool = _capture_place()
+        # Once before, on the same stream: kernels are compiled and loaded, the libraries' workspaces and the sampler's
+        # scratch allocated, none of which may happen in a capture or belongs into its pool.
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._function(size)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            self._function(size)
+        return graph
 
 
 def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:
@@ -43,14 +70,14 @@ def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:
 
 
 class Event:
-    """The point that the device's work had reached when it was made."""
+    """The point that the work launched on the current stream had reached when it was made."""
 
     def __init__(self) -> None:
-        self._event = torch.cuda.Event() if torch.cuda.is_available() else None
+        self._event = torch.cuda.Event() if has_gpu() else None
         if self._event is not None:
             self._event.record()
 
     def wait(self) -> None:
-        """Block until the device has come to that point."""
+        """Block until the device has come to that point. It spins: to be woken up would take longer than a kernel."""
         if self._event is not None:
             self._event.synchronize()

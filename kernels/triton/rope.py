@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .. import QkNorm, StepBatch
+from .tiles import check_pages
 
 _HEADS = 4  # of a program: with 64 columns a half one 16-byte load a lane, and 10 programs a row for 8B models
 
@@ -112,7 +113,10 @@ def rope_and_write(
 
     Returns:
         Q, [rows, q_heads, head_dim] in ``qkv``'s dtype.
+
+    Raises Unsupported for fp8 pages on a GPU that is too old for them.
     """
+    check_pages(k_pages)
     rows = qkv.shape[0]
     _, kv_heads, page_size, head_dim = k_pages.shape
     heads = qkv.shape[1] // head_dim

@@ -27,6 +27,7 @@ TILE = 1024  # tokens per program of the first kernel
 GROUP = 64  # tokens per maximum: 500 groups in a vocabulary of 32000, so every top-k up to 256 has its bound there
 CAPACITY = 8192  # tokens of a row's list
 CHUNK = 1024  # tokens per iteration over a row or list
+WIDE = 4096  # tokens per iteration where a list is filled
 TILES_WARPS = 4
 ROWS_WARPS = 8
 
@@ -180,6 +181,7 @@ def sample(logits: torch.Tensor, batch: SamplingBatch, out: Sampled | None = Non
         GROUPS=triton.next_power_of_2(num_groups),
         CAPACITY=CAPACITY,
         CHUNK=CHUNK,
+        WIDE=WIDE,
         WIDTH=TOP_WIDTH,
         num_warps=ROWS_WARPS,
         enable_fp_fusion=False,

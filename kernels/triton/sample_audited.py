@@ -5,7 +5,7 @@ from typing import NamedTuple
 import triton
 
 from .. import TOP_WIDTH, exact
-from .sample import CAPACITY, CHUNK, GROUP, ROWS_WARPS, TILE, TILES_WARPS
+from .sample import CAPACITY, CHUNK, GROUP, ROWS_WARPS, TILE, TILES_WARPS, WIDE
 from .sample_rows import rows_kernel
 from .sample_tiles import tiles_kernel
 
@@ -71,6 +71,7 @@ def _launches(full: bool) -> list[Launch]:
         "GROUPS": triton.next_power_of_2(num_tiles * (TILE // GROUP)),
         "CAPACITY": CAPACITY,
         "CHUNK": CHUNK,
+        "WIDE": WIDE,
         "WIDTH": TOP_WIDTH,
     }
     return [

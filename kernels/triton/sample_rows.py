@@ -6,8 +6,8 @@ import triton.language as tl
 from .. import exact
 from .exact import clean, distance_of_min_p
 from .sample_sets import (
-    MASSLESS,
     NO_TOKEN,
+    bracket,
     draw,
     edge_by_count,
     edge_by_mass,
@@ -88,6 +88,7 @@ def rows_kernel(
     GROUPS: tl.constexpr,
     CAPACITY: tl.constexpr,
     CHUNK: tl.constexpr,
+    WIDE: tl.constexpr,  # tokens per iteration where it is the memory's latency that takes time
     WIDTH: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -113,28 +114,26 @@ def rows_kernel(
         if bounded:
             if top_k > 0:
                 bound = edge_by_count(group_ptr, num_groups, best, top_k, GROUPS)
-                src, n, is_list = shorten(row_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, CHUNK)
+                src, n, is_list = shorten(row_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, WIDE)
                 reach = edge_by_count(src, n, best, top_k, CHUNK)
             if top_p < 1.0:
-                pivots, masses = mass_by_pivot(src, n, best, reach, 0.0, CHUNK)
-                target = mass_target(top_p, tl.max(masses, axis=0))
-                low = tl.max(tl.where(masses < target, pivots, 0.0), axis=0)
-                high = tl.min(tl.where(masses >= target, pivots, MASSLESS), axis=0)
+                pivots, masses, mass = mass_by_pivot(src, n, best, reach, 0.0, CHUNK)
+                target = mass_target(top_p, mass)
+                low, high = bracket(pivots, masses, target)
                 if not is_list:
-                    src, n, is_list = shorten(row_ptr, vocab, best, 0.0, high, own_z, own_ids, CAPACITY, CHUNK)
+                    src, n, is_list = shorten(row_ptr, vocab, best, 0.0, high, own_z, own_ids, CAPACITY, WIDE)
                 reach = edge_by_mass(src, n, best, reach, 0.0, target, low, high, CHUNK)
             if min_p > 0.0:
                 reach = tl.minimum(reach, distance_of_min_p(min_p))
                 if not is_list:
-                    src, n, is_list = shorten(row_ptr, vocab, best, 0.0, reach, own_z, own_ids, CAPACITY, CHUNK)
+                    src, n, is_list = shorten(row_ptr, vocab, best, 0.0, reach, own_z, own_ids, CAPACITY, WIDE)
             if typical_p < 1.0:
                 mass, centre = mean_distance(src, n, best, reach, CHUNK)
-                pivots, masses = mass_by_pivot(src, n, best, reach, centre, CHUNK)
+                pivots, masses, _ = mass_by_pivot(src, n, best, reach, centre, CHUNK)
                 target = mass_target(typical_p, mass)
-                low = tl.max(tl.where(masses < target, pivots, 0.0), axis=0)
-                high = tl.min(tl.where(masses >= target, pivots, MASSLESS), axis=0)
+                low, high = bracket(pivots, masses, target)
                 if not is_list:
-                    src, n, is_list = shorten(row_ptr, vocab, best, centre, high, own_z, own_ids, CAPACITY, CHUNK)
+                    src, n, is_list = shorten(row_ptr, vocab, best, centre, high, own_z, own_ids, CAPACITY, WIDE)
                 width = edge_by_mass(src, n, best, reach, centre, target, low, high, CHUNK)
             seed, position = tl.load(seeds_ptr + row), tl.load(positions_ptr + row)
             token, logit, mass = draw(src, own_ids, is_list, n, best, reach, centre, width, seed, position, CHUNK)
@@ -147,52 +146,53 @@ def rows_kernel(
 
     if DETAILS:
         top_n = tl.load(top_n_ptr + row)
-        distance = best - tl.load(row_ptr + token)
-        distance = tl.where(distance >= 0, distance, 0.0)  # NaN where nothing is allowed: rank 1
-        tl.store(ranks_ptr + row, rank(src, n, best, reach, centre, width, distance, CHUNK))
-        if not bounded:
-            bound = edge_by_count(group_ptr, num_groups, best, top_n, GROUPS)
-            src, n, is_list = shorten(row_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, CHUNK)
-        top = row * WIDTH
-        write_best(
-            src,
-            own_ids,
-            is_list,
-            n,
-            best,
-            reach,
-            centre,
-            width,
-            top_n,
-            log_mass,
-            top_ids_ptr + top,
-            top_logprobs_ptr + top,
-            CHUNK,
-            WIDTH,
-        )
-        tl.debug_barrier()  # the list is read to the end before it is written again
+        if top_n >= 0:
+            distance = best - tl.load(row_ptr + token)
+            distance = tl.where(distance >= 0, distance, 0.0)  # NaN where nothing is allowed: rank 1
+            tl.store(ranks_ptr + row, rank(src, n, best, reach, centre, width, distance, CHUNK))
+            if not bounded:
+                bound = edge_by_count(group_ptr, num_groups, best, top_n, GROUPS)
+                src, n, is_list = shorten(row_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, WIDE)
+            top = row * WIDTH
+            write_best(
+                src,
+                own_ids,
+                is_list,
+                n,
+                best,
+                reach,
+                centre,
+                width,
+                top_n,
+                log_mass,
+                top_ids_ptr + top,
+                top_logprobs_ptr + top,
+                CHUNK,
+                WIDTH,
+            )
+            tl.debug_barrier()  # the list is read to the end before it is written again
 
-        raw_ptr = logits_ptr + row * vocab
-        best, log_mass = _merge(raw_max_ptr, raw_sum_ptr, row, num_tiles, TILES)
-        distance = best - clean(tl.load(raw_ptr + token))
-        tl.store(raw_logprobs_ptr + row, tl.where(best > float("-inf"), -distance - log_mass, float("-inf")))
-        distance = tl.where(distance >= 0, distance, 0.0)
-        tl.store(raw_ranks_ptr + row, rank(raw_ptr, vocab, best, float("inf"), 0.0, float("inf"), distance, CHUNK))
-        bound = edge_by_count(raw_group_max_ptr + row * num_groups, num_groups, best, top_n, GROUPS)
-        src, n, is_list = shorten(raw_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, CHUNK)
-        write_best(
-            src,
-            own_ids,
-            is_list,
-            n,
-            best,
-            float("inf"),
-            0.0,
-            float("inf"),
-            top_n,
-            log_mass,
-            raw_top_ids_ptr + top,
-            raw_top_logprobs_ptr + top,
-            CHUNK,
-            WIDTH,
-        )
+            raw_ptr = logits_ptr + row * vocab
+            best, log_mass = _merge(raw_max_ptr, raw_sum_ptr, row, num_tiles, TILES)
+            distance = best - clean(tl.load(raw_ptr + token))
+            tl.store(raw_logprobs_ptr + row, tl.where(best > float("-inf"), -distance - log_mass, float("-inf")))
+            distance = tl.where(distance >= 0, distance, 0.0)
+            tl.store(raw_ranks_ptr + row, rank(raw_ptr, vocab, best, float("inf"), 0.0, float("inf"), distance, CHUNK))
+            bound = edge_by_count(raw_group_max_ptr + row * num_groups, num_groups, best, top_n, GROUPS)
+            src, n, is_list = shorten(raw_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, WIDE)
+            write_best(
+                src,
+                own_ids,
+                is_list,
+                n,
+                best,
+                float("inf"),
+                0.0,
+                float("inf"),
+                top_n,
+                log_mass,
+                raw_top_ids_ptr + top,
+                raw_top_logprobs_ptr + top,
+                CHUNK,
+                WIDTH,
+            )

@@ -8,12 +8,14 @@ mean distance. Keys are >= 0, so their fp32 bits sort like they do. Sums are of 
 import triton
 import triton.language as tl
 
-from .exact import clean, gumbel, weight, words_of
+from .exact import clean, gumbel, plain_weight, weight, words_of
 
 NO_TOKEN = tl.constexpr(0x7FFFFFFF)
 INFINITE = tl.constexpr(0x7F800000)  # bits of infinity
 MASSLESS = tl.constexpr(28.0)  # kernels/exact.py
 PIVOTS = tl.constexpr(16)
+# Relative error of a fp32 sum of a row's weights: 2^-24 for each of up to 2^10 additions in a lane.
+SLACK = tl.constexpr(2.0**-14)
 
 
 @triton.jit
@@ -69,14 +71,30 @@ def mass_target(p, mass):
 
 @triton.jit
 def mass_by_pivot(src, n, best, reach, centre, CHUNK: tl.constexpr):
-    """Weight up to each of PIVOTS keys, closer together near 0 where the mass is. Returns keys and weights."""
+    """Weight up to each of PIVOTS keys, closer together near 0 where the mass is.
+
+    Returns the keys, the weights up to them in fp32, and the weight of all. For 16 sums an element, integers of 64 bits
+    would take twice the time.
+    """
     steps = (tl.arange(0, PIVOTS) + 1).to(tl.float32) * (1.0 / PIVOTS)
     pivots = steps * steps * MASSLESS
-    mass = tl.zeros((PIVOTS, CHUNK), tl.int64)
+    masses = tl.zeros((PIVOTS, CHUNK), tl.float32)
+    mass = tl.zeros((CHUNK,), tl.int64)
     for start in range(0, n, CHUNK):
         r, key = keys_of(src, n, start, best, reach, centre, CHUNK)
-        mass += tl.where(key[None, :] <= pivots[:, None], weight(r)[None, :], 0)
-    return pivots, tl.sum(mass, axis=1)
+        w = plain_weight(r)
+        mass += w.to(tl.int64)
+        masses += tl.where(key[None, :] <= pivots[:, None], w[None, :], 0.0)
+    return pivots, tl.sum(masses, axis=1), tl.sum(mass)
+
+
+@triton.jit
+def bracket(pivots, masses, target):
+    """Two keys between which, for certain, lies the one up to which the tokens weigh ``target``."""
+    target = target.to(tl.float32)
+    low = tl.max(tl.where(masses < target * (1.0 - SLACK), pivots, 0.0), axis=0)
+    high = tl.min(tl.where(masses >= target * (1.0 + SLACK), pivots, MASSLESS), axis=0)
+    return low, high
 
 
 @triton.jit

@@ -4,6 +4,9 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+import triton
+
+from .. import Unsupported
 
 _REGISTERS = 65536  # of a multiprocessor, the same on all four architectures
 
@@ -71,7 +74,10 @@ class Gpu(NamedTuple):
 
     arch: int  # the newest of the table that the device can run: 80, 90, 100 or 120
     multiprocessors: int  # grids of kernels that walk a list are multiples of it
+    converts_fp8: bool = True  # from 8.9 on
 
+
+FP8_CAPABILITY = (8, 9)  # the first whose conversions Triton compiles
 
 # The interpreter runs one program after the other; two still show whether a list is walked right.
 INTERPRETER = Gpu(arch=90, multiprocessors=2)
@@ -79,12 +85,29 @@ INTERPRETER = Gpu(arch=90, multiprocessors=2)
 
 @cache
 def gpu_of(device: torch.device) -> Gpu:
-    """Look the device up. Raises RuntimeError where it is too old."""
+    """Look the device up. Raises Unsupported where it is too old."""
     if device.type != "cuda":
         return INTERPRETER
     properties = torch.cuda.get_device_properties(device)
     known = [arch for arch, _ in TILES if arch <= properties.major * 10 + properties.minor]
     if not known:
         found = f"{properties.major}.{properties.minor}"
-        raise RuntimeError(f"compute capability {found} is too old: 8.0 is the oldest that is supported")
-    return Gpu(max(known), properties.multi_processor_count)
+        raise Unsupported(f"compute capability {found} is too old: 8.0 is the oldest that is supported")
+    return Gpu(max(known), properties.multi_processor_count, (properties.major, properties.minor) >= FP8_CAPABILITY)
+
+
+def attention_tiles(gpu: Gpu, group: int, head_dim: int) -> tuple[Tile, Tile]:
+    """Few rows, many rows. ``group``: query heads that share a KV head. Raises Unsupported."""
+    found = TILES.get((gpu.arch, triton.next_power_of_2(head_dim)))
+    if found is None:
+        least, most = (limit(dim for arch, dim in TILES if arch == gpu.arch) for limit in (min, max))
+        raise Unsupported(f"heads of {head_dim} dims: attention has tiles for {least // 2 + 1} to {most}")
+    if group > found[0].rows:
+        raise Unsupported(f"{group} query heads share a KV head: attention packs up to {found[0].rows}")
+    return found
+
+
+def check_pages(pages: torch.Tensor) -> None:
+    """Raises Unsupported where the pages' dtype cannot be converted."""
+    if pages.element_size() == 1 and not gpu_of(pages.device).converts_fp8:
+        raise Unsupported(f"fp8 pages need compute capability {'.'.join(map(str, FP8_CAPABILITY))}")

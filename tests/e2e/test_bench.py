@@ -11,7 +11,7 @@ import pytest
 from .serving import PATIENCE_S, Serving
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
-SMALL = ("--no-client-check", "--input-tokens", "12", "--output-tokens", "4", "--no-ignore-eos", "--warmup", "1")
+SMALL = ("--no-client-check", "--input-tokens", "48", "--output-tokens", "4", "--warmup", "1")
 
 
 def report_of(file: Path, *arguments: str) -> dict[str, Any]:
@@ -26,13 +26,16 @@ def report_of(file: Path, *arguments: str) -> dict[str, Any]:
 
 def check_run(run: dict[str, Any], requests: int) -> None:
     assert (run["completed"], run["failed"]) == (requests, 0)
-    assert run["total_input_tokens"] == 12 * requests  # words calibrated with the server's own counts
-    assert run["total_output_tokens"] == run["total_events"] > requests
+    assert run["total_input_tokens"] == 48 * requests  # words calibrated with the server's own counts
+    assert run["total_output_tokens"] == 4 * requests  # exactly: end of sequence is ignored
+    assert (run["other_length"], run["uncounted"]) == (0, 0)
     assert 0 < run["median_ttft_ms"] <= run["median_e2el_ms"]
     assert run["output_throughput"] > 0
 
 
-@pytest.mark.parametrize("load", [("-c", "1,3"), ("-r", "20")], ids=" ".join)
+@pytest.mark.parametrize(
+    "load", [("-c", "1,3"), ("-r", "20"), ("-c", "2", "-p", "openai"), ("-c", "2", "-p", "openai-chat")], ids=" ".join
+)
 def test_serve(shared_server: Serving, tmp_path: Path, load: tuple[str, ...]) -> None:
     report = report_of(tmp_path / "report.json", "serve", shared_server.url, "-n", "3", *SMALL, *load)
     assert report["servers"][0]["about"]["model_id"] == report["runs"][0]["model_id"]

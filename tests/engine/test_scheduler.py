@@ -47,7 +47,7 @@ ARRIVAL = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=1500)
 @given(
     arrivals=st.lists(ARRIVAL, max_size=12),
     pages=st.integers(9, 30),  # 36 tokens, the longest sequence here, are 9 pages

@@ -103,6 +103,12 @@ def test_an_end_tokens_text_is_never_shown(chat: ApiServer) -> None:
     assert events[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+def test_an_end_token_on_the_last_place_is_an_end(chat: ApiServer) -> None:
+    connection = chat.begin(CHAT, {"messages": HI, "max_tokens": 2})
+    chat.peer.send(chat.peer.submitted().request_id, [*ids("a"), EOS], "length")
+    assert json.loads(connection.getresponse().read())["choices"][0]["finish_reason"] == "stop"
+
+
 @pytest.mark.parametrize("stop", ["STOP", ["never", "STOP"]])
 def test_a_stop_string_is_not_in_the_text(chat: ApiServer, stop: Any) -> None:
     body = {"messages": HI, "stop": stop}

@@ -90,7 +90,8 @@ def test_logprobs_of_prompt_and_answer(chat: ApiServer, stream: bool) -> None:
     submit = chat.peer.submitted()
     assert (submit.sampling.prompt_logprobs, submit.sampling.top_n, submit.sampling.raw_logprobs) == (True, 1, True)
     c, d = ids("cd")
-    chat.peer.send(submit.request_id, [c, d, EOS], "eos_token", top=[(d, -0.25), (c, -0.5)], prompt_logprobs=[-3, -1])
+    chat.peer.send(submit.request_id, [c], top=[(d, -0.25), (c, -0.5)], prompt_logprobs=[-3, -1])
+    chat.peer.send(submit.request_id, [d, EOS], "eos_token", top=[(d, -0.5), (c, -2)])
     response = connection.getresponse()
     keys = ["tokens", "token_logprobs", "top_logprobs", "text_offset"]
     if stream:
@@ -104,7 +105,7 @@ def test_logprobs_of_prompt_and_answer(chat: ApiServer, stream: bool) -> None:
     assert logprobs == {
         "tokens": ["<|begin|>", "a", "b", "c", "d"],
         "token_logprobs": [None, -3, -1, -0.5, -0.5],
-        "top_logprobs": [None, None, None, {"d": -0.25}, {"d": -0.25}],
+        "top_logprobs": [None, None, None, {"d": -0.25}, {"d": -0.5}],
         "text_offset": [0, 0, 1, 2, 3],
     }
 

@@ -1,0 +1,53 @@
+"""Which sequence makes engines die: found by what an engine wrote down before its end, and by running suspects alone.
+
+An engine's death accuses every sequence that it was at work on. One that ended of itself (an exception, a segmentation
+fault, a step without end) weighs more than one that was killed from outside, which is most likely nobody's fault, but
+may be the kernel's answer to a step that took all memory. Above a first threshold a sequence runs as the engine's only
+suspect, and then only that one is accused; above a second it is given up.
+
+    crash, crash         the usual poison: the first death accuses its batch, the second happens at its trial
+    kill, kill, kill, kill   the same where memory runs out: two deaths until there is a trial, two in it
+
+One that gets past the place where the engine died is beyond suspicion again.
+"""
+
+from collections.abc import Iterable
+
+from ..engine.flight import FlightRecord, Key
+from ..engine.messages import Hello
+from .generation import Generation
+
+_KILLED, _CRASHED = 1, 2  # weights of a death
+SUSPECT = 2
+GUILTY = 4
+
+
+class Death:
+    """What is known of an engine that is gone."""
+
+    def __init__(self, hello: Hello, record: FlightRecord | None) -> None:
+        """``record`` is read now."""
+        self.pid = hello.pid
+        self._connection = hello.connection
+        in_hand: set[Key] = record.in_hand() if record is not None else set()
+        trial = record.trial if record is not None else None
+        self._on_trial = trial if trial in in_hand else None
+        self._in_hand = in_hand if self._on_trial is None else {self._on_trial}
+
+    def accuse(self, live: Iterable[Generation], successor: Hello) -> list[Generation]:
+        """Add to the suspicion of those that it may have been. Returns those that it was.
+
+        Args:
+            live: of this worker.
+            successor: what the next engine said.
+        """
+        if successor.pid == self.pid:  # the connection was lost, not the engine
+            return []
+        weight = _CRASHED if self.pid in successor.crashed else _KILLED
+        guilty = []
+        for generation in live:
+            if (self._connection, generation.request_id) in self._in_hand:
+                generation.suspicion += weight
+                if self._on_trial is not None and generation.suspicion >= GUILTY:
+                    guilty.append(generation)
+        return guilty
