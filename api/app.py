@@ -6,7 +6,7 @@ import os
 
 from setproctitle import setproctitle
 
-from . import routes_docs, routes_info, routes_native, routes_streams
+from . import routes_docs, routes_info, routes_native, routes_page, routes_streams
 from .error_body import error_body
 from .errors import ApiError, ClientGone, ReaderStalled, TransportError
 from .exchange import Exchange, Receive, Scope, Send
@@ -20,11 +20,14 @@ from .service import Service
 from .worker import worker_settings
 
 _PARENT_CHECK_S = 1.0
-_OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/ping"})  # whether the server lives is no secret
+_OPEN_PATHS = frozenset(  # whether the server lives is no secret
+    {"/", "/health", "/health/live", "/ping", *routes_page.ASSETS}
+)
 
 ROUTES: dict[str, dict[str, Handler]] = {
     **OPENAI_ROUTES,
-    "/": {"GET": routes_info.health, "POST": routes_native.compat_generate},
+    **routes_page.ASSETS,
+    "/": {"GET": routes_page.root, "POST": routes_native.compat_generate},
     "/health": {"GET": routes_info.health},
     "/health/live": {"GET": routes_info.live},
     "/ping": {"GET": routes_info.health},

@@ -82,13 +82,13 @@ def begin(runner: Runner, step: StepShape) -> tuple[Launched | None, list[Chunk]
 
 
 STEPS = (
-    StepShape("decode 1", (1,)),
+    StepShape("chunk of 512 and decode 8", (1000,) * 8, ((0, 512),)),
     StepShape("decode 1, rare parameters", (1,), sampling=_RARE),
+    StepShape("decode 1", (1,)),
     StepShape("decode 8", tuple(range(1000, 1008))),
     StepShape("decode 7, rare parameters", (1000,) * 7, sampling=_RARE),
     StepShape("decode 64", (4096,) * 64),
     StepShape("decode 77, other lengths", (1, 16, 17, 255, 256, 257, 9000) * 11),
-    StepShape("chunk of 512 and decode 8", (1000,) * 8, ((0, 512),)),
     StepShape("chunks of 1900, 31, 7 and decode 33", (2048,) * 33, ((4096, 1900), (100, 31), (5, 7))),
 )
 WARM_UP = 2  # of the steps: what they need is compiled before there are any requests

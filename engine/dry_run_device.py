@@ -33,6 +33,7 @@ _NO_WORK = (
 )
 _GATHERS = ("index", "index_select", "embedding", "gather")
 
+
 class _Recorder(TorchDispatchMode):
     """Real operations on CPU tensors, recorded ones on CUDA tensors."""
 

@@ -174,8 +174,8 @@ class SamplingBuffers:
     def upload(self, copy: Copy = copy_async) -> SamplingBatch:
         """Bring what was staged to the device, and the counts of sequences that started.
 
-        Returns the batch: views of the same memory in every step; with ``all_fields`` of all rows, else of those staged.
-        It has every optional field or none: each set of fields is a compilation of its own on a GPU.
+        Returns the batch: views of the same memory in every step; with ``all_fields`` of all rows, else of those
+        staged. It has every optional field or none: each set of fields is a compilation of its own on a GPU.
         """
         count, flags, biases, grammars = self._staged
         self._block.upload(self._ends[-1], copy)

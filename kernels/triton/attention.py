@@ -281,12 +281,15 @@ def paged_attention(
     cap_scale = scale * k_scale / softcap if softcap else 0.0
     log2_scale = (softcap or scale * k_scale) * _LOG2E
     dim = triton.next_power_of_2(head_dim)
+    group = q_heads // plan.kv_heads
     fp8 = k_pages.element_size() == 1  # its conversion leaves the branch no registers
-    for role, (tile, units) in enumerate(((plan.few_rows, plan.few_units), (plan.many_rows, plan.many_units))):
+    roles = ((plan.few_rows, plan.few_units), (plan.many_rows, plan.many_units))
+    # No sequence of so small a step can have many rows. Known without a look at the step, so a graph may count on it.
+    for role, (tile, units) in enumerate(roles[: 1 if rows * group <= plan.few_rows.rows else 2]):
         _attention_kernel[(plan.multiprocessors * tile.blocks,)](
             q, k_pages, v_pages, out, plan.partial_out, plan.partial_stats, units, plan.counts,
             batch.page_table, batch.page_table.stride(0), log2_scale, cap_scale, v_scale,
-            COUNT=role, KV_HEADS=plan.kv_heads, GROUP=q_heads // plan.kv_heads, PAGE_SIZE=plan.page_size,
+            COUNT=role, KV_HEADS=plan.kv_heads, GROUP=group, PAGE_SIZE=plan.page_size,
             HEAD_DIM=head_dim, DIM=dim, ROWS=tile.rows, POSITIONS=tile.positions,
             WINDOW=plan.window, SOFTCAP=softcap != 0.0, MASK_BRANCH=tile.mask_branch and not fp8,
             num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,

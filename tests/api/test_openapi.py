@@ -8,11 +8,12 @@ import pytest
 
 from headwater.api.app import ROUTES
 from headwater.api.openapi import document
+from headwater.api.routes_page import ASSETS
 
 from .conftest import ApiServer
 
 DOCUMENT: dict[str, Any] = json.loads(document("1.2.3"))
-UNDOCUMENTED = {"/docs", "/docs/", "/openapi.json", "/api-doc/openapi.json"}
+UNDOCUMENTED = {"/docs", "/docs/", "/openapi.json", "/api-doc/openapi.json", *ASSETS}
 
 
 def values_of(node: Any, key: str) -> Iterator[Any]:

@@ -1,0 +1,126 @@
+"""Tokens and logprobs of a request depend on the request alone: bit by bit, on the default model, in fp32 and in bf16.
+
+The mechanism on the cpu backend is the same in both: each sum has one accumulator and runs in a fixed order, whatever
+else is in the step (kernels/cpu/tile.py), and noise is keyed by the request's seed and the token's position.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+from tokenizers import Tokenizer
+
+from headwater.engine.checkpoint.resolve import resolve_model
+from headwater.engine.config import EngineConfig
+from headwater.engine.engine import Engine
+from headwater.engine.messages import SamplingParams, Stats, Submit
+from headwater.engine.start import start_engine
+
+TEXTS = [
+    "The river rises in the mountains and",
+    "1 2 3 4 5 6 7 8 1 2 3 4 5 6 7 8 1 2 3 4",
+    "Once upon a time there was a river that flowed through the valley. " * 8,
+    "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n",
+]
+SAMPLINGS = [
+    SamplingParams(40, greedy=True, top_n=3),
+    SamplingParams(40, greedy=False, seed=2**64 - 1, temperature=0.7, top_p=0.9),
+    SamplingParams(40, greedy=False, seed=5, top_k=40, typical_p=0.95, repetition_penalty=1.2),
+    SamplingParams(40, greedy=False, seed=6, min_p=0.05, presence_penalty=0.5, logit_bias=((198, -1.0),)),
+]
+
+
+@dataclass
+class Answer:
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top_ids: list[list[int]] = field(default_factory=list)
+    cached_tokens: int = 0
+
+
+@pytest.fixture(scope="module")
+def directory() -> Path:
+    return resolve_model(None).directory
+
+
+@pytest.fixture(scope="module")
+def requests(directory: Path) -> list[tuple[list[int], SamplingParams]]:
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    return list(zip([tokenizer.encode(text).ids for text in TEXTS], SAMPLINGS, strict=True))
+
+
+def start(directory: Path, dtype: str, **settings: object) -> Engine:
+    config = {"model_dir": directory, "model_id": "default", "socket": directory / "unused", "device": "cpu"}
+    return start_engine(EngineConfig(**{**config, "dtype": dtype, "kv_cache_bytes": 64 << 20, **settings}))[0]
+
+
+def run(engine: Engine, requests: list[tuple[list[int], SamplingParams]]) -> list[Answer]:
+    for request_id, (prompt_ids, sampling) in enumerate(requests):
+        assert engine.submit(0, Submit(request_id, prompt_ids, sampling)) is None
+    answers = [Answer() for _ in requests]
+    while engine.has_work:
+        for step in engine.step().values():
+            for started in step.started:
+                answers[started.request_id].cached_tokens = started.cached_tokens
+            for new in step.tokens:
+                answer = answers[new.request_id]
+                answer.token_ids += new.token_ids
+                answer.logprobs += new.logprobs
+                answer.top_ids += new.top_ids
+    engine.check()
+    return answers
+
+
+def strip(answers: list[Answer]) -> list[tuple]:
+    return [(answer.token_ids, answer.logprobs, answer.top_ids) for answer in answers]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_answers_are_the_same_in_any_company(
+    directory: Path, requests: list[tuple[list[int], SamplingParams]], dtype: str
+) -> None:
+    engine = start(directory, dtype, prefix_cache=False)
+    alone = [run(engine, [request])[0] for request in requests]
+    assert [len(answer.token_ids) for answer in alone] == [40] * 4
+
+    others = [
+        (prompt_ids[: 1 + i % len(prompt_ids)], msgspec.structs.replace(sampling, max_new_tokens=8 + i % 30, seed=i))
+        for i in range(15) for prompt_ids, sampling in requests
+    ]  # fmt: skip
+    assert strip(run(engine, [*requests, *others])[:4]) == strip(alone), "among 60 others"
+
+    chunked = start(directory, dtype, max_batch_prefill_tokens=16, max_batch_size=4)
+    assert strip(run(chunked, requests)) == strip(alone), "prompts in chunks of at most 16 rows"
+    again = run(chunked, requests)
+    assert strip(again) == strip(alone), "with prompts from the cache"
+    assert again[2].cached_tokens > 64
+
+    # 12 pages of 16 tokens: the third prompt and its answer alone take 10.
+    token_bytes = 2 * 30 * 3 * 64 * (2 if dtype == "bfloat16" else 4)
+    cramped = start(directory, dtype, kv_cache_bytes=13 * 16 * token_bytes, max_total_tokens=190, max_batch_size=4)
+    assert strip(run(cramped, requests)) == strip(alone), "preempted and computed again"
+    assert cramped.stats().preemptions > 0
+
+    guessing = start(directory, dtype, speculate=4)
+    assert strip(run(guessing, requests)) == strip(alone), "with guesses"
+    stats: Stats = guessing.stats()
+    assert 0 < stats.accepted_tokens < stats.drafted_tokens
+
+
+def test_a_resubmitted_request_continues_bit_by_bit(
+    directory: Path, requests: list[tuple[list[int], SamplingParams]]
+) -> None:
+    engine = start(directory, "bfloat16")
+    for prompt_ids, sampling in requests:
+        whole = run(engine, [(prompt_ids, sampling)])[0]
+        restarted = start(directory, "bfloat16", prefix_cache=False) if sampling.greedy else engine
+        assert restarted.submit(0, Submit(0, prompt_ids, sampling, emitted_ids=whole.token_ids[:17])) is None
+        rest = Answer()
+        while restarted.has_work:
+            for step in restarted.step().values():
+                for new in step.tokens:
+                    rest.token_ids += new.token_ids
+                    rest.logprobs += new.logprobs
+        assert rest.token_ids == whole.token_ids[17:]
+        assert rest.logprobs == whole.logprobs[17:]
