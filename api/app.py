@@ -20,9 +20,8 @@ from .service import Service
 from .worker import worker_settings
 
 _PARENT_CHECK_S = 1.0
-_OPEN_PATHS = frozenset(  # whether the server lives is no secret
-    {"/", "/health", "/health/live", "/ping", *routes_page.ASSETS}
-)
+# Whether the server lives is no secret, and a page is where a key is typed in.
+_OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/ping", "/docs", "/docs/", *routes_page.ASSETS})
 
 ROUTES: dict[str, dict[str, Handler]] = {
     **OPENAI_ROUTES,

@@ -24,6 +24,7 @@ from .options import (
     SERVER,
     ForeignFlagError,
     GroupedCommand,
+    can_trace,
     flag,
     take_foreign_flags,
     use_hub_cache,
@@ -209,9 +210,26 @@ def serve(
             help="Seconds without a sign of life after which the engine is killed and started again.",
         ),
     ] = DEFAULT_HEARTBEAT_TIMEOUT_S,
+    max_engine_restarts: Annotated[
+        int,
+        flag(
+            SERVER,
+            "--max-engine-restarts",
+            tgi=False,
+            min=0,
+            help="Starts of an engine that died, in a minute; then all ends.",
+        ),
+    ] = 5,
     inject_faults: Annotated[
         list[str] | None, typer.Option("--inject-faults", hidden=True, help="For tests: engine/faults.py.")
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        flag(SERVER, "--otlp-endpoint", help="Collector of traces, OTLP over HTTP: http://host:4318 for example."),
+    ] = None,
+    otlp_service_name: Annotated[
+        str, flag(SERVER, "--otlp-service-name", help="What traces call this server.")
+    ] = "text-generation-inference.router",
     json_output: Annotated[bool, flag(SERVER, "--json-output", help="Write logs as JSON lines.")] = False,
 ) -> None:
     """Serve MODEL over HTTP until SIGTERM or Ctrl-C.
@@ -224,6 +242,8 @@ def serve(
         )
     if api_key == "":
         raise typer.BadParameter("api-key is empty: leave it out, or choose one")
+    if otlp_endpoint is not None and not can_trace():
+        raise typer.BadParameter("otlp-endpoint needs more packages: pip install 'headwater[otlp]'")
     setproctitle("headwater serve")
     port = probe_port(host, port)
     use_hub_cache(huggingface_hub_cache)
@@ -273,6 +293,9 @@ def serve(
             graceful_termination_timeout=graceful_termination_timeout,
             stream_resume_grace=stream_resume_grace,
             heartbeat_timeout=heartbeat_timeout,
+            max_engine_restarts=max_engine_restarts,
+            otlp_endpoint=otlp_endpoint,
+            otlp_service_name=otlp_service_name,
             json_output=json_output,
             version=installed_version("headwater"),
         )

@@ -36,6 +36,9 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     cors_allow_origin: tuple[str, ...] = ()  # empty: any
     graceful_termination_timeout: float = 90.0  # seconds
     stream_resume_grace: float = 30.0  # seconds a resumable stream waits for its client; 0: none is resumable
+    max_engine_restarts: int = 5  # in a minute
     heartbeat_timeout: float = DEFAULT_HEARTBEAT_TIMEOUT_S  # seconds
+    otlp_endpoint: str | None = None  # collector of traces
+    otlp_service_name: str = "text-generation-inference.router"  # as TGI's, for its dashboards
     json_output: bool = False  # logs as JSON lines
     version: str = "0"  # of headwater

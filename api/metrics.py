@@ -23,6 +23,7 @@ _GAP_BUCKETS_S = [0.001 * 1.5**k for k in range(20)]  # 1 ms to 2.2 s
 _GAPS_KEPT = 256  # counted here before they are added to the histogram
 _LINEAR_BUCKETS = 100
 _BATCH_BUCKETS = [2**k for k in range(11)]  # 1 to 1024, as TGI's
+_FAILURES = ("overloaded", "validation", "generation", "timeout", "dropped")
 _USAGE_BUCKETS = [i / 20 for i in range(1, 21)]
 
 
@@ -43,6 +44,8 @@ class Metrics:
         self._count = Counter("tgi_request_count", "Requests", registry=registry)
         self._success = Counter("tgi_request_success", "Requests answered in full", registry=registry)
         self._failure = Counter("tgi_request_failure", "Requests that failed", ["err"], registry=registry)
+        for err in _FAILURES:  # an alert on what never happened yet needs a zero
+            self._failure.labels(err)
         self._durations = {
             name: histogram(name, text, _DURATION_BUCKETS_S)
             for name, text in {
@@ -76,6 +79,8 @@ class Metrics:
         self._step_s = histogram(
             "tgi_batch_inference_duration", "Seconds of a step", _DURATION_BUCKETS_S, labels=("method",)
         )
+        for method in ("prefill", "decode"):
+            self._step_s.labels(method)
         self._page_usage = histogram("headwater_kv_cache_usage", "Share of the KV cache's pages in use", _USAGE_BUCKETS)
 
     def begin(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import typer
@@ -143,6 +144,14 @@ def take_foreign_flags(arguments: Sequence[str], environment: Mapping[str, str])
             raise ForeignFlagError(f"--{known}: not here; {foreign.answer}")
         notes.append(f"--{known} changes nothing: {foreign.answer}")
     return left, notes
+
+
+def can_trace() -> bool:
+    """The packages of headwater[otlp] are there."""
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # one of the packages that it lies in
+        return False
 
 
 def use_hub_cache(directory: str | None) -> None:

@@ -15,11 +15,13 @@ class Record:
         first_token_s: until the first token came; None until then.
         on_gap: told how long, in seconds, each arrival of a sequence's later tokens took.
         outcome: finish reasons or error type, as logged.
+        start: by time.monotonic().
         status: HTTP status of the answer, 0 if there was none.
+        failed: it was refused or went wrong.
     """
 
     def __init__(self, request_id: str, route: str) -> None:
-        self._start = time.monotonic()
+        self.start = time.monotonic()
         self._submitted: float | None = None
         self._end: float | None = None
         self._generations: list[Generation] = []  # the first of each prompt
@@ -34,6 +36,7 @@ class Record:
         self.on_gap: Callable[[float], None] = _ignore
         self.outcome = ""
         self.status = 0
+        self.failed = False
 
     def submit(self, generation: Generation) -> None:
         """The engine has one of its prompts from now on."""
@@ -45,7 +48,7 @@ class Record:
         """Tokens came."""
         now = time.monotonic()
         if self.first_token_s is None:
-            self.first_token_s = now - self._start
+            self.first_token_s = now - self.start
         for one in news:
             index = one.stream.index
             if (last := self._last.get(index)) is not None:
@@ -70,12 +73,12 @@ class Record:
 
     @property
     def total_s(self) -> float:
-        return (self._end or time.monotonic()) - self._start
+        return (self._end or time.monotonic()) - self.start
 
     @property
     def validation_s(self) -> float:
         """Until the engine got it."""
-        return 0.0 if self._submitted is None else self._submitted - self._start
+        return 0.0 if self._submitted is None else self._submitted - self.start
 
     @property
     def queue_s(self) -> float:

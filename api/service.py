@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .chat_template_files import load_chat_templates
 from .config import ApiConfig
@@ -18,6 +19,9 @@ from .stream_relay import StreamRelay, relay_path
 from .tokenizer import Tokenizer
 from .validation import Limits
 
+if TYPE_CHECKING:
+    from .tracing import Tracer
+
 
 class Service:
     """State of an API worker."""
@@ -30,6 +34,7 @@ class Service:
         self.engine = EngineClient(config.engine_socket, config.heartbeat_timeout)
         self.streams = Streams(permits.index, config.stream_resume_grace)
         self._relay = StreamRelay(self.streams, relay_path(config.engine_socket, str(permits.index)))
+        self._tracer: Tracer | None = None
         self.metrics: Metrics | None = None  # its buckets depend on the engine's limits
 
     async def start(self) -> None:
@@ -37,6 +42,8 @@ class Service:
         self.engine.start()
         await self.engine.wait_ready()
         await self._relay.start()
+        if self.config.otlp_endpoint is not None:
+            self._tracer = self._new_tracer(self.config.otlp_endpoint)
         limits = self.limits()
         first_worker = self.permits.index == 0
         self.metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens, observes_engine=first_worker)
@@ -46,7 +53,14 @@ class Service:
         """Leave the engine."""
         self.streams.close()
         await self._relay.stop()
+        if self._tracer is not None:
+            await self._tracer.close()
         await self.engine.stop()
+
+    def _new_tracer(self, endpoint: str) -> "Tracer":
+        from .tracing import Tracer  # what it needs is optional
+
+        return Tracer(endpoint, self.config.otlp_service_name, self.config.version, self.config.model_id)
 
     def limits(self) -> Limits:
         """What a request may ask for: the engine's limits, and the stricter ones of the configuration."""
@@ -82,6 +96,7 @@ class Service:
             yield record
         except ApiError as error:
             record.outcome = error.error_type
+            record.failed = True
             record.status = 200 if exchange.started else error.status
             self.metrics.failure(error.failure)
             raise
@@ -94,3 +109,5 @@ class Service:
             self.metrics.success(record)
         finally:
             log_request(record.log_fields())
+            if self._tracer is not None:
+                self._tracer.trace(record, exchange.headers)

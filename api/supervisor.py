@@ -41,7 +41,7 @@ API_MODULE = "headwater.api.server"
 # Ends of an engine that say nothing about what it was doing: it was asked to end, or killed.
 FROM_OUTSIDE = (0, 128 + signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGHUP)
 
-MAX_RESTARTS = 5
+CRASHES_TOLD = 8
 RESTART_WINDOW_S = 60.0
 WATCH_INTERVAL_S = 1.0  # between looks at the engine's flight record
 MIN_RESTART_S = 60.0  # how long an engine that follows another may take until it listens, at least,
@@ -63,7 +63,7 @@ class Supervisor:
     def __init__(self, engine_config: EngineConfig, api_config: ApiConfig) -> None:
         self._engine_config = engine_config
         self._api_config = api_config
-        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS + 1)  # when, time.monotonic()
+        self._restarts: deque[float] = deque(maxlen=api_config.max_engine_restarts + 1)  # when, time.monotonic()
         self._ready = False
         self._signals = 0  # how many SIGTERM or SIGINT came
         self._next_health_check = 0.0
@@ -126,17 +126,18 @@ class Supervisor:
     def _restart_engine(self, why: str, crashed: bool) -> bool:
         """Start the engine again unless it dies too often; ``crashed``: of itself, not by a signal from outside."""
         self._restarts.append(time.monotonic())
+        most = self._api_config.max_engine_restarts
         recent = sum(self._restarts[-1] - moment < RESTART_WINDOW_S for moment in self._restarts)
-        if recent > MAX_RESTARTS:
+        if recent > most:
             self._log("error", f"the engine died {recent} times in {RESTART_WINDOW_S:.0f} s; stopping")
             return False
-        self._log("warn", f"the engine died ({why}); starting it again, {recent} of {MAX_RESTARTS}")
+        self._log("warn", f"the engine died ({why}); starting it again, {recent} of {most}")
         self._engine.kill()
         config = self._engine_config
         config.socket.unlink(missing_ok=True)
         if crashed:
             # The last few are enough: workers ask about the one that they were connected to.
-            config = msgspec.structs.replace(config, crashed=(*config.crashed, self._engine.pid)[-MAX_RESTARTS:])
+            config = msgspec.structs.replace(config, crashed=(*config.crashed, self._engine.pid)[-CRASHES_TOLD:])
         self._engine_config = config
         self._start_engine()
         return True

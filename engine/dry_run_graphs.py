@@ -1,6 +1,6 @@
 """CUDA graphs, streams and events of the device that is not there: ``torch.cuda``'s names, over the list of work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -66,7 +66,7 @@ def recorded_graphs(work: list[Work]) -> Iterator[None]:
     def capture(graph: Graph, **_: object) -> _Capture:
         return _Capture(graph, work)
 
-    names: dict[str, Callable[..., object]] = {
+    names: dict[str, Any] = {
         "CUDAGraph": Graph,
         "Event": Event,
         "Stream": _Stream,

@@ -202,7 +202,7 @@ class Engine:
                 self._grammars[key] = future.result()
                 self._scheduler.add(sequence)
             else:
-                kind = "validation" if isinstance(error, GrammarError) else "generation"
+                kind: ErrorType = "validation" if isinstance(error, GrammarError) else "generation"
                 steps[key.connection].failed.append(Failed(key.request_id, str(error), kind))
 
     def _expire(self, now: float, steps: Steps) -> None:
@@ -229,9 +229,7 @@ class Engine:
             self._runner.start(sequence, matcher)
             if not sequence.was_started:
                 sequence.was_started = True
-                steps[key.connection].started.append(
-                    Started(key.request_id, now - sequence.arrival, sequence.cached)
-                )
+                steps[key.connection].started.append(Started(key.request_id, now - sequence.arrival, sequence.cached))
 
     def _launch(self, chunks: list[Chunk]) -> Launched:
         launched = self._runner.launch(chunks)
@@ -252,7 +250,10 @@ class Engine:
     def _collect(self, launched: Launched, steps: Steps) -> None:
         """Read the tokens of a step and hand them out."""
         results = self._runner.collect(launched)
-        token_ids, logprobs = results.token_ids[: launched.samples].tolist(), results.logprobs[: launched.samples].tolist()
+        token_ids, logprobs = (
+            results.token_ids[: launched.samples].tolist(),
+            results.logprobs[: launched.samples].tolist(),
+        )
         row = 0
         for chunk in launched.chunks:
             if not chunk.samples:

@@ -1,5 +1,7 @@
 """Why a sequence can't be taken. The API has checked all of it; it may be wrong, and kernels must not be misled."""
 
+from itertools import pairwise
+
 from .limits import Limits
 from .messages import SamplingParams, Submit
 from .sampling_buffers import MAX_STOP_TOKENS
@@ -25,7 +27,7 @@ def _refuse_sampling(sampling: SamplingParams, limits: Limits, vocab_size: int) 
     biased = [token for token, _ in sampling.logit_bias]
     if len(biased) > limits.max_logit_bias:
         return f"{len(biased)} tokens have a bias, {limits.max_logit_bias} is the most"
-    if any(a >= b for a, b in zip(biased, biased[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(biased)):
         return "the tokens of a logit bias must ascend"
     ids = (*biased, *sampling.stop_token_ids)
     if not all(0 <= token < vocab_size for token in ids):

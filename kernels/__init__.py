@@ -165,7 +165,10 @@ class Backend(Protocol):
         weight_offset: float = 0.0,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Normalise ``x + residual``; ``residual`` becomes the sum. Returns ``out``, or a new one in ``weight``'s dtype."""
+        """Normalise ``x + residual``; ``residual`` becomes the sum.
+
+        Returns ``out``, or a new one in the dtype of ``weight``.
+        """
         ...
 
     def rope_and_write(
@@ -296,7 +299,7 @@ class Program(Protocol):
     """Ops that were recorded by ``Backend.capture``. Launches run one after the other; none waits for its end."""
 
     def launch(self, rows: int, sequences: int = 0) -> None:
-        """Run them over the first ``rows`` rows and ``sequences`` sequences of the tensors that they were recorded with."""
+        """Run them over the first ``rows`` rows and ``sequences`` sequences of the tensors that they know."""
         ...
 
 

@@ -17,20 +17,20 @@ from triton import knobs
 
 from .audit_binary import Facts, compile_and_read
 from .audit_gpus import AUDITED_GPUS
-from .audit_launches import MODELS, Launch, attention_launches, row_launches, sampler_launches
+from .audit_launches import FP8_FROM, MODELS, Launch, attention_launches, row_launches, sampler_launches
 
 _SPILL_BYTES = 0
 _ATTENTION = ("attention few rows", "attention many rows")
+_LINEARS = ("int8 linear, 16 rows", "fp8 linear, 16 rows")
 SNAPSHOT = (
     (80, "llama-3.1-8b", _ATTENTION),
-    (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", "int8 linear, 16 rows")),
+    (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_LINEARS)),
     (100, "llama-3.1-8b", _ATTENTION),
     (120, "llama-3.1-8b", _ATTENTION),
     (90, "smollm2-135m", _ATTENTION),
     (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
     (90, "gemma-3-4b", ("attention few rows",)),
 )
-_FP8_FROM = 89  # the first architecture whose conversions Triton compiles
 _ROOMY = 2  # buffers: one is read while the next is on its way
 
 
@@ -67,7 +67,7 @@ def audit(archs: list[int], models: list[str]) -> Iterator[Finding]:
     """Compile and read the launches of some models, and of the sampler, for some architectures."""
     for arch in archs:
         for model in MODELS:
-            if model.name in models and not (model.fp8_cache and arch < _FP8_FROM):
+            if model.name in models and not (model.fp8_cache and arch < FP8_FROM):
                 for launch in attention_launches(model, arch) + row_launches(model, arch):
                     yield Finding(model.name, launch, arch, compile_and_read(launch, arch))
         for launch in sampler_launches():

@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from . import StepBatch
 from .audit_gpus import AUDITED_GPUS
 from .triton import activation, attention, attention_plan, linear, logprobs, norm, rope
+from .triton import rows as small_ops
 from .triton.sample_audited import AUDITED as SAMPLER_LAUNCHES
 from .triton.tiles import Gpu
 
@@ -70,6 +71,7 @@ PREFILL_ROWS = 2048  # of one sequence, its first
 _PAGE_SIZE = 16
 _POSITIONS = 8192
 _VOCAB = 128256  # Llama 3
+FP8_FROM = 89  # the first architecture whose conversions Triton compiles
 
 
 class _NoDevice:
@@ -160,7 +162,7 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
 
 
 def row_launches(model: Model, arch: int) -> list[Launch]:
-    """The kernels that work row by row, and the 8-bit linear layer, at the decode step."""
+    """The kernels that work row by row, and the 8-bit linear layers, at the decode step."""
     rows, heads = DECODE_ROWS, model.q_heads + 2 * model.kv_heads
     x, weight = _empty(rows, model.hidden), _empty(model.hidden)
     gate_up = _empty(rows, 2 * model.intermediate)
@@ -172,7 +174,12 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     batch = StepBatch(positions, slots, positions, positions, positions[:, None])
     head_weight = _empty(model.head_dim)
     qk_norm = rope.QkNorm(head_weight, head_weight, 1e-6) if model.qk_norm else None
-    down = _empty(model.hidden, model.intermediate, dtype=torch.int8)
+    token_ids = _empty(rows, dtype=torch.int64)
+    eight_bits = [
+        (dtype, count)
+        for dtype in ((torch.int8, torch.float8_e4m3fn) if arch >= FP8_FROM else (torch.int8,))
+        for count in (16, rows, PREFILL_ROWS)
+    ]
     scale = _empty(model.hidden, dtype=torch.float32)
     logits = _empty(rows, _VOCAB, dtype=torch.float32)
     with recording(arch) as launches:
@@ -181,9 +188,13 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         rope.rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, qk_norm)
         activation.silu_and_mul(gate_up)
         activation.gelu_tanh_and_mul(gate_up)
-        for count in (16, rows, PREFILL_ROWS):
-            linear.QuantizedLinear(down, scale, None)(_empty(count, model.intermediate))
-        logprobs.token_logprobs(logits, _empty(rows, dtype=torch.int64))
+        for dtype, count in eight_bits:
+            down = _empty(model.hidden, model.intermediate, dtype=dtype)
+            linear.pack_quantized(down, scale)(_empty(count, model.intermediate))
+        logprobs.token_logprobs(logits, token_ids)
+        small_ops.soft_cap(logits, 30.0)
+        small_ops.take_tokens(token_ids, token_ids, token_ids)
+        small_ops.count_tokens(_empty(rows, _VOCAB, dtype=torch.int32), positions, token_ids)
     traffic = (
         ("rms_norm", 2 * x.nbytes, 0),
         ("add_rms_norm", 4 * x.nbytes, 0),
@@ -192,13 +203,16 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         ("gelu_tanh_and_mul", gate_up.nbytes * 3 // 2, 0),
         *(
             (
-                f"int8 linear, {count} rows",
+                f"{'int8' if dtype == torch.int8 else 'fp8'} linear, {count} rows",
                 down.nbytes + 2 * count * (model.hidden + model.intermediate),
                 2 * count * down.numel(),
             )
-            for count in (16, rows, PREFILL_ROWS)
+            for dtype, count in eight_bits
         ),
         ("token_logprobs", logits.nbytes, 0),
+        ("soft_cap", 2 * logits.nbytes, 0),
+        ("take_tokens", 3 * token_ids.nbytes, 0),
+        ("count_tokens", token_ids.nbytes + positions.nbytes, 0),
     )
     return [
         launch._replace(name=name, traffic_bytes=traffic_bytes, flops=flops)

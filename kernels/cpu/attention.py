@@ -16,25 +16,21 @@ import torch
 from numba import njit, types
 
 from .. import StepBatch
-from .exp import LOG2_E, exp2
+from .attention_tiles import scores_of_1, scores_of_2, values
+from .exp import LOG2_E
 from .machine import aligned_empty, array_at, prefetch
+from .softmax import cap, softmax_row
 from .stored import put, widen
 from .tape import empty, record, run, work_item
 from .team import team
-from .tile import LANES, make_tile
+from .tile import LANES
 
 _BLOCKS_PER_THREAD = 3  # from there on a work item is a block with all its heads
 _PACKED_ROWS = 24  # rows x query heads of a work item: three 8-row tiles share each page read
-# rows x panels accumulators: enough to hide the latency of a multiply-add, and few enough for 32 registers.
-_score_8x2, _score_4x2, _score_3x2, _score_2x2, _score_1x2 = (make_tile(rows, 2) for rows in (8, 4, 3, 2, 1))
-_score_8x1, _score_4x1, _score_3x1, _score_2x1, _score_1x1 = (make_tile(rows, 1) for rows in (8, 4, 3, 2, 1))
-_value_8x2, _value_8x1 = (make_tile(8, panels, accumulate=True) for panels in (2, 1))
-_value_4x4, _value_3x4, _value_2x4, _value_1x4 = (make_tile(rows, 4, accumulate=True) for rows in (4, 3, 2, 1))
-_value_4x1, _value_3x1, _value_2x1, _value_1x1 = (make_tile(rows, 1, accumulate=True) for rows in (4, 3, 2, 1))
-
 _ARGUMENTS = record(
     q=int, k_pages=int, v_pages=int, out=int, query_start=int, kv_lengths=int, page_table=int, max_pages=int,
-    blocks=int, num_blocks=int, block_rows=int, many_blocks=int, scores=int, probabilities=int, block_q=int, result=int, widened=int,
+    blocks=int, num_blocks=int, block_rows=int, many_blocks=int, scores=int, probabilities=int, block_q=int,
+    result=int, widened=int,
     positions=int, group=int, kv_heads=int, head_dim=int, page_size=int, window=int,
     scale_log2=float, cap_scale=float, softcap=float, v_scale=float,
 )  # fmt: skip
@@ -104,140 +100,6 @@ def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
     run(_fill(), _PLAN_ARGUMENTS, arguments, len(batch.positions), len(batch.kv_lengths), fixed=1)
 
 
-@njit
-def _scores_of_2(q, q_stride, k, k_stride, y, y_stride, rows, steps, like):
-    """Scores of two panels of 16 positions that lie ``k_stride`` bytes apart."""
-    row = 0
-    while rows - row >= 8:
-        _score_8x2(like, like, q + row * q_stride, q_stride, k, k_stride, y + row * y_stride, y_stride, steps)
-        row += 8
-    at, target = q + row * q_stride, y + row * y_stride
-    if rows - row >= 4:
-        _score_4x2(like, like, at, q_stride, k, k_stride, target, y_stride, steps)
-        at, target, row = at + 4 * q_stride, target + 4 * y_stride, row + 4
-    if rows - row == 3:
-        _score_3x2(like, like, at, q_stride, k, k_stride, target, y_stride, steps)
-    elif rows - row == 2:
-        _score_2x2(like, like, at, q_stride, k, k_stride, target, y_stride, steps)
-    elif rows - row == 1:
-        _score_1x2(like, like, at, q_stride, k, k_stride, target, y_stride, steps)
-
-
-@njit
-def _scores_of_1(q, q_stride, k, y, y_stride, rows, steps, like):
-    row = 0
-    while rows - row >= 8:
-        _score_8x1(like, like, q + row * q_stride, q_stride, k, 0, y + row * y_stride, y_stride, steps)
-        row += 8
-    at, target = q + row * q_stride, y + row * y_stride
-    if rows - row >= 4:
-        _score_4x1(like, like, at, q_stride, k, 0, target, y_stride, steps)
-        at, target, row = at + 4 * q_stride, target + 4 * y_stride, row + 4
-    if rows - row == 3:
-        _score_3x1(like, like, at, q_stride, k, 0, target, y_stride, steps)
-    elif rows - row == 2:
-        _score_2x1(like, like, at, q_stride, k, 0, target, y_stride, steps)
-    elif rows - row == 1:
-        _score_1x1(like, like, at, q_stride, k, 0, target, y_stride, steps)
-
-
-@njit
-def _values_of_rows(p, p_stride, v, v_stride, y, y_stride, rows, panels, steps, like):
-    """A page's share of up to 4 rows of the result."""
-    panel = 0
-    while panels - panel >= 4:
-        at, target = v + panel * v_stride, y + panel * LANES * 4
-        if rows == 4:
-            _value_4x4(like, like, p, p_stride, at, v_stride, target, y_stride, steps)
-        elif rows == 3:
-            _value_3x4(like, like, p, p_stride, at, v_stride, target, y_stride, steps)
-        elif rows == 2:
-            _value_2x4(like, like, p, p_stride, at, v_stride, target, y_stride, steps)
-        elif rows == 1:
-            _value_1x4(like, like, p, p_stride, at, v_stride, target, y_stride, steps)
-        panel += 4
-    while panel < panels:
-        at, target = v + panel * v_stride, y + panel * LANES * 4
-        if rows == 4:
-            _value_4x1(like, like, p, p_stride, at, 0, target, y_stride, steps)
-        elif rows == 3:
-            _value_3x1(like, like, p, p_stride, at, 0, target, y_stride, steps)
-        elif rows == 2:
-            _value_2x1(like, like, p, p_stride, at, 0, target, y_stride, steps)
-        elif rows == 1:
-            _value_1x1(like, like, p, p_stride, at, 0, target, y_stride, steps)
-        panel += 1
-
-
-@njit
-def _values(p, p_stride, v, v_stride, y, y_stride, rows, panels, steps, like):
-    """Add a page's share to the result."""
-    row = 0
-    while rows - row >= 8:
-        at, target = p + row * p_stride, y + row * y_stride
-        panel = 0
-        while panels - panel >= 2:
-            w = v + panel * v_stride
-            _value_8x2(like, like, at, p_stride, w, v_stride, target + panel * LANES * 4, y_stride, steps)
-            panel += 2
-        if panel < panels:
-            w = v + panel * v_stride
-            _value_8x1(like, like, at, p_stride, w, 0, target + panel * LANES * 4, y_stride, steps)
-        row += 8
-    if rows - row >= 4:
-        _values_of_rows(
-            p + row * p_stride, p_stride, v, v_stride, y + row * y_stride, y_stride, 4, panels, steps, like
-        )
-        row += 4
-    if row < rows:
-        _values_of_rows(
-            p + row * p_stride, p_stride, v, v_stride, y + row * y_stride, y_stride, rows - row, panels, steps, like
-        )
-
-
-@njit(inline="always", fastmath={"reassoc", "nnan"})
-def _maximum(scores):
-    largest = np.float32(-np.inf)
-    for i in range(scores.shape[0]):
-        largest = max(largest, scores[i])
-    return largest
-
-
-@njit(inline="always", fastmath={"contract"})
-def _cap(scores, cap_scale, softcap):
-    """softcap * tanh(score * cap_scale); tanh x = 1 - 2 / (e^2x + 1)."""
-    for i in range(scores.shape[0]):
-        x = min(max(scores[i] * cap_scale, np.float32(-20.0)), np.float32(20.0))
-        scores[i] = softcap * (np.float32(1.0) - np.float32(2.0) / (exp2(x * (LOG2_E + LOG2_E)) + np.float32(1.0)))
-
-
-# 16 partial sums, each over its own lane of every panel: vectorised, and independent of where a chunk ended.
-@njit(fastmath={"contract"})
-def _softmax_row(scores, probabilities, sums, begin, first, last, end, scale_log2):
-    """exp2(scores - max) of positions first .. last into ``probabilities``, zeros elsewhere. Returns the sum.
-
-    ``sums`` is scratch for LANES values.
-    """
-    scores[begin:first] = np.float32(0.0)
-    scores[last:end] = np.float32(0.0)
-    shown = scores[first:last]
-    shift = _maximum(shown) * scale_log2
-    for i in range(shown.shape[0]):
-        shown[i] = exp2(shown[i] * scale_log2 - shift)
-    sums[:] = np.float32(0.0)
-    panels = scores[begin:end].reshape((end - begin) // LANES, LANES)
-    for panel in range(panels.shape[0]):
-        for lane in range(LANES):
-            sums[lane] += panels[panel, lane]
-    seen = scores[begin:end]
-    for i in range(seen.shape[0]):
-        put(probabilities, i, seen[i])
-    total = np.float32(0.0)
-    for lane in range(LANES):
-        total += sums[lane]
-    return total
-
-
 @njit(error_model="numpy")
 def _widen_page(source, widened):
     for i in range(source.shape[0]):
@@ -284,10 +146,10 @@ def _attend(q_type, page_type):
         probabilities = array_at(probabilities_at, (packed, end - begin), q_type)
         result = array_at(a.result + of_thread * (head_dim + 1) * 4, (packed, head_dim), types.float32)
         sums = array_at(a.result + (of_thread * (head_dim + 1) + packed * head_dim) * 4, packed, types.float32)
-        values = page_size * head_dim  # of one (page, head) box
-        box = values * page_itemsize
-        widened_at = a.widened + thread * values * 4
-        widened = array_at(widened_at, values if widens else 0, types.float32)
+        box_values = page_size * head_dim  # of one (page, head)
+        box = box_values * page_itemsize
+        widened_at = a.widened + thread * box_values * 4
+        widened = array_at(widened_at, box_values if widens else 0, types.float32)
         panel_bytes, page_panels = steps * LANES * 4, page_size // LANES
 
         for head in range(first_head, last_head):
@@ -302,9 +164,9 @@ def _attend(q_type, page_type):
                 k = a.k_pages + at * box
                 y = scores_at + page * page_size * 4
                 if widens:
-                    _widen_page(array_at(k, values, page_type), widened)
+                    _widen_page(array_at(k, box_values, page_type), widened)
                     for i in range(page_panels):
-                        _scores_of_1(
+                        scores_of_1(
                             block_q.ctypes.data, q_stride, widened_at + i * panel_bytes, y + i * LANES * 4,
                             scores_stride, packed, steps, block_q,
                         )  # fmt: skip
@@ -314,12 +176,12 @@ def _attend(q_type, page_type):
                     if i + 1 == page_panels and page + 1 < last_page:
                         k_after = a.k_pages + (page_table[page + 1] * kv_heads + head) * box
                     if i + 1 == page_panels and page + 1 == last_page:
-                        _scores_of_1(
+                        scores_of_1(
                             block_q.ctypes.data, q_stride, k_panel, y + i * LANES * 4,
                             scores_stride, packed, steps, block_q,
                         )  # fmt: skip
                     else:
-                        _scores_of_2(
+                        scores_of_2(
                             block_q.ctypes.data, q_stride, k_panel, k_after - k_panel, y + i * LANES * 4,
                             scores_stride, packed, steps, block_q,
                         )  # fmt: skip
@@ -329,8 +191,8 @@ def _attend(q_type, page_type):
                 last = visible + i // group
                 first = max(last - window, 0) if window > 0 else 0
                 if a.softcap > 0:
-                    _cap(scores[i, first:last], a.cap_scale, a.softcap)
-                sums[i] = _softmax_row(
+                    cap(scores[i, first:last], a.cap_scale, a.softcap)
+                sums[i] = softmax_row(
                     scores[i], probabilities[i], result[i, :LANES], begin, first, last, end, a.scale_log2
                 )
 
@@ -342,10 +204,10 @@ def _attend(q_type, page_type):
                     prefetch(a.k_pages + (at + 1) * box, box)
                 v = a.v_pages + at * box
                 if widens:
-                    _widen_page(array_at(v, values, page_type), widened)
+                    _widen_page(array_at(v, box_values, page_type), widened)
                     v = widened_at
                 p = probabilities_at + (page - first_page) * page_size * itemsize
-                _values(
+                values(
                     p, p_stride, v, words * LANES * 4, result.ctypes.data, head_dim * 4,
                     packed, head_dim // LANES, words, block_q,
                 )  # fmt: skip

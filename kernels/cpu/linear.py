@@ -1,8 +1,11 @@
 """Linear layer: y = x W^T + b, for one row or many, weights read once per step.
 
-The weight is packed into panels of 16 outputs, [panels, K, 16] for fp32 and [panels, K / 2, 16, 2] for bf16, so that
-the inner loop (tile.py) streams memory in order. Sums and outputs are fp32. Rows are of the weight's dtype, or fp32
-beside bf16 weights: then nothing but the weight is rounded.
+The weight is packed into panels of 16 outputs, [panels, K, 16] for fp32 and [panels, K / 2, 16, 2] for what is
+narrower, so that the inner loop (tile.py) streams memory in order. Sums and outputs are fp32. Rows are of the weight's
+dtype, or fp32 beside bf16 weights: then nothing but the weight is rounded.
+
+With many rows a thread fetches the panels of its next work item while it computes: 22 to 18 ms over the weights of the
+default model at 32 rows.
 """
 
 import torch
@@ -46,9 +49,7 @@ def _three_panels(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, s
     while rows - row >= 8:
         x_rows, y_rows = x + row * x_stride, y + row * y_stride
         if rows < 24 and row == 0:
-            _tile_8x3_ahead_3(
-                x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps, next_w, w_stride
-            )
+            _tile_8x3_ahead_3(x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps, next_w, w_stride)
         elif rows >= 24 and row < 24:
             ahead = next_w + row // 8 * w_stride
             _tile_8x3_ahead_1(x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps, ahead, 0)
@@ -81,7 +82,9 @@ def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, step
         _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
 
 
-_ARGUMENTS = record(x=int, w=int, y=int, scale=int, bias=int, scratch=int, out=int, steps=int, x_stride=int, w_stride=int, threads=int)
+_ARGUMENTS = record(
+    x=int, w=int, y=int, scale=int, bias=int, scratch=int, out=int, steps=int, x_stride=int, w_stride=int, threads=int
+)
 
 
 @njit(error_model="numpy")
@@ -147,11 +150,11 @@ class PackedLinear:
     """A weight [out, in], scale [out] or None, and bias [out] or None, in panels."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None = None) -> None:
-        """Raises ValueError for a bf16 weight with an odd number of inputs: the tile reads pairs."""
+        """Raises ValueError for an odd number of inputs, but for fp32: the tile reads pairs."""
         out, inner = weight.shape
-        per_step = 2 if weight.dtype == torch.bfloat16 else 1  # values of k that the tile multiplies at a time
+        per_step = 1 if weight.dtype == torch.float32 else 2  # values of k that the tile multiplies at a time
         if inner % per_step:
-            raise ValueError(f"a bfloat16 linear needs an even number of inputs, not {inner}")
+            raise ValueError(f"a linear of {weight.dtype} needs an even number of inputs, not {inner}")
         panels, self._steps = -(-out // LANES), inner // per_step
         self._out, self._inner = out, inner
         self._panels = lasting_empty((panels, self._steps, LANES * per_step), weight.dtype)

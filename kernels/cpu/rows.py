@@ -1,5 +1,7 @@
 """The small ops around the layers: token ids into rows, rows of logits out, and copies between host and step."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numba import njit, types
@@ -7,7 +9,7 @@ from numba import njit, types
 from .exp import exp
 from .machine import array_at
 from .stored import widen
-from .tape import empty, record, run, work_item
+from .tape import Prepared, empty, is_recording, record, run, work_item
 
 _ROWS = 4  # of a work item
 _COPY_BYTES = 1 << 16  # of a work item
@@ -145,4 +147,14 @@ def copy(target: torch.Tensor, source: torch.Tensor) -> None:
     """All of ``source`` to ``target``: same shape, same dtype, both contiguous. Doesn't wait; see ``Event``."""
     size = source.numel() * source.itemsize
     assert size == target.numel() * target.itemsize
-    run(_copy(), _COPY, {"target": target, "source": source, "size": size}, 1, fixed=-(-size // _COPY_BYTES), wait=False)
+    if is_recording():
+        run(_copy(), _COPY, {"target": target, "source": source, "size": size}, 1, fixed=-(-size // _COPY_BYTES))
+    else:
+        prepared_copy(target.data_ptr(), source.data_ptr(), size).launch(target, source)
+
+
+@lru_cache(maxsize=1024)
+def prepared_copy(target: int, source: int, size: int) -> Prepared:
+    """A copy between two addresses: a step makes the same few again and again."""
+    arguments = {"target": target, "source": source, "size": size}
+    return Prepared(_copy(), _COPY, arguments, fixed=-(-size // _COPY_BYTES))

@@ -95,7 +95,6 @@ def run(
     per_rows: int = 0,
     per_sequence: int = 0,
     times: int = 1,
-    wait: bool = True,
 ) -> None:
     """One phase of ``times * (fixed + rows / per_rows, rounded up + sequences * per_sequence)`` work items.
 
@@ -105,12 +104,8 @@ def run(
         arguments: by field name: tensors (contiguous; passed by address), None (0), or numbers.
         rows: that there are; when recorded, each launch says how many.
         sequences: the same.
-        wait: until it is done, where it is not recorded.
     """
-    values = np.zeros(1, kind)
-    tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
-    for name, value in arguments.items():
-        values[name] = value.data_ptr() if isinstance(value, torch.Tensor) else 0 if value is None else value
+    values, tensors = _fill(kind, arguments)
     phase = (kernel, values.ctypes.data, fixed, per_rows, per_sequence, times)
     assert len(phase) == PHASE_WORDS
     if _tape is not None:
@@ -118,12 +113,35 @@ def run(
         _tape.kept.append(values)
         _tape.keep(tensors)
         return
-    workers, phases = team(), np.array([phase], np.int64)
-    ticket = workers.launch(phases, rows, sequences)
-    if wait:
-        workers.release(ticket)
-    else:
-        _under_way.append((phases, values, tensors))
+    workers = team()
+    workers.release(workers.launch(np.array([phase], np.int64), rows, sequences))
+
+
+def _fill(kind: np.dtype, arguments: dict[str, Any]) -> tuple[np.ndarray, list[torch.Tensor]]:
+    """The record of arguments, and the tensors that it points to."""
+    values = np.zeros(1, kind)
+    tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
+    for name, value in arguments.items():
+        values[name] = value.data_ptr() if isinstance(value, torch.Tensor) else 0 if value is None else value
+    return values, tensors
+
+
+def is_recording() -> bool:
+    """Whether ops are written to a tape."""
+    return _tape is not None
+
+
+class Prepared:
+    """One phase that is launched often, outside of tapes, and never waited for."""
+
+    def __init__(self, kernel: int, kind: np.dtype, arguments: dict[str, int], fixed: int) -> None:
+        self._values, _ = _fill(kind, arguments)
+        self._phases = np.array([(kernel, self._values.ctypes.data, fixed, 0, 0, 1)], np.int64)
+
+    def launch(self, *tensors: torch.Tensor) -> None:
+        """Run it after all that was launched before; ``tensors`` are what it points to."""
+        _under_way.append((self, tensors))
+        team().launch(self._phases, 0, 0)
 
 
 class Program:

@@ -6,9 +6,12 @@ Without a GPU (the interpreter) every launch calls the function, for the rows th
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from triton import knobs
+
+_PoolHandle = Any  # torch's own name for it is private
 
 
 @cache
@@ -18,7 +21,7 @@ def has_gpu() -> bool:
 
 
 @cache
-def _capture_place() -> tuple[torch.cuda.Stream, object]:
+def _capture_place() -> tuple[torch.cuda.Stream, _PoolHandle]:
     """The stream on which everything is captured, and the memory of what is allocated meanwhile.
 
     One for all programs: no two run at once, and what one leaves behind is in tensors that were there before it.

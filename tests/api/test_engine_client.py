@@ -1,13 +1,16 @@
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from headwater.api import engine_client
 from headwater.api import generation as generation_module
 from headwater.api.engine_client import EngineClient
 from headwater.api.generation import EngineError, Generation, Waker
+from headwater.engine.flight import FlightRecorder, flight_path
 from headwater.engine.frames import encode_frame
 from headwater.engine.messages import SamplingParams, Started, Step, Tokens
 
@@ -147,27 +150,81 @@ def test_a_refused_sequence_says_why(peer: EnginePeer) -> None:
     asyncio.run(run())
 
 
-def test_a_dead_engine_fails_what_runs_and_a_new_one_takes_what_comes(peer: EnginePeer) -> None:
+def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: EnginePeer) -> None:
+    wants_all = SamplingParams(max_new_tokens=9, greedy=False, seed=7, prompt_logprobs=True)
+
+    async def run() -> None:
+        async with connected(peer) as client:
+            first = await client.submit([1, 2], wants_all, Waker(), timeout_s=500.0)
+            second = await start(client, [3])
+            for _ in range(2):
+                await asyncio.to_thread(peer.submitted)
+            peer.send(first.request_id, [10, 11], prompt_logprobs=[-1.0])
+            assert await taken(first) == [10, 11]
+            peer.die()
+            while client.is_healthy():
+                await asyncio.sleep(0)
+            late = await start(client, [4])
+            gone = await start(client, [5])
+            gone.abort()
+
+            peer.listen()
+            again = [await asyncio.to_thread(peer.submitted) for _ in range(3)]
+            assert [s.request_id for s in again] == [first.request_id, second.request_id, late.request_id]
+            assert [(s.prompt_ids, s.emitted_ids) for s in again] == [([1, 2], [10, 11]), ([3], []), ([4], [])]
+            assert all(s.replayed and not s.suspect for s in again)
+            # Prompt logprobs came already; all else is as it was, and so is the end of its time.
+            assert again[0].sampling == msgspec.structs.replace(wants_all, prompt_logprobs=False)
+            assert 0.0 < again[0].timeout_s < 500.0
+            assert again[1].timeout_s == 0.0
+
+            for submit in again:
+                peer.send(submit.request_id, [20], "length")
+            assert await rest(first) == [20]
+            assert (first.token_ids, first.prompt_logprobs) == ([10, 11, 20], [-1.0])
+            assert await rest(second) == await rest(late) == [20]
+            assert client.is_healthy()
+            assert client.live == 0
+
+    asyncio.run(run())
+
+
+def test_waiting_again_counts_in_no_queue_time(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
             generation = await start(client, [1])
             await asyncio.to_thread(peer.submitted)
             peer.send(generation.request_id, [10])
+            await taken(generation)
+            generation.queue_s = 0.5
             peer.die()
-            assert await taken(generation) == [10]
-            with pytest.raises(EngineError, match="died"):
-                await taken(generation)
-            assert not client.is_healthy()
-            # All that is needed to submit it again.
-            assert (generation.prompt_ids, generation.sampling, generation.token_ids) == ([1], GREEDY, [10])
-
-            waiting = asyncio.create_task(start(client, [2]))
             peer.listen()
-            submit = await asyncio.to_thread(peer.submitted)
-            assert submit.prompt_ids == [2]
-            peer.send(submit.request_id, [20], "length")
-            assert await rest(await waiting) == [20]
-            assert client.is_healthy()
+            await asyncio.to_thread(peer.submitted)
+            peer.send(generation.request_id, [11], "length")  # says 0.25 s
+            assert await rest(generation) == [11]
+            assert generation.queue_s == 0.5
+
+    asyncio.run(run())
+
+
+def test_who_waits_too_long_for_an_engine_is_told(peer: EnginePeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_client, "ENGINE_WAIT_S", 0.05)
+    monkeypatch.setattr(engine_client, "_AWAY_CHECK_S", 0.01)
+
+    async def run() -> None:
+        async with connected(peer) as client:
+            running = await start(client, [1])
+            await asyncio.to_thread(peer.submitted)
+            peer.send(running.request_id, [10])
+            peer.die()
+            assert await taken(running) == [10]
+            with pytest.raises(EngineError, match="not available") as caught:
+                await taken(running)
+            assert caught.value.error_type == "generation"
+            late = await start(client, [2])
+            with pytest.raises(EngineError, match="not available"):
+                await taken(late)
+            assert client.live == 0
 
     asyncio.run(run())
 
@@ -184,23 +241,50 @@ def test_waiting_for_an_engine_has_an_end(peer: EnginePeer) -> None:
     asyncio.run(run())
 
 
-def test_an_engine_that_makes_no_progress_is_not_healthy(peer: EnginePeer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_loop_and_device_are_separate_facts(peer: EnginePeer) -> None:
     async def run() -> None:
+        flight = FlightRecorder(flight_path(peer.path))
+        peer.hello = msgspec.structs.replace(peer.hello, pid=os.getpid())
         async with connected(peer) as client:
             assert client.is_healthy()
-            monkeypatch.setattr(engine_client, "PROGRESS_TIMEOUT_S", 0.0)
-            assert not client.is_healthy()
+            assert client.facts().device.step_s is None
+            flight.begin_step([(0, 1)])
+            facts = client.facts()
+            assert (facts.process.connected, facts.process.pid, facts.device.steps) == (True, os.getpid(), 1)
+            assert facts.device.step_s is not None
+            peer.die()
+            while client.is_healthy():
+                await asyncio.sleep(0)
+            assert client.unhealthy_reason() == "the engine is away: it is starting again"
 
     asyncio.run(run())
 
 
-def test_a_peer_that_speaks_something_else_is_left(peer: EnginePeer) -> None:
+@pytest.mark.parametrize("record", [False, True])
+def test_an_engine_that_makes_no_progress_is_not_healthy(peer: EnginePeer, record: bool) -> None:
+    """With its flight record, and by its silence alone if that can't be read."""
+
+    async def run() -> None:
+        if record:
+            FlightRecorder(flight_path(peer.path))
+            peer.hello = msgspec.structs.replace(peer.hello, pid=os.getpid())
+        client = EngineClient(peer.path, heartbeat_timeout_s=0.0)
+        client.start()
+        await client.wait_ready(DEADLINE_S)
+        assert (client._flight is not None) == record
+        assert "makes no progress: no sign of life for 0 s" in (client.unhealthy_reason() or "")
+        await client.stop()
+
+    asyncio.run(run())
+
+
+def test_a_peer_that_speaks_something_else_is_left_for_another_connection(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
             generation = await start(client, [1])
             await asyncio.to_thread(peer.submitted)
             peer.senders[generation.request_id].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            with pytest.raises(EngineError, match="died"):
-                await taken(generation)
+            again = await asyncio.to_thread(peer.submitted)
+            assert (again.request_id, again.suspect) == (generation.request_id, False)
 
     asyncio.run(run())

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 import socket
 import struct
@@ -18,7 +19,6 @@ from headwater.engine.messages import Submit
 from .conftest import DEADLINE_S, ApiServer, byte_ids, read_event, read_events, run_api_server, wait_until
 
 OVERLOADED = {"error": "Model is overloaded", "error_type": "overloaded"}
-DIED = {"error": "Request failed during generation: Server error: the engine died", "error_type": "generation"}
 
 
 def begin(server: ApiServer, path: str = "/generate_stream") -> tuple[http.client.HTTPConnection, Submit]:
@@ -143,33 +143,52 @@ def hold_by_connection(server: ApiServer, count: int) -> list[tuple[http.client.
 # Engines that die
 
 
-def test_a_dead_engine_fails_its_requests_at_once_and_the_next_one_serves(server: ApiServer) -> None:
-    streaming, submit = begin(server)
-    server.peer.send(submit.request_id, byte_ids("a"))
+def test_streams_and_answers_go_on_in_the_next_engine(server: ApiServer) -> None:
+    streaming, streamed = begin(server)
+    server.peer.send(streamed.request_id, byte_ids("a"))
     response = streaming.getresponse()
-    read_event(response)
-    waiting, _ = begin(server, "/generate_stream")
-    whole, _ = begin(server, "/generate")
+    event = read_event(response)
+    waiting, waited = begin(server, "/generate_stream")
+    whole, answered = begin(server, "/generate")
 
     server.peer.die()
-    assert json.loads(response.read().removeprefix(b"data: ")) == DIED
-    for connection in (waiting, whole):
-        answer = connection.getresponse()
-        assert (answer.status, json.loads(answer.read())) == (424, DIED)
+    wait_until(lambda: server.request("GET", "/health")[0].status == 503, "the loss is noticed")
     health, data = server.request("GET", "/health")
-    assert (health.status, health.getheader("content-type")) == (503, "application/json")
+    assert health.getheader("content-type") == "application/json"
     assert json.loads(data) == {"error": "unhealthy", "error_type": "healthcheck"}
     assert health.getheader("x-unhealthy-reason") == "the engine is away: it is starting again"
+    live, data = server.request("GET", "/health/live")
+    facts = json.loads(data)
+    assert (live.status, facts["ready"], facts["engine"]["process"]["connected"]) == (200, False, False)
     # What needs no engine still answers, with what is known of it.
     assert server.request("GET", "/info")[0].status == 200
     assert server.request("GET", "/metrics")[0].status == 200
-
     late = server.begin("/generate", {"inputs": "x"})  # waits for the next engine
+    wait_until(lambda: server.metric("headwater_requests") == 4, "it was accepted")
+
     server.peer.listen()
-    submit = server.peer.submitted()
-    server.peer.send(submit.request_id, byte_ids("b"), "length")
+    submits = [server.peer.submitted() for _ in range(4)]
+    assert [submit.request_id for submit in submits[:3]] == [s.request_id for s in (streamed, waited, answered)]
+    assert [submit.emitted_ids for submit in submits] == [byte_ids("a"), [], [], []]
+    for submit in submits:
+        server.peer.send(submit.request_id, byte_ids("b"), "length")
+    events = [json.loads(event.removeprefix(b"data: ")), *read_events(response)]
+    assert [event["index"] for event in events] == [1, 2]
+    assert events[-1]["generated_text"] == "ab"
+    assert read_events(waiting.getresponse())[-1]["generated_text"] == "b"
+    assert whole.getresponse().read() == b'{"generated_text":"b"}'
     assert late.getresponse().read() == b'{"generated_text":"b"}'
     assert server.request("GET", "/health")[0].status == 200
+
+
+def test_a_deadline_runs_while_the_engine_is_away(tmp_path: Path, model_dir: Path) -> None:
+    with run_api_server(tmp_path, model_dir, request_timeout=0.5) as server:
+        connection, _ = begin(server, "/generate")
+        server.peer.die()
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error_type"]) == (504, "timeout")
+        late = server.begin("/generate", {"inputs": "x"})
+        assert late.getresponse().status == 504
 
 
 # Metrics and logs
@@ -289,3 +308,32 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, model_dir: Path
     with run_api_server(tmp_path, model_dir) as server:
         server.process.kill()
         wait_until(lambda: not _accepts(server), "no worker is left")
+
+
+def test_a_worker_that_is_killed_takes_nobody_with_it(tmp_path: Path, model_dir: Path) -> None:
+    """Its connections end, its engine connection too, the other worker's stream goes on, and a new one comes."""
+    with run_api_server(tmp_path, model_dir, api_workers=2, max_concurrent_requests=6) as server:
+        held = hold_by_connection(server, 4)
+        workers = children(server.process.pid)
+        assert len(workers) == 2
+        victim = held[0][2]
+        os.kill(peer_pid(victim), signal.SIGKILL)
+        for connection, submit, sock in held:
+            if sock is victim:
+                with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+                    connection.getresponse()
+            else:
+                server.peer.senders[submit.request_id] = sock
+                server.peer.send(submit.request_id, byte_ids("a"), "length")
+                assert read_events(connection.getresponse())[-1]["generated_text"] == "a"
+        wait_until(lambda: len(children(server.process.pid) - workers) == 1, "a new worker")
+        wait_until(lambda: server.metric("headwater_requests") == 0, "no permit is lost")
+
+
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def peer_pid(sock: socket.socket) -> int:
+    pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)

@@ -1,8 +1,10 @@
 """The supervisor's decisions, with small children in place of the engine and the HTTP server: those take seconds to
 start, and die on command less readily. The real ones are in tests/e2e/test_supervisor.py."""
 
+import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from headwater.engine.config import EngineConfig
 
 # Each child notes its start in a file, reads its settings as the real ones do, and then follows its script.
 PREAMBLE = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from pathlib import Path
 from headwater.api.config import ApiConfig
 from headwater.engine.config import EngineConfig, decode_config
@@ -37,6 +39,12 @@ class Health(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer((config.host, config.port), Health)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 """
+# A loop that goes round, as an engine's does that listens.
+TURNS = """
+from headwater.engine.flight import FlightRecorder, flight_path
+recorder = FlightRecorder(flight_path(config.socket))
+threading.Thread(target=lambda: [(recorder.turn(), time.sleep(0.05)) for _ in iter(int, 1)], daemon=True).start()
+"""
 UNTIL_READY = """
 while not (folder / "ready").exists():
     time.sleep(0.01)
@@ -50,13 +58,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("headwater.api.supervisor.ENGINE_MODULE", "fake_engine")
     monkeypatch.setattr("headwater.api.supervisor.API_MODULE", "fake_api")
 
-    def run(engine: str, api: str) -> int:
+    def run(engine: str, api: str, **settings: Any) -> int:
         (tmp_path / "fake_engine.py").write_text(PREAMBLE.format(config="EngineConfig") + engine)
         (tmp_path / "fake_api.py").write_text(PREAMBLE.format(config="ApiConfig") + api)
         unused = tmp_path / "socket"
         engine_config = EngineConfig(model_dir=tmp_path, model_id="m", socket=unused)
         port = probe_port("127.0.0.1", 0)
-        api_config = ApiConfig(model_dir=tmp_path, model_id="m", port=port, engine_socket=unused)
+        api_config = ApiConfig(model_dir=tmp_path, model_id="m", port=port, engine_socket=unused, **settings)
         return Supervisor(engine_config, api_config).run()
 
     return run
@@ -81,6 +89,74 @@ def test_an_engine_that_keeps_dying_is_given_up(run, tmp_path: Path, capfd: pyte
     errors = capfd.readouterr().err
     assert "the engine died (exit code 3); starting it again, 5 of 5" in errors
     assert "the engine died 6 times in 60 s; stopping" in errors
+
+
+def configs(tmp_path: Path) -> list[Any]:
+    """What each engine was told."""
+    return [json.loads(line) for line in (tmp_path / "configs").read_text().splitlines()]
+
+
+NOTE_CONFIG = """
+import msgspec
+with open(folder / "configs", "ab") as configs:
+    configs.write(msgspec.json.encode(config, enc_hook=str) + b"\\n")
+"""
+END_AT_THE_THIRD = """
+if len(Path(__file__ + ".starts").read_text()) == 3:
+    os.kill(os.getppid(), signal.SIGTERM)
+    wait()
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "why", "crashed"),
+    [
+        ("os._exit(3)", "exit code 3", True),
+        ("os.abort()", "SIGABRT", True),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL", False),
+        ("os._exit(0)", "exit code 0", False),  # as after SIGTERM
+        ("signal.pause()", "no sign of life for", True),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", "no sign of life for", True),
+    ],
+)
+def test_an_engine_that_dies_or_hangs_is_replaced_by_one_that_knows(
+    run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: str, why: str,
+    crashed: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("headwater.api.supervisor.WATCH_INTERVAL_S", 0.05)
+    # An engine notes its pid in the record; its last turn was when it made it.
+    stands_still = TURNS.rpartition("threading.Thread")[0]
+    engine = NOTE_CONFIG + END_AT_THE_THIRD + UNTIL_READY + stands_still + end
+    assert run(engine, HEALTHY + "wait()", heartbeat_timeout=0.3) == 0
+    errors = capfd.readouterr().err
+    assert f"the engine died ({why}" in errors
+    assert "starting it again, 2 of 5" in errors
+    first, second, third = configs(tmp_path)
+    assert first["crashed"] == []
+    assert [len(c["crashed"]) for c in (second, third)] == ([1, 2] if crashed else [0, 0])
+
+
+def test_an_engine_whose_loop_goes_round_is_left_alone(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headwater.api.supervisor.WATCH_INTERVAL_S", 0.05)
+    # It ends the program itself, after several times the limit.
+    engine = TURNS + UNTIL_READY + "time.sleep(1.0)\nos.kill(os.getppid(), signal.SIGTERM)\nwait()"
+    assert run(engine, HEALTHY + "wait()", heartbeat_timeout=0.3) == 0
+    assert starts(tmp_path, "fake_engine") == 1
+
+
+def test_an_engine_that_does_not_come_back_is_started_again(
+    run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headwater.api.supervisor.WATCH_INTERVAL_S", 0.05)
+    monkeypatch.setattr("headwater.api.supervisor.MIN_RESTART_S", 0.2)
+    monkeypatch.setattr("headwater.api.supervisor.RESTART_FACTOR", 0.0)
+    first_dies = 'if Path(__file__ + ".starts").read_text() == "x":\n    os._exit(3)\n'
+    engine = UNTIL_READY + first_dies + END_AT_THE_THIRD + "wait()"
+    assert run(engine, HEALTHY + "wait()") == 0
+    assert "the engine died (it does not start); starting it again, 2 of 5" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("when", ["", HEALTHY + UNTIL_READY])

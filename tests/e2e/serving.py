@@ -127,9 +127,9 @@ def status_of(url: str) -> int:
         return 0
 
 
-def post(url: str, body: dict[str, Any]) -> Any:
+def post(url: str, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Any:
     """Send JSON; returns the open response, whose lines can be read as they come."""
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     return urllib.request.urlopen(request, timeout=PATIENCE_S)
 
@@ -165,3 +165,12 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def gauge(server: Serving, name: str) -> float:
+    """Value of one sample of /metrics, 0 if it is absent."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE_S) as response:
+        for line in response.read().decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.rpartition(" ")[2])
+    return 0.0

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.messages import SamplingParams, Submit
 
 from .tiny import generate, save_tiny_llama, tiny_engine
@@ -139,6 +140,12 @@ def test_what_cannot_run_is_refused_with_a_reason(tiny_llama: Tiny, submit: Subm
     assert failed.error_type == "validation"
     assert re.search(words, failed.error)
     assert not engine.has_work
+
+
+def test_a_model_that_a_backend_has_no_kernel_for_is_refused_at_load(tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path, num_attention_heads=32, num_key_value_heads=1)
+    with pytest.raises(ModelError, match="32 query heads share a KV head"):
+        tiny_engine(tmp_path, backend="triton")
 
 
 def test_the_triton_backend_gives_the_cpu_backends_tokens(tiny_llama: Tiny) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -152,24 +153,38 @@ def test_rows_of_one_sequence():
     assert got[:4] == [9, 9, 7, 7]
 
 
-def test_fields_that_no_row_needs_are_not_given():
+def test_rare_fields_are_given_together_or_not_at_all():
     buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU)
     plain, minimum = sequence_of(params("plain"), 0), sequence_of(params("minimum"), 1)
     for sequence in (plain, minimum):
         buffers.start(sequence)
     required = {"greedy", "temperature", "top_k", "top_p", "repetition_penalty", "seeds", "positions", "seen"}
+    every = {field.name for field in fields(SamplingBatch) if not field.name.startswith("watermark_")}
 
     def given(rows: list[tuple[Sequence, int]]) -> set[str]:
         buffers.stage(rows)
         return {name for name, value in vars(buffers.upload()).items() if isinstance(value, torch.Tensor)}
 
     assert given([(plain, 9)]) == required | {"token_counts"}
-    assert given([(plain, 9), (minimum, 10)]) - given([(plain, 9)]) == {"bias_start", "bias_ids", "bias_values"}
-    assert given([(plain, 9), (minimum, 11)]) == given([(plain, 9)])  # the minimum is reached
+    assert given([(plain, 9), (minimum, 10)]) == every
+    assert given([(plain, 9), (minimum, 11)]) == required | {"token_counts"}  # the minimum is reached
     for name in ("min_p", "typical_p", "frequency", "watermark", "raw", "presence"):
         other = sequence_of(params(name), 2)
         buffers.start(other)
-        assert len(given([(plain, 9), (other, 9)]) - given([(plain, 9)])) == (2 if name == "presence" else 1)
+        assert given([(plain, 9), (other, 9)]) == every
+
+
+def test_rows_past_a_steps_own_count_no_tokens():
+    buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU)
+    penalised = [sequence_of(params("repetition"), slot) for slot in range(4)]
+    for sequence in penalised:
+        buffers.start(sequence)
+    for count in (4, 4, 2):  # both turns of the host's memory have been used
+        buffers.stage([(sequence, 9) for sequence in penalised[:count]])
+        buffers.upload()
+    batch = buffers.plain_batch(4)
+    assert batch.seen.tolist() == [0, 1, -1, -1]
+    assert batch.greedy.tolist() == [False, False, True, True]
 
 
 def test_with_all_fields_memory_stays_the_same():

@@ -9,6 +9,7 @@ from headwater.kernels.triton import (
     add_rms_norm,
     gelu_tanh_and_mul,
     pack_linear,
+    pack_quantized,
     quantize_linear,
     rms_norm,
     rope_and_write,
@@ -76,7 +77,9 @@ def test_quantized_linear(rows, inputs, outputs, weight_dtype):
     linear = quantize_linear(weight, bias, weight_dtype)
     rounded = linear.weight.double() * linear.scale.double()[:, None]
     assert (rounded - weight).abs().max() <= weight.abs().max() * (1 / 254 if weight_dtype == torch.int8 else 1 / 16)
-    assert near(linear(x), x.double() @ rounded.T + bias, 1e-6)
+    y = linear(x)
+    assert near(y, x.double() @ rounded.T + bias, 1e-6)
+    assert torch.equal(pack_quantized(linear.weight, linear.scale, bias)(x), y)
 
 
 def rope_oracle(x, cos_sin, positions, norm=None, eps=0.0, offset=0.0):

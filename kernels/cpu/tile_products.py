@@ -1,0 +1,232 @@
+"""What the tile multiplies: rows and weights as they are stored, one step of k at a time, as LLVM IR.
+
+bf16 and narrower weights are read as pairs of k: with AVX512-BF16 one ``vdpbf16ps`` does 32 multiply-adds (Intel SDM
+vol. 2), else each half is widened and goes through an fp32 fused multiply-add. 8-bit weights become bf16 or fp32
+exactly, in registers.
+"""
+
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+
+LANES = 16  # outputs of a panel: one 512-bit register of fp32 sums
+HAS_BF16_DOT = bool(binding.get_host_cpu_features().get("avx512bf16", False))
+
+I64, _I32, _I16, _F32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.FloatType()
+SUMS = ir.VectorType(_F32, LANES)
+_WORDS = ir.VectorType(_I32, LANES)
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+_PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def declare(module, name, result, arguments):
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
+
+
+def _splat(builder, scalar, vector_type):
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    vector = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(vector, undefined, ir.Constant(_WORDS, [0] * LANES))
+
+
+def _fma(builder, sums, x, w):
+    function = declare(builder.module, f"llvm.fma.v{LANES}f32", SUMS, [SUMS] * 3)
+    return builder.call(function, [x, w, sums])
+
+
+def _halves(builder, words):
+    """Both bf16 values of each word, widened: the first lies in the low half."""
+    low = builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
+    high = builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
+    return builder.bitcast(low, SUMS), builder.bitcast(high, SUMS)
+
+
+def load(builder, pointer, align):
+    load = builder.load(pointer)
+    load.align = align
+    return load
+
+
+def prefetch(builder, address):
+    pointer = ir.IntType(8).as_pointer()
+    function = declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [pointer, _I32, _I32, _I32])
+    # To read, into the second-level cache, data.
+    builder.call(function, [builder.inttoptr(address, pointer), *(ir.Constant(_I32, value) for value in (0, 2, 1))])
+
+
+class _Fp32:
+    """fp32 rows, fp32 weights: one value of k in a step."""
+
+    x_type, w_type, w_align, w_step = _F32, SUMS, 64, 64
+
+    @staticmethod
+    def prepare(_builder, w):
+        return w
+
+    @staticmethod
+    def load_x(builder, x_row, k):
+        return [_splat(builder, load(builder, builder.gep(x_row, [k]), 4), SUMS)]
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        return _fma(builder, sums, x[0], w)
+
+
+class _Bf16:
+    """bf16 rows, bf16 weights: two values of k in a step."""
+
+    x_type, w_type, w_align, w_step = _I32, _WORDS, 64, 64
+    prepare = _Fp32.prepare
+
+    @staticmethod
+    def load_x(builder, x_row, k):
+        words = _splat(builder, load(builder, builder.gep(x_row, [k]), 4), _WORDS)
+        return [words] if HAS_BF16_DOT else _halves(builder, words)
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        if HAS_BF16_DOT:
+            dot = declare(builder.module, "llvm.x86.avx512bf16.dpbf16ps.512", SUMS, [SUMS, _PAIRS, _PAIRS])
+            return builder.call(dot, [sums, builder.bitcast(x[0], _PAIRS), builder.bitcast(w, _PAIRS)])
+        for x_half, w_half in zip(x, _halves(builder, w), strict=True):
+            sums = _fma(builder, sums, x_half, w_half)
+        return sums
+
+
+class _Fp32Bf16:
+    """fp32 rows, bf16 weights: exact products, two values of k in a step."""
+
+    x_type, w_type, w_align, w_step = _F32, _WORDS, 64, 64
+    prepare = _Fp32.prepare
+
+    @staticmethod
+    def load_x(builder, x_row, k):
+        at = builder.mul(k, ir.Constant(I64, 2))
+        both = (at, builder.add(at, ir.Constant(I64, 1)))
+        return [_splat(builder, load(builder, builder.gep(x_row, [i]), 4), SUMS) for i in both]
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        for x_half, w_half in zip(x, _halves(builder, w), strict=True):
+            sums = _fma(builder, sums, x_half, w_half)
+        return sums
+
+
+class _EightBits:
+    """8-bit weights, two values of k in a step: both of a lane lie side by side, as bf16's do."""
+
+    w_type, w_align, w_step = ir.VectorType(ir.IntType(8), 2 * LANES), 32, 2 * LANES
+
+    @staticmethod
+    def widen(builder, w):
+        """16 values as fp32."""
+        raise NotImplementedError
+
+    @classmethod
+    def _widened(cls, builder, w):
+        """fp32 values of lanes 0 to 7, and of 8 to 15, each lane's two side by side."""
+        undefined = ir.Constant(cls.w_type, ir.Undefined)
+        parts = (range(LANES), range(LANES, 2 * LANES))
+        return [
+            cls.widen(builder, builder.shuffle_vector(w, undefined, ir.Constant(_WORDS, list(part)))) for part in parts
+        ]
+
+    @classmethod
+    def prepare(cls, builder, w):
+        """The values of the first k of each lane, and of the second."""
+        low, high = cls._widened(builder, w)
+        return [
+            builder.shuffle_vector(low, high, ir.Constant(_WORDS, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
+        ]
+
+
+class _Int8(_EightBits):
+    @staticmethod
+    def widen(builder, w):
+        return builder.sitofp(builder.sext(w, _WORDS), SUMS)
+
+
+class _Fp8(_EightBits):
+    """e4m3: its bits, moved to fp32's places, are 2^-120 of the value."""
+
+    @staticmethod
+    def widen(builder, w):
+        def words(value):
+            return ir.Constant(_WORDS, [value] * LANES)
+
+        bits = builder.zext(w, _WORDS)
+        magnitude = builder.shl(builder.and_(bits, words(0x7F)), words(20))
+        sign = builder.shl(builder.and_(bits, words(0x80)), words(24))
+        value = builder.bitcast(builder.or_(magnitude, sign), SUMS)
+        return builder.fmul(value, ir.Constant(SUMS, [2.0**120] * LANES))
+
+
+class _Fp32Rows:
+    """fp32 rows beside weights that were prepared: exact products."""
+
+    x_type = _F32
+    load_x = _Fp32Bf16.load_x
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        for x_half, w_half in zip(x, w, strict=True):
+            sums = _fma(builder, sums, x_half, w_half)
+        return sums
+
+
+class _Bf16Rows(_EightBits):
+    """bf16 rows: 8 bits fit bf16 exactly, so its dot product serves, too."""
+
+    x_type = _I32
+    load_x = _Bf16.load_x
+
+    @classmethod
+    def prepare(cls, builder, w):
+        if not HAS_BF16_DOT:
+            return super().prepare(builder, w)
+        low, high = cls._widened(builder, w)
+        narrow = declare(builder.module, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", _PAIRS, [SUMS, SUMS])
+        return builder.bitcast(builder.call(narrow, [high, low]), _WORDS)
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        return (_Bf16 if HAS_BF16_DOT else _Fp32Rows).multiply_add(builder, sums, x, w)
+
+
+class _Fp32Int8(_Fp32Rows, _Int8): ...
+
+
+class _Bf16Int8(_Bf16Rows, _Int8): ...
+
+
+class _Fp32Fp8(_Fp32Rows, _Fp8): ...
+
+
+class _Bf16Fp8(_Bf16Rows, _Fp8): ...
+
+
+# By how rows and weights are stored: bf16 as uint16, int8, fp8 as uint8.
+PRODUCTS: dict[tuple[types.Type, types.Type], Any] = {
+    (types.float32, types.float32): _Fp32,
+    (types.uint16, types.uint16): _Bf16,
+    (types.float32, types.uint16): _Fp32Bf16,
+    (types.float32, types.int8): _Fp32Int8,
+    (types.uint16, types.int8): _Bf16Int8,
+    (types.float32, types.uint8): _Fp32Fp8,
+    (types.uint16, types.uint8): _Bf16Fp8,
+}

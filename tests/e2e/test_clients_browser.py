@@ -1,0 +1,109 @@
+"""The page, its API description and fetch, in a real browser; screenshots lie in build/js."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from . import javascript
+from .conftest import ROOM
+from .serving import Serving, post, serving, wait_until
+
+KEY = "a key"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Serving]:
+    """A server that wants a key."""
+    javascript.chromium()
+    with serving(*ROOM, "--api-key", KEY) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def seen(server: Serving) -> dict[str, Any]:
+    """What a person sees who does everything that the page offers."""
+    return javascript.run("page.mjs", javascript.chromium(), server.url, KEY)
+
+
+def test_the_page_needs_nothing_else_and_has_nothing_to_complain_of(seen: dict[str, Any], server: Serving) -> None:
+    assert set(seen["origins"]) == {server.url}
+    assert seen["complaints"] == []
+    assert seen["unnamed"] == []
+
+
+def test_it_asks_for_the_key_and_says_what_is_served(seen: dict[str, Any]) -> None:
+    assert seen["withoutKey"] == "This server wants an API key."
+    assert re.fullmatch(r"\S*SmolLM2\S*, up to 1024 tokens", seen["about"])
+
+
+def test_one_answer_grows_while_the_other_is_waited_for(seen: dict[str, Any]) -> None:
+    assert seen["whileStreaming"] == [0, False]
+    assert seen["texts"][0] == seen["texts"][1]
+    assert "Deep Learning" in seen["texts"][0]
+    (first, rate, total), (other_first, other_rate, other_total) = (
+        [float(number.removesuffix(" ms")) for number in numbers] for numbers in seen["numbers"]
+    )
+    assert first < total
+    assert other_first == pytest.approx(other_total, abs=1000)
+    assert first < other_first
+    assert rate == pytest.approx(40 / total * 1000, rel=0.01)
+    assert other_rate == pytest.approx(40 / other_total * 1000, rel=0.01)
+
+
+def test_tokens_are_coloured_by_probability(seen: dict[str, Any]) -> None:
+    assert len(seen["colours"]) > 5
+    assert seen["noColours"] == ["rgba(0, 0, 0, 0)"]
+    assert re.fullmatch(r"\d+\.\d %", seen["title"])
+
+
+def test_both_panes_draw_the_same(seen: dict[str, Any]) -> None:
+    assert seen["sampled"][0] == seen["sampled"][1] != ""
+
+
+def test_a_refusal_is_shown_in_the_servers_words(seen: dict[str, Any]) -> None:
+    assert seen["refusal"] == "Input validation error: `temperature` must be strictly positive"
+
+
+@pytest.mark.usefixtures("seen")
+def test_escape_stops_and_frees_the_sequences(seen: dict[str, Any], server: Serving) -> None:
+    tokens, error = seen["stopped"]
+    assert 0 < tokens < 900
+    assert error == ""
+    wait_until(lambda: server.output.count("outcome=dropped") == 2, "both requests were dropped")
+
+
+def test_a_conversation(seen: dict[str, Any]) -> None:
+    assert seen["tabs"] == [True, False]
+    first, answer, second, other_answer = seen["chat"]
+    assert (first, second) == ("Who are you?", "What did I ask?")
+    assert all("tokens per second" in text for text in (answer, other_answer))
+    assert seen["cleared"] == 0
+
+
+def test_wide_and_narrow_screens(seen: dict[str, Any]) -> None:
+    left, right = seen["wide"]
+    assert left == right
+    narrow = seen["narrow"]
+    assert narrow["overflow"] == 0
+    assert narrow["tops"][0] < narrow["tops"][1]
+    assert max(map(int, re.findall(r"\d+", narrow["back"]))) < 64  # dark
+
+
+def test_the_description_of_the_api(seen: dict[str, Any]) -> None:
+    assert seen["docs"]["operations"] > 10
+    assert seen["docs"]["info"].startswith("200 OK")
+
+
+def test_fetch_from_another_origin_and_a_lost_connection(seen: dict[str, Any], server: Serving) -> None:
+    events = seen["fetch"]["text"].removesuffix("\n\n").split("\n\n")
+    assert seen["fetch"]["lost"] < 60
+    assert [event.splitlines()[0] for event in events] == [f"id: {number}" for number in range(1, 61)]
+    body = {"inputs": "What is Deep Learning?", "parameters": {"max_new_tokens": 60}}
+    with post(f"{server.url}/generate", body, {"Authorization": f"Bearer {KEY}"}) as response:
+        whole = json.load(response)
+    last = json.loads(events[-1].splitlines()[1].removeprefix("data: "))
+    assert last["generated_text"] == whole["generated_text"]
