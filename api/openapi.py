@@ -8,7 +8,7 @@ import msgspec
 
 from .engine_facts import Liveness
 from .openai.operations import OPERATIONS as OPENAI_OPERATIONS
-from .operation import Operation
+from .operation import RESUMABLE, Operation, Parameter
 from .schema import (
     CompatGenerateRequest,
     ErrorResponse,
@@ -88,6 +88,25 @@ OPERATIONS: tuple[Operation, ...] = (
         response=Liveness,
         protected=False,
     ),
+    Operation(
+        method="get",
+        path="/streams/{id}",
+        tag=_SERVER,
+        summary="Go on with a stream whose connection was lost",
+        description="What follows the event in `Last-Event-ID`, all that is kept without it; "
+        "an id is forgotten when nobody has read for some time. Who reads before is cut off.",
+        event=dict[str, Any],
+        errors=(404, 422),
+        parameters=(
+            Parameter(name="id", place="path", description="`X-Stream-Id` of the answer that the stream began with."),
+            Parameter(
+                name="Last-Event-ID",
+                place="header",
+                pattern=r"^[0-9]{1,18}$",
+                description="Number in the last `id:` line that came.",
+            ),
+        ),
+    ),
     Operation(method="get", path="/metrics", tag=_SERVER, summary="Prometheus metrics", media_type="text/plain"),
 )
 
@@ -138,12 +157,25 @@ def _operation(operation: Operation, types: dict[Any, Any]) -> dict[str, Any]:
     }
     if operation.description:
         described["description"] = operation.description
+    if parameters := [*operation.parameters, *((RESUMABLE,) if operation.method == "post" and operation.event else ())]:
+        described["parameters"] = [_parameter(parameter) for parameter in parameters]
     if operation.request is not None:
         content = {"application/json": {"schema": types[operation.request]}}
         described["requestBody"] = {"required": True, "content": content}
     if operation.protected:
         described["security"] = [{"key": []}, {}]  # only if the server was given a key
     return described
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema = {"type": "string", **({"pattern": parameter.pattern} if parameter.pattern else {})}
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.description,
+        "schema": schema,
+    }
 
 
 def _errors(operation: Operation, types: dict[Any, Any]) -> dict[str, Any]:
