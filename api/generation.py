@@ -130,6 +130,8 @@ class Generation:
         if self._taken == len(self.token_ids) and self._error is not None:
             raise self._error
         taken, self._taken = self._taken, len(self.token_ids)
+        if self._error is not None:
+            self._waker.wake()  # the error behind these tokens is news, too
         return slice(taken, self._taken)
 
     def abort(self) -> None:

@@ -144,7 +144,7 @@ def _operation(operation: Operation, types: dict[Any, Any]) -> dict[str, Any]:
     if operation.response is not None:
         answer["application/json"] = {"schema": types[operation.response]}
     if operation.event is not None:
-        answer["text/event-stream"] = {"schema": types[operation.event]}
+        answer["text/event-stream"] = {"schema": _event(types[operation.event])}
     if operation.media_type is not None:
         answer[operation.media_type] = {"schema": {"type": "string"}}
     described: dict[str, Any] = {
@@ -165,6 +165,12 @@ def _operation(operation: Operation, types: dict[Any, Any]) -> dict[str, Any]:
     if operation.protected:
         described["security"] = [{"key": []}, {}]  # only if the server was given a key
     return described
+
+
+def _event(schema: dict[str, Any]) -> dict[str, Any]:
+    """Of one event; OpenAPI before 3.2 has no word for a stream of them."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    return {"type": "object", "required": ["data"], "properties": {"data": data, "id": {"type": "string"}}}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

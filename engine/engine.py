@@ -130,6 +130,17 @@ class Engine:
         for key in [key for key in self._compiling if key.connection == connection]:
             self._drop(key)
 
+    def withdraw_all(self) -> list[tuple[SequenceKey, Submit]]:
+        """Take every sequence out, in order of arrival, each as what goes on with it later."""
+        waiting = [sequence for sequence, _ in self._compiling.values()]
+        sequences = [*self._scheduler.running, *self._scheduler.waiting.values(), *waiting]
+        for sequence in sequences:
+            if self._compiling.pop(sequence.key, None) is None:
+                self._scheduler.remove(sequence.key)
+            self._forget(sequence.key)
+        now = time.monotonic()
+        return [(s.key, s.resume(now)) for s in sorted(sequences, key=lambda sequence: sequence.arrival)]
+
     def step(self) -> Steps:
         """Launch a step, and read the one before. Returns what each connection is to be told."""
         begin = time.monotonic()

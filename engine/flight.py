@@ -1,8 +1,8 @@
 """What the engine is doing, written down where it outlives the engine: a small file that other processes map.
 
 The supervisor reads the time of the loop's last turn, and takes an engine whose loop stands still for dead. After a
-death an API worker reads which of its sequences were in the engine's hands at that moment: a fault that a request causes
-lies with one of those. No lock: a reader looks at one time stamp, or after the writer's end.
+death an API worker reads which of its sequences were in the engine's hands at that moment: a fault that a request
+causes lies with one of those. No lock: a reader looks at one time stamp, or after the writer's end.
 
     header     pid, loop, steps, step_begin, step_end, trial (connection, request id)
     section    count, then (connection, request id) for each sequence; 0 and 1: steps under way, 2: being taken in,

@@ -57,6 +57,12 @@ class Sequence:
             deadline=arrival + submit.timeout_s if submit.timeout_s > 0.0 else math.inf,
         )
 
+    def resume(self, now: float) -> Submit:
+        """What goes on with it from what is known. ``now`` is time.monotonic()."""
+        left = 0.0 if self.deadline == math.inf else max(self.deadline - now, 0.001)  # 0.0 is none
+        prompt, emitted = self.tokens[: self.prompt_tokens], self.tokens[self.prompt_tokens :]
+        return Submit(self.key.request_id, prompt, self.sampling, emitted, left, replayed=True)
+
     @property
     def total(self) -> int:
         """Tokens that exist: known ones and those in flight."""

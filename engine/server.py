@@ -89,15 +89,18 @@ class EngineServer:
             self._was_idle = not busy
             for key, events in self._selector.select(0 if busy else HEARTBEAT_S):
                 key.data(events)
-            self._begin_trial()
+            self._hold_trials()
             self._flight.compile(self._engine.compiling)
             if self._engine.has_work:
-                for connection, step in self._engine.step().items():
-                    self._trials.observe(connection, step)
-                    self._send(self._workers[connection], encode_frame(step))
-                self._flight.try_out(self._trials.current)
+                self._step()
             self._send_heartbeats()
         self._listener.close()
+
+    def _step(self) -> None:
+        for connection, step in self._engine.step().items():
+            self._trials.observe(connection, step)
+            self._send(self._workers[connection], encode_frame(step))
+        self._flight.try_out(self._trials.current)
 
     def _before_step(self, chunks: list[Chunk]) -> None:
         self._flight.begin_step(chunk.sequence.key for chunk in chunks)
@@ -155,15 +158,27 @@ class EngineServer:
         match message:
             case Submit(suspect=True):
                 self._trials.add(key, message)
+            case Submit() if self._trials.active:
+                self._trials.hold(key, message)
             case Submit():
                 self._take_in(key, message)
             case Abort():
                 self._trials.drop(key)
                 self._engine.abort(*key)
 
-    def _begin_trial(self) -> None:
-        while (suspect := self._trials.next()) is not None:
-            self._take_in(*suspect)
+    def _hold_trials(self) -> None:
+        """While there are suspects, run one of them alone; then everybody."""
+        trials = self._trials
+        while trials.active and trials.current is None:
+            for key, submit in self._engine.withdraw_all():
+                trials.hold(key, submit)
+            while self._engine.has_work:  # rows of those are still under way
+                self._step()
+            if trials.active:  # a worker may have gone meanwhile
+                self._take_in(*trials.begin())
+        if not trials.active:
+            for key, submit in trials.release():
+                self._take_in(key, submit)
 
     def _take_in(self, key: SequenceKey, submit: Submit) -> None:
         self._flight.try_out(self._trials.current)

@@ -1,11 +1,14 @@
-"""Sequences that were in the hands of an engine that died: they run again one at a time, so that a guilty one is found.
+"""Sequences that were in the hands of an engine that died: each runs alone for a moment, so that a guilty one is found.
 
-One that dies with the next engine did it: all others in that engine were beyond suspicion. A suspect is cleared when it
-got past the place at which it was when the engine died, and goes on in the batch as everybody else.
+An engine that dies at a trial died of that one sequence: nothing else was under way. A suspect is cleared when it got
+past the place at which it was when the engine died. Until the last trial is over all others wait, cleared ones too;
+what was computed for them is in the prefix cache.
 """
 
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 from .messages import Step, Submit
 from .sequence import SequenceKey
@@ -14,27 +17,56 @@ from .sequence import SequenceKey
 CLEARING_TOKENS = 2
 
 
+class _Waiting(NamedTuple):
+    key: SequenceKey
+    submit: Submit
+    arrival: float  # time.monotonic() when it came here
+
+    def resumed(self) -> Submit:
+        """What goes on with it: its time ran while it waited."""
+        if self.submit.timeout_s > 0.0:
+            left = self.submit.timeout_s - (time.monotonic() - self.arrival)
+            self.submit.timeout_s = max(left, 0.001)  # 0.0 is none
+        return self.submit
+
+
 class Trials:
-    """The suspect on trial, and those that wait for theirs."""
+    """The suspect on trial, those that wait for theirs, and everybody else."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[SequenceKey, Submit, float]] = deque()  # with time.monotonic() of its arrival here
+        self._suspects: deque[_Waiting] = deque()
+        self._others: list[_Waiting] = []
         self._tokens = 0  # that the one on trial got
         self.current: SequenceKey | None = None
 
+    @property
+    def active(self) -> bool:
+        """Nobody but ``current`` may run."""
+        return self.current is not None or bool(self._suspects)
+
+    def __contains__(self, key: SequenceKey) -> bool:
+        return any(waiting.key == key for waiting in (*self._suspects, *self._others))
+
     def add(self, key: SequenceKey, submit: Submit) -> None:
         """A suspect came."""
-        self._waiting.append((key, submit, time.monotonic()))
+        self._suspects.append(_Waiting(key, submit, time.monotonic()))
 
-    def next(self) -> tuple[SequenceKey, Submit] | None:
-        """The suspect whose trial begins now, None if there is none or another is on trial."""
-        if self.current is not None or not self._waiting:
-            return None
-        self.current, submit, arrival = self._waiting.popleft()
+    def hold(self, key: SequenceKey, submit: Submit) -> None:
+        """Somebody else came, or was taken out of the engine."""
+        self._others.append(_Waiting(key, submit, time.monotonic()))
+
+    def begin(self) -> tuple[SequenceKey, Submit]:
+        """The suspect whose trial begins now. There is one, and no other is on trial."""
+        assert self.current is None
+        suspect = self._suspects.popleft()
+        self.current = suspect.key
         self._tokens = 0
-        if submit.timeout_s > 0.0:
-            submit.timeout_s = max(submit.timeout_s - (time.monotonic() - arrival), 0.001)  # 0.0 is none
-        return self.current, submit
+        return suspect.key, suspect.resumed()
+
+    def release(self) -> list[tuple[SequenceKey, Submit]]:
+        """Everybody else, as all trials are over."""
+        others, self._others = self._others, []
+        return [(waiting.key, waiting.resumed()) for waiting in others]
 
     def observe(self, connection: int, step: Step) -> None:
         """See what became of the one on trial."""
@@ -51,13 +83,14 @@ class Trials:
 
     def drop(self, key: SequenceKey) -> None:
         """Nobody wants it any more."""
-        if self.current == key:
-            self.current = None
-        else:
-            self._waiting = deque(item for item in self._waiting if item[0] != key)
+        self._keep(lambda waiting: waiting != key)
 
     def drop_all(self, connection: int) -> None:
         """A worker has gone."""
-        if self.current is not None and self.current.connection == connection:
+        self._keep(lambda waiting: waiting.connection != connection)
+
+    def _keep(self, wanted: Callable[[SequenceKey], bool]) -> None:
+        if self.current is not None and not wanted(self.current):
             self.current = None
-        self._waiting = deque(item for item in self._waiting if item[0].connection != connection)
+        self._suspects = deque(waiting for waiting in self._suspects if wanted(waiting.key))
+        self._others = [waiting for waiting in self._others if wanted(waiting.key)]

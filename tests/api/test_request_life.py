@@ -1,15 +1,18 @@
 """Model checking of a request's life between API worker, supervisor and engine: no order of messages and deaths leaves
 one waiting for ever, loses or repeats a token, or lets it pay for another.
 
-Worker, frames, flight record and trials are the real ones; the engine is a pure function of prompt and position behind a
-transport of ours, which cuts its bytes anywhere and dies at any of them.
+Worker, frames, flight record and trials are the real ones; the engine is a pure function of prompt and position behind
+a transport of ours, which cuts its bytes anywhere and dies at any of them.
 """
 
 import asyncio
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -22,6 +25,8 @@ from headwater.engine.frames import FrameReader, encode_frame
 from headwater.engine.messages import Abort, Hello, SamplingParams, Stats, Step, Submit, ToEngine, Tokens
 from headwater.engine.sequence import SequenceKey
 from headwater.engine.trials import Trials
+
+T = TypeVar("T")
 
 STATS = Stats(*[0] * 8, 0.0, 0.0)
 CONNECTION = 4
@@ -63,6 +68,8 @@ class Engine:
                 self.sequences.pop(key, None)
             elif message.suspect:
                 self._trials.add(key, message)
+            elif self._trials.active:
+                self._trials.hold(key, message)
             else:
                 self._start(key, message)
 
@@ -71,11 +78,19 @@ class Engine:
 
     def knows(self, request_id: int) -> bool:
         key = SequenceKey(CONNECTION, request_id)
-        return key in self.sequences or any(key == waiting for waiting, _, _ in self._trials._waiting)
+        return key in self.sequences or key in self._trials
 
     def step(self) -> None:
-        if (suspect := self._trials.next()) is not None:
-            self._start(*suspect)
+        if self._trials.active and self._trials.current is None:
+            for key, (submit, tokens) in self.sequences.items():
+                self._trials.hold(key, msgspec.structs.replace(submit, emitted_ids=tokens))
+            self.sequences.clear()
+            while self._under_way:
+                self._read()
+            self._start(*self._trials.begin())
+        if not self._trials.active:
+            for held in self._trials.release():
+                self._start(*held)
         self._flight.try_out(self._trials.current)
         if self.sequences:
             self._flight.begin_step(self.sequences)
@@ -160,7 +175,11 @@ class RequestLife(RuleBasedStateMachine):
     def first_engine(self) -> None:
         self.start_engine()
 
-    @rule(prompt=strategies.sampled_from([1, 2, 3, 4, 5, POISON]), count=strategies.integers(1, 6), at=strategies.integers(0, 3))
+    @rule(
+        prompt=strategies.sampled_from([1, 2, 3, 4, 5, POISON]),
+        count=strategies.integers(1, 6),
+        at=strategies.integers(0, 3),
+    )
     def submit(self, prompt: int, count: int, at: int) -> None:
         sampling = SamplingParams(count + 4 * (prompt == POISON), greedy=False, seed=at)
         self.asked.append(Asked(self._run(self._submit(prompt, sampling)), prompt, sampling.max_new_tokens))
@@ -261,7 +280,7 @@ class RequestLife(RuleBasedStateMachine):
                 assert asked.taken == asked.expected
         assert self.client.live == 0
 
-    def _run(self, coroutine):  # noqa: ANN001, ANN202
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(coroutine)
 
     async def _submit(self, prompt: int, sampling: SamplingParams) -> Generation:

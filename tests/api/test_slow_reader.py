@@ -1,13 +1,16 @@
 """On the wire: a token leaves before there is a next one; a client that does not read holds back only itself."""
 
+import asyncio
 import json
 import re
 import socket
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from headwater.api.generation import MAX_UNREAD_TOKENS
+from headwater.api.generation import MAX_UNREAD_TOKENS, EngineError, Generation, Waker
+from headwater.engine.messages import SamplingParams, Tokens
 
 from .conftest import DEADLINE_S, ApiServer, EnginePeer, byte_ids, run_api_server, wait_until
 
@@ -18,12 +21,10 @@ MAX_STEPS = 400
 MAX_GROWTH_BYTES = 64 << 20
 
 
-def send_request(port: int, receive_bytes: int | None = None, **parameters: int) -> socket.socket:
-    """Ask for a stream on a bare socket, whose receive buffer may be small."""
+def send_request(port: int, **parameters: int) -> socket.socket:
+    """Ask for a stream on a bare socket."""
     client = socket.socket()
     client.settimeout(DEADLINE_S)
-    if receive_bytes is not None:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     client.connect(("127.0.0.1", port))
     body = json.dumps({"inputs": "x", "parameters": parameters}).encode()
     head = b"POST /generate_stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
@@ -32,12 +33,12 @@ def send_request(port: int, receive_bytes: int | None = None, **parameters: int)
 
 
 def receive_until(client: socket.socket, wanted: bytes) -> bytes:
-    data = b""
-    while wanted not in data:
+    data = bytearray()
+    while data.find(wanted, max(len(data) - (1 << 17), 0)) < 0:
         part = client.recv(1 << 16)
         assert part, data
         data += part
-    return data
+    return bytes(data)
 
 
 def worker_bytes(server: ApiServer) -> int:
@@ -48,6 +49,24 @@ def worker_bytes(server: ApiServer) -> int:
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())
     assert found
     return int(found[1]) * 1024
+
+
+def test_an_error_behind_tokens_is_there_at_once() -> None:
+    async def run() -> None:
+        waker = Waker()
+        generation = Generation(1, [5], SamplingParams(9, greedy=True, seed=0), waker, drop=lambda _: None)
+        generation.extend(Tokens(1, [7, 8], [-0.5, -0.5]))
+        generation.fail(EngineError("lost"))
+        for expected in (slice(0, 2), None):
+            async with asyncio.timeout(DEADLINE_S):
+                await waker.wait(10 * DEADLINE_S)
+            if expected is not None:
+                assert generation.take() == expected
+        with pytest.raises(EngineError, match="lost"):
+            generation.take()
+        waker.close()
+
+    asyncio.run(run())
 
 
 def test_each_token_leaves_before_the_next_is_there(server: ApiServer) -> None:
@@ -77,7 +96,7 @@ def test_a_client_that_does_not_read(tmp_path: Path, model_dir: Path) -> None:
         warm.close()
 
         before = worker_bytes(server)
-        slow = send_request(server.port, receive_bytes=4096, max_new_tokens=10**6)
+        slow = send_request(server.port, max_new_tokens=10**6)
         slow_sequence = peer.submitted().request_id
         fast = send_request(server.port, max_new_tokens=10**6)
         fast_sequence = peer.submitted().request_id

@@ -137,9 +137,7 @@ def test_an_engine_that_dies_or_hangs_is_replaced_by_one_that_knows(
     assert [len(c["crashed"]) for c in (second, third)] == ([1, 2] if crashed else [0, 0])
 
 
-def test_an_engine_whose_loop_goes_round_is_left_alone(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_whose_loop_goes_round_is_left_alone(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headwater.api.supervisor.WATCH_INTERVAL_S", 0.05)
     # It ends the program itself, after several times the limit.
     engine = TURNS + UNTIL_READY + "time.sleep(1.0)\nos.kill(os.getppid(), signal.SIGTERM)\nwait()"

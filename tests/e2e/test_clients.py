@@ -78,6 +78,7 @@ def test_async_text_generation(shared_server: Serving, prompt: str, answer: Text
     async def run() -> None:
         client = AsyncInferenceClient(shared_server.url)
         assert await client.text_generation(prompt, max_new_tokens=12) == answer.generated_text
+        assert await client.text_generation(prompt, max_new_tokens=12, details=True) == answer
         stream = await client.text_generation(prompt, max_new_tokens=12, stream=True)
         assert [token async for token in stream] == token_texts(answer)
         detailed = await client.text_generation(prompt, max_new_tokens=12, details=True, stream=True)

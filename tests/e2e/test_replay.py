@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +28,45 @@ NATIVE: list[tuple[str, dict[str, Any]]] = [
         {
             "inputs": "The sea is",
             "parameters": {
-                "max_new_tokens": N, "do_sample": True, "seed": 7, "top_n_tokens": 3, "details": True,
-                "repetition_penalty": 1.2, "frequency_penalty": 0.5, "stop": ["qqqq"], "ignore_eos": True,
+                "max_new_tokens": N,
+                "do_sample": True,
+                "seed": 7,
+                "top_n_tokens": 3,
+                "details": True,
+                "repetition_penalty": 1.2,
+                "frequency_penalty": 0.5,
+                "stop": ["qqqq"],
+                "ignore_eos": True,
             },
         },
-    ),  # fmt: skip
+    ),
     (
         "/generate_stream",
         {
             "inputs": "A list of words:",
             "parameters": {
-                "max_new_tokens": N, "do_sample": True, "seed": 8, "details": True,
+                "max_new_tokens": N,
+                "do_sample": True,
+                "seed": 8,
+                "details": True,
                 "grammar": {"type": "regex", "value": "([a-z]{3,9} ){40}"},
             },
         },
-    ),  # fmt: skip
+    ),
     (
         "/generate",
         {
             "inputs": "My name is",
             "parameters": {
-                "max_new_tokens": N, "do_sample": True, "seed": 9, "details": True, "decoder_input_details": True,
+                "max_new_tokens": N,
+                "do_sample": True,
+                "seed": 9,
+                "details": True,
+                "decoder_input_details": True,
                 "ignore_eos": True,
             },
         },
-    ),  # fmt: skip
+    ),
 ]
 CHAT = {
     "messages": [{"role": "user", "content": "Tell me about rivers."}],
@@ -164,7 +179,7 @@ def test_nothing_outlives_a_killed_supervisor_whose_engine_hangs(tmp_path: Path)
     with serving(*SMALL, *FAULTS[:4], environment={"TMPDIR": str(tmp_path)}) as server:
         server.wait_ready()
         pids = descendants(server.process.pid)
-        client = threading.Thread(target=lambda: _ignore_errors(lambda: poison(server, HANG)))
+        client = threading.Thread(target=poison_in_vain, args=(server,))
         client.start()
         wait_until(lambda: _step_s(server) > 0.5, "a step that does not end")
         server.process.kill()
@@ -173,13 +188,11 @@ def test_nothing_outlives_a_killed_supervisor_whose_engine_hangs(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def poison_in_vain(server: Serving) -> None:
+    with suppress(OSError):
+        poison(server, HANG)
+
+
 def _step_s(server: Serving) -> float:
     with urllib.request.urlopen(f"{server.url}/health/live", timeout=PATIENCE_S) as response:
         return json.load(response)["engine"]["device"]["step_s"] or 0.0
-
-
-def _ignore_errors(call: Callable[[], object]) -> None:
-    try:
-        call()
-    except OSError:
-        pass

@@ -1,4 +1,4 @@
-"""A sequence that goes on in another engine is the same to the last bit: tokens, logprobs and the best tokens beside them.
+"""A sequence that goes on in another engine is the same to the last bit: tokens, logprobs, the best tokens beside them.
 
 The second engine computes as a prompt what the first one decoded, in other company and other chunks: the default model
 in bf16, where the smallest difference in a sum would show.

@@ -14,8 +14,7 @@ def with_suspects(*keys: tuple[int, int], timeout_s: float = 0.0) -> Trials:
 
 
 def begun(trials: Trials) -> tuple[int, int] | None:
-    suspect = trials.next()
-    return None if suspect is None else suspect[0]
+    return trials.begin()[0] if trials.active and trials.current is None else None
 
 
 def tokens(request_id: int, count: int, finish: str | None = None) -> Step:
@@ -53,6 +52,21 @@ def test_its_end_is_the_trials_end() -> None:
 
 def test_its_time_runs_while_it_waits() -> None:
     trials = with_suspects((0, 1), timeout_s=1e-9)
-    suspect = trials.next()
-    assert suspect is not None
-    assert suspect[1].timeout_s == 0.001, "over, and not unlimited"
+    trials.hold(SequenceKey(0, 2), Submit(2, [1], GREEDY, timeout_s=500.0))
+    assert trials.begin()[1].timeout_s == 0.001, "over, and not unlimited"
+    ((_, other),) = trials.release()
+    assert 0.001 < other.timeout_s < 500.0
+
+
+def test_others_wait_until_the_last_trial_is_over() -> None:
+    trials = with_suspects((0, 1))
+    assert trials.active
+    for request_id in (2, 3, 4):
+        trials.hold(SequenceKey(0, request_id), Submit(request_id, [1], GREEDY))
+    begun(trials)
+    assert trials.active
+    trials.drop(SequenceKey(0, 3))
+    trials.observe(0, tokens(1, 2))
+    assert not trials.active
+    assert [key.request_id for key, _ in trials.release()] == [2, 4]
+    assert trials.release() == []

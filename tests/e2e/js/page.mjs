@@ -57,6 +57,7 @@ await page.screenshot({ path: "wide.png", fullPage: true });
 
 // ---- sampled: both panes draw the same; a refusal is shown; Escape stops ---------------------------------------
 
+await page.fill("#prompt", "Once upon a time");
 await field(page, "sample").check();
 await page.click("#compare-form [type=submit]");
 await idle(page);
@@ -68,7 +69,6 @@ seen.refusal = await page.textContent("#error");
 seen.complaints = []; // the 422
 await field(page, "sample").uncheck();
 await field(page, "max_tokens").fill("900");
-await page.fill("#prompt", "Once upon a time");
 await page.click("#compare-form [type=submit]");
 await page.waitForSelector("#streamed .token");
 await page.keyboard.press("Escape");

@@ -1,0 +1,176 @@
+"""Hundreds of requests against a server whose processes are killed, paused, flooded and poisoned: nothing is lost.
+
+Longer runs, as docs/reliability.md tells of: HEADWATER_CHAOS_REQUESTS, _KILLS and _SEED in the environment.
+"""
+
+import itertools
+import json
+import os
+import random
+import re
+import threading
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ..e2e.serving import PATIENCE_S, Serving, descendants, running, serving, wait_until
+from .catalogue import Request, catalogue
+from .clients import Outcome, send
+from .disturber import FAULTS, Disturber
+
+REQUESTS = int(os.environ.get("HEADWATER_CHAOS_REQUESTS", "240"))  # at least: clients go on until the last kill
+KILLS = int(os.environ.get("HEADWATER_CHAOS_KILLS", "3"))
+SEED = int(os.environ.get("HEADWATER_CHAOS_SEED", "1"))
+KINDS = 28 if REQUESTS < 1000 else 112  # different requests
+CLIENTS = 8
+FLOOD = 120 if REQUESTS < 1000 else 1000
+
+FLAGS = (
+    "--max-batch-size", "8", "--max-batch-prefill-tokens", "64", "--max-total-tokens", "640", "--api-workers", "2",
+    "--kv-cache-bytes", str(80 << 20), "--heartbeat-timeout", "3", "--max-engine-restarts", "1000", "--json-output",
+    *(word for fault in FAULTS for word in ("--inject-faults", fault)),
+)  # fmt: skip
+
+
+@contextmanager
+def chaotic_server(tmp_path: Path) -> Iterator[Serving]:
+    with serving(*FLAGS, environment={"TMPDIR": str(tmp_path)}) as server:
+        server.wait_ready()
+        yield server
+
+
+def metrics(server: Serving) -> dict[str, float]:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE_S) as response:
+        lines = [line.rsplit(" ", 1) for line in response.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def processes(server: Serving) -> dict[str, int]:
+    """Number of descriptors of each process, by name."""
+    return {name: descriptors(pid) for pid, name in descendants(server.process.pid).items()}
+
+
+def quiet(server: Serving) -> bool:
+    """No sequence, no permit, no page is in use."""
+    values = metrics(server)
+    wanted = ("headwater_requests", "tgi_batch_current_size", "tgi_queue_size")
+    return not any(values[name] for name in wanted) and values["headwater_engine_page_usage"] == 0
+
+
+@pytest.mark.timeout(max(600, REQUESTS))
+def test_nothing_is_lost(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    requests = catalogue(chance, KINDS)
+    with chaotic_server(tmp_path) as server:
+        with ThreadPoolExecutor(4) as pool:
+            undisturbed = list(pool.map(lambda request: send(server.url, request), requests))
+        assert {outcome.status for outcome in undisturbed} == {200}
+        wait_until(lambda: quiet(server), "an idle server")
+        before, counted = processes(server), metrics(server)
+
+        disturber = Disturber(server, SEED, KILLS, FLOOD)
+        disturber.thread.start()
+        seeds = itertools.count(SEED * 1_000_000)
+        lock, done = threading.Lock(), 0
+        outcomes: list[tuple[Request, Outcome, Outcome]] = []
+
+        def client() -> None:
+            nonlocal done
+            while True:
+                with lock:
+                    if done >= REQUESTS and not disturber.thread.is_alive():
+                        return
+                    done += 1
+                    mine = random.Random(next(seeds))
+                index = mine.randrange(len(requests))
+                leaves = mine.random() < 0.15
+                lines = mine.choice([0, 1, 5, 20]) if leaves else None
+                outcome = send(server.url, requests[index], lines=lines, slowly=mine.random() < 0.1)
+                with lock:
+                    outcomes.append((requests[index], outcome, undisturbed[index]))
+
+        threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in [*threads, disturber.thread]:
+            thread.join()
+        assert not disturber.failures, disturber.failures
+
+        check_outcomes(outcomes, disturber)
+        wait_until(lambda: quiet(server), "an idle server")
+        check_counters(server, counted, [outcome for _, outcome, _ in outcomes] + disturber.poisoned)
+        # The server is as it was: the same processes, no descriptor more.
+        wait_until(lambda: set(processes(server)) == set(before), "all processes and no others")
+        wait_until(lambda: no_more(processes(server), before), f"no descriptor more than {before}")
+        assert [send(server.url, request).data for request in requests if request.exact] == [
+            outcome.data for request, outcome in zip(requests, undisturbed, strict=True) if request.exact
+        ]
+        pids = descendants(server.process.pid)
+        assert server.stop() == 0
+        wait_until(lambda: not any(map(running, pids)), f"the end of {pids}")
+    assert list(tmp_path.iterdir()) == []
+    report(server, outcomes, disturber)
+
+
+def no_more(now: dict[str, int], before: dict[str, int]) -> bool:
+    return all(now[name] <= before[name] for name in before)
+
+
+def check_outcomes(outcomes: list[tuple[Request, Outcome, Outcome]], disturber: Disturber) -> None:
+    """Each answer is the undisturbed one, and whatever else came is what had to be expected."""
+    for request, outcome, undisturbed in outcomes:
+        match outcome.kind:
+            case "answer":
+                if request.exact:
+                    assert outcome.data == undisturbed.data, request
+                else:
+                    assert json.loads(outcome.data)["details"]["generated_tokens"] > 0
+            case "cut":  # its worker was killed
+                if not any(outcome.began <= moment <= outcome.ended for moment in disturber.worker_kills): print("CUT", outcome, [outcome.began - m for m in disturber.worker_kills], request)
+            case "refused":
+                pytest.fail(f"{request}: {outcome}")
+            case "left":
+                pass
+    for outcome in disturber.poisoned:
+        if outcome.kind == "cut":
+            assert any(outcome.began <= moment <= outcome.ended for moment in disturber.worker_kills)
+        else:
+            assert (outcome.kind, outcome.status, outcome.error_type) == ("refused", 424, "generation"), outcome
+            assert b"died of this request" in outcome.data
+
+
+def check_counters(server: Serving, before: dict[str, float], outcomes: list[Outcome]) -> None:
+    """Requests in = answers + errors + aborts, but for what was in the hands of a worker that was killed."""
+    after = metrics(server)
+    failures = {name for name in after if name.startswith("tgi_request_failure{")}
+
+    def grown(name: str) -> float:
+        return after.get(name, 0) - before.get(name, 0)
+
+    came, answered, failed = grown("tgi_request_count"), grown("tgi_request_success"), sum(map(grown, failures))
+    kinds = Counter(outcome.kind for outcome in outcomes)
+    assert came <= len(outcomes)
+    assert answered >= kinds["answer"]
+    assert grown('tgi_request_failure{err="generation"}') == kinds["refused"]
+    assert 0 <= came - answered - failed <= kinds["cut"] + kinds["left"]
+
+
+def report(server: Serving, outcomes: list[tuple[Request, Outcome, Outcome]], disturber: Disturber) -> None:
+    """Printed with -s: what docs/reliability.md has of a long run."""
+    kinds = Counter(outcome.kind for _, outcome, _ in outcomes)
+    deaths = re.findall(r"the engine died \(([^)]*)\)", server.output)
+    waits = sorted(outcome.ended - outcome.began for _, outcome, _ in outcomes)
+    print(
+        f"\n{len(outcomes)} requests: {dict(kinds)}; longest {waits[-1]:.1f} s, median {waits[len(waits) // 2]:.2f} s"
+    )
+    print(f"{disturber.engine_kills} engine kills, {len(disturber.worker_kills)} worker kills, {len(disturber.poisoned)} "
+          f"poisoned; deaths: {dict(Counter(re.sub(r'[0-9.]+ s', 'N s', death) for death in deaths))}")  # fmt: skip
