@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from .catalogue import Request
 
 PATIENCE_S = 180.0
-_OWN = re.compile(rb'(?m)^:\n\n|"id":"[^"]*"|"created":\d+|"system_fingerprint":"[^"]*"')
+_OWN = re.compile(rb'(?m)^:\n\n|"id":"[^"]*"|"created":\d+|"cached_tokens":\d+')
 _PAUSE = threading.Event()  # never set: waiting for it is a pause
 
 Kind = Literal["answer", "refused", "cut", "left"]
@@ -52,14 +52,15 @@ def send(url: str, request: Request, *, lines: int | None = None, slowly: bool =
             return outcome
         response = connection.getresponse()
         outcome.status = response.status
-        for number, line in enumerate(response, 1):
-            parts.append(line)
-            if lines is not None and number >= lines:
+        # Not by lines: http.client then says nothing of a chunked body that is cut off.
+        while part := response.read1(256 if slowly else 1 << 16):
+            parts.append(part)
+            if lines is not None and sum(each.count(b"\n") for each in parts) >= lines:
                 outcome.kind = "left"
                 return outcome
             if slowly:
                 _PAUSE.wait(0.01)
-        if not response.isclosed():  # http.client says nothing when a line of a chunked body is cut off
+        if response.length:
             outcome.kind = "cut"
             return outcome
         outcome.data = _OWN.sub(b"", b"".join(parts))

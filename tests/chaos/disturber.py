@@ -45,15 +45,17 @@ class Disturber:
             self._kill_worker, self._poison, self._pause_engine, self._pause_worker, self._flood_it, self._garbage,
         ]  # fmt: skip
         try:
-            for number in range(self._wanted_kills):
+            turn: list[Callable[[], None]] = []
+            while self.engine_kills < self._wanted_kills:
                 self._kill_engine()
-                for act in self._chance.sample(acts, 2 if number % 2 else 3):
-                    act()
+                for _ in range(2):
+                    turn = turn or self._chance.sample(acts, len(acts))
+                    turn.pop()()
         except BaseException as error:  # reported by the test's own thread
             self.failures.append(error)
 
     def _kill_engine(self) -> None:
-        """At any time of its life once it listens, warm-up of the next one included."""
+        """At any time of its life, its warm-up included."""
         if self._chance.random() < 0.7:
             self._wait_healthy()
         self._stopped.wait(self._chance.random() * 2.0)

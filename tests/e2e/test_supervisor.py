@@ -40,6 +40,16 @@ def find(pids: dict[int, str], name: str) -> int:
     return pid
 
 
+def test_an_engine_that_keeps_dying_ends_the_program(temporary: dict[str, str]) -> None:
+    with serving(*SMALL, "--max-engine-restarts", "0", environment=temporary) as server:
+        server.wait_ready()
+        pids = descendants(server.process.pid)
+        os.kill(find(pids, "headwater engine 0"), signal.SIGKILL)
+        assert server.wait_end() == 1
+        assert_all_gone(pids, temporary)
+    assert "the engine died 1 times in 60 s; stopping" in server.output
+
+
 @pytest.mark.parametrize("share", [False, True])
 def test_a_port_in_use_is_told(share: bool) -> None:
     with socket.socket() as other:
@@ -116,7 +126,9 @@ def test_a_second_signal_ends_at_once(server: Serving, temporary: dict[str, str]
     assert_all_gone(pids, temporary)
 
 
-def test_an_engine_that_dies_is_started_again_and_no_child_outlives_the_supervisor(server: Serving) -> None:
+def test_an_engine_that_dies_is_started_again_and_no_child_outlives_the_supervisor(
+    server: Serving, temporary: dict[str, str]
+) -> None:
     before = descendants(server.process.pid)
     os.kill(find(before, "headwater engine 0"), signal.SIGKILL)
     server.wait_for(r"the engine died \(SIGKILL\); starting it again, 1 of 5")
@@ -128,7 +140,7 @@ def test_an_engine_that_dies_is_started_again_and_no_child_outlives_the_supervis
     assert find(after, "headwater engine 0") not in before
     assert find(after, "headwater api 0") in before
     server.process.kill()
-    wait_until(lambda: not any(map(running, after)), f"the end of {after}")
+    assert_all_gone(after, temporary)
     assert status_of(f"{server.url}/health") == 0
 
 
