@@ -164,3 +164,18 @@ def null_server_command(
         raise typer.Exit(0 if found.passes else 1)
     with user_errors():
         serve_null(host, port, pace_ms, first_ms, lambda at: print(f"null server at http://{host}:{at}", flush=True))
+
+
+@app.command("profile")
+def profile_command(
+    model: Annotated[str | None, typer.Argument(help="As for `headwater serve`.")] = None,
+    batches: Annotated[str, typer.Option(help="Sequences in a step, one table each.")] = "1,8,32",
+    context: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="That are measured.")] = 50,
+    quantize: Annotated[Literal["int8", "fp8"] | None, typer.Option(help="As for `headwater serve`.")] = None,
+) -> None:
+    """Where the time of a decoding step goes: the host's share, and each kernel's (cpu backend)."""
+    from .step_profile import profile
+
+    with user_errors():
+        profile(model, [int(each) for each in parse_numbers(batches, int)], context, steps, quantize)

@@ -84,6 +84,11 @@ class Engine:
         self._scheduler.cached_tokens = self._scheduler.preemptions = 0
 
     @property
+    def runner(self) -> Runner:
+        """What runs the steps: for measurements."""
+        return self._runner
+
+    @property
     def has_work(self) -> bool:
         """Whether ``step`` has something to do."""
         return self._scheduler.has_work or self._launched is not None or self._is_compiled

@@ -4,11 +4,12 @@ A step is staged in host memory and launched as a few recorded programs; nothing
 next one can be scheduled and launched meanwhile: it takes the tokens it needs from the device.
 """
 
+import time
 from dataclasses import dataclass
 
 import torch
 
-from ..kernels import TOP_WIDTH, Backend, Event, Sampled, SamplingBatch, TopTokens
+from ..kernels import TOP_WIDTH, Backend, Event, Program, Sampled, SamplingBatch, TopTokens
 from .block import Block
 from .chunk import Chunk
 from .grammar import Matcher
@@ -40,6 +41,7 @@ class Runner:
         self._model = model
         self._backend = backend
         self.vocab_size = model.config.vocab_size
+        self.waited_s = 0.0  # in all, for the device; the rest of a step's time is the host's
         self.cache = KVCache(model.config, limits.num_pages, limits.page_size, dtypes.rows, device)
         config, samples = model.config, limits.max_samples
         self._inputs = StepBuffers(limits, samples, device)
@@ -95,8 +97,15 @@ class Runner:
 
     def collect(self, launched: Launched) -> HostSampled:
         """Wait for a step. Returns what was sampled, to be read before the next but one is launched."""
+        begin = time.perf_counter()
         launched.event.wait()
+        self.waited_s += time.perf_counter() - begin
         return launched.results
+
+    @property
+    def programs(self) -> tuple[Program, Program]:
+        """What a step launches: body and head."""
+        return self._body, self._head
 
     def _run_body(self, rows: int) -> None:
         inputs, batch = self._inputs, self._inputs.batch(rows)

@@ -55,7 +55,7 @@ class GgufFile:
         """The value of a key, of the default's type, or the default. Raises ModelError if it has another type."""
         if key not in self._fields:
             return default
-        value = self._fields[key].contents()
+        value = self._contents(key)
         if isinstance(default, float) and isinstance(value, int):
             value = float(value)
         if type(value) is not type(default):
@@ -72,13 +72,16 @@ class GgufFile:
         """The values of an array; empty if there is none."""
         if key not in self._fields:
             return []
-        try:
-            values = self._fields[key].contents()
-        except UnicodeDecodeError as error:
-            raise self.error(f"{key} is not UTF-8 ({error})") from error
+        values = self._contents(key)
         if not isinstance(values, list):
             raise self.error(f"{key} is not an array")
         return values
+
+    def _contents(self, key: str) -> Any:
+        try:
+            return self._fields[key].contents()
+        except UnicodeDecodeError as error:
+            raise self.error(f"{key} is not UTF-8 ({error})") from error
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, outermost dimension first (GGUF stores it the other way round)."""

@@ -17,7 +17,7 @@ import torch
 from numba import cfunc, types
 
 from .machine import aligned_empty
-from .team import PHASE_WORDS, RING, team
+from .team import KERNEL, PHASE_WORDS, RING, team
 
 _ITEM = types.void(*[types.intp] * 5)  # arguments, item, thread, rows, sequences
 NUMBA_TYPES = {
@@ -26,6 +26,9 @@ NUMBA_TYPES = {
     torch.int8: types.int8,
     torch.float8_e4m3fn: types.uint8,
 }
+
+
+_names: dict[int, str] = {}  # of kernels, by their addresses
 
 
 def record(**fields: type) -> np.dtype:
@@ -42,7 +45,10 @@ def work_item(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
 
     @cache
     def compiled(*kinds: Any) -> Any:
-        return cfunc(_ITEM, cache=True, error_model="numpy")(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)))
+        kernel = cfunc(_ITEM, cache=True, error_model="numpy")(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)))
+        address: int = kernel.address
+        _names[address] = make.__name__.strip("_").replace("_", " ")
+        return kernel
 
     return lambda *kinds: compiled(*kinds).address
 
@@ -150,11 +156,19 @@ class Program:
     def __init__(self, tape: _Tape) -> None:
         self._kept = tape.kept
         self._phases = np.array(tape.phases, np.int64).reshape(-1, PHASE_WORDS)
+        self._ticket = 0
 
     def launch(self, rows: int, sequences: int = 0) -> None:
         """Run it after all that was launched before, for so many rows and sequences. Returns at once."""
         _under_way.append(self)  # it may be dropped before its last launch is over
-        team().launch(self._phases, rows, sequences)
+        self._ticket = team().launch(self._phases, rows, sequences)
+
+    def seconds(self) -> dict[str, float]:
+        """How long each kernel took in the last launch, all its phases together; waits for its end."""
+        times: defaultdict[str, float] = defaultdict(float)
+        for phase, seconds in zip(self._phases, team().phase_seconds(self._ticket, len(self._phases)), strict=True):
+            times[_names[int(phase[KERNEL])]] += float(seconds)
+        return dict(times)
 
 
 def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:

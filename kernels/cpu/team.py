@@ -10,6 +10,7 @@ sequence of the default model, 270 phases a step: 0.5 ms of 9 are between them.
 
 import os
 import threading
+import time
 from functools import cache
 
 import numpy as np
@@ -59,10 +60,10 @@ def _run_launch(slot, counters, thread):
         phase, counter = phases + index * PHASE_WORDS * 8, counters + index * _LINE
         kernel, arguments = atomic_load(phase + KERNEL * 8), atomic_load(phase + ARGUMENTS * 8)
         items = _items(phase, rows, sequences)
-        if thread == 0:
-            atomic_exchange(counter + 16, ticks())
         done = 0
         item = atomic_add(counter, 1)
+        if item == 0:
+            atomic_exchange(counter + 16, ticks())
         while item < items:
             call(kernel, arguments, item, thread, rows, sequences)
             done += 1
@@ -98,9 +99,9 @@ def _serve(control, counters, counters_stride, thread, wake_fd, done_fd):
         ring = launch % RING
         slot = control + _SLOTS + ring * _LINE
         _run_launch(slot, counters + ring * counters_stride, thread)
-        if thread == 0:
-            atomic_exchange(slot + _END, ticks())
         launch += 1
+        if atomic_load(control + _COMPLETED) < launch:
+            atomic_exchange(slot + _END, ticks())
         atomic_max(control + _COMPLETED, launch)
         if atomic_exchange(control + _WAITING, 0) == 1:
             _write(done_fd, flag + 8, 1)
@@ -185,6 +186,13 @@ class Team:
         )  # fmt: skip
         return self._launches
 
+    def phase_seconds(self, ticket: int, count: int) -> np.ndarray:
+        """How long each of the ``count`` phases of a launch took, fp64 [count]; it is one of the last few."""
+        self.wait(ticket)
+        ring = (ticket - 1) % RING
+        end = self._memory[(_SLOTS + ring * _LINE + _END) // 8].item()
+        return np.diff(self._counters.numpy()[ring, :count, 2], append=end) * _tick_seconds()
+
     @property
     def last(self) -> int:
         """Ticket of the last launch."""
@@ -202,6 +210,19 @@ class Team:
         """Wait until a launch is complete and its phases may be thrown away."""
         self.wait(ticket)
         _wait_left(self._control, ticket - 1, self.threads)
+
+
+@njit(types.intp(), cache=True)
+def _now():
+    return ticks()
+
+
+@cache
+def _tick_seconds() -> float:
+    """Of the time stamp counter, against Python's clock over 50 ms."""
+    begin, begin_s = _now(), time.perf_counter()
+    time.sleep(0.05)
+    return (time.perf_counter() - begin_s) / (_now() - begin)
 
 
 _chosen_threads = 0

@@ -75,3 +75,16 @@ def test_offline(tmp_path: Path) -> None:
         assert cell["tokens_per_s"] == pytest.approx(cell["batch"] / cell["step_ms"] * 1e3)
         assert cell["roof_share"] == pytest.approx(cell["bandwidth"] / report["roof_bytes_per_s"])
     assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_profile() -> None:
+    done = subprocess.run(
+        [HEADWATER, "bench", "profile", "--batches", "2", "--context", "20", "--steps", "3"],
+        capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = dict(line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| "))
+    ms = {name: float(value) for name, value in rows.items() if value != "ms"}
+    assert {"step", "host, beside the kernels", "linear", "attend", "norm", "sample"} <= set(ms)
+    assert all(value >= 0 for value in ms.values())
+    assert max(ms, key=lambda name: ms[name] if name != "step" else -1) == "linear"
