@@ -27,6 +27,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 STALL_TIMEOUT_S = 30.0
 # Between two parts of a request's body.
 BODY_TIMEOUT_S = 30.0
+# The whole of it: a client may trickle.
+BODY_LIMIT_S = 120.0
 
 _VARY = (b"vary", b"origin, access-control-request-method, access-control-request-headers")
 _MAX_REQUEST_ID_BYTES = 128
@@ -94,9 +96,10 @@ class Exchange:
             raise too_long
         chunks: list[bytes] = []
         size = 0
+        deadline = self._loop.time() + BODY_LIMIT_S
         while True:
             try:
-                async with asyncio.timeout(BODY_TIMEOUT_S):
+                async with asyncio.timeout(min(BODY_TIMEOUT_S, deadline - self._loop.time())):
                     message = await self._receive()
             except TimeoutError:
                 raise TransportError(408, "The request's body did not come in time", _CLOSE) from None

@@ -46,7 +46,8 @@ def work_item(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
     @cache
     def compiled(*kinds: Any) -> Any:
         kernel = cfunc(_ITEM, cache=True, error_model="numpy")(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)))
-        address: int = kernel.address
+        address = kernel.address
+        assert address is not None, "compiled, but nowhere"
         _names[address] = make.__name__.strip("_").replace("_", " ")
         return kernel
 
