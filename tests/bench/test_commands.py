@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -295,7 +296,9 @@ except SystemExit as ended:
 
 
 def test_null_server_says_where_it_is_and_ends():
-    process = subprocess.Popen([HEADWATER, "bench", "null-server"], stdout=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background makes its children deaf to Ctrl-C.
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([HEADWATER, "bench", "null-server"], stdout=subprocess.PIPE, text=True, preexec_fn=hear)
     assert process.stdout is not None
     with process.stdout:
         address = process.stdout.readline().split()[-1]
