@@ -103,7 +103,6 @@ def offline(
         prefix_cache=False,  # every sequence reads pages of its own
     )
     engine, hello = start_engine(config)
-    # Not before: the kernels choose what threads Numba's loops run on.
     roof = read_bandwidth(torch.device(kind))
     print(f"memory: {roof / 1e9:.1f} GB/s", flush=True)
     state = model_state(found.directory, read_config(found.directory), hello.dtype, activation_dtype or hello.dtype)

@@ -29,8 +29,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = os.getppid()
     config = decode_config(_read_line(), EngineConfig)
-    # Where the CPU kernels have to run on OpenMP (kernels/cpu/threads.py), its threads must not spin while they wait:
-    # the API wants the same cores. Read by libgomp when torch loads it.
+    # Threads of torch's OpenMP, where it starts any, must not spin while they wait: kernels and API want the same cores.
+    # Read by libgomp when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     setproctitle.setproctitle(f"headwater engine {config.index}")
     threading.Thread(target=_leave_with, args=(supervisor, config.socket), daemon=True, name="orphan").start()
