@@ -29,7 +29,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = os.getppid()
     config = decode_config(_read_line(), EngineConfig)
-    # Threads of torch's OpenMP, where it starts any, must not spin while they wait: kernels and API want the same cores.
+    # Threads of torch's OpenMP, where it starts any, must not spin while they wait: kernels and API want the cores.
     # Read by libgomp when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     setproctitle.setproctitle(f"headwater engine {config.index}")
