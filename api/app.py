@@ -52,6 +52,7 @@ class App:
 
     def __init__(self, service: Service, parent_pid: int) -> None:
         self._service = service
+        service.streams.application = self._respond
         self._parent_pid = parent_pid
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

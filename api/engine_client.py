@@ -86,7 +86,7 @@ class EngineClient:
         assert self.hello is not None
         return self.hello
 
-    async def submit(
+    def submit(
         self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
     ) -> Generation:
         """Start a sequence, as soon as the engine is there; it fails if that takes too long.
@@ -95,11 +95,21 @@ class EngineClient:
             waker: woken whenever something came for the sequence.
             timeout_s: until it must be over; None: no limit.
         """
-        generation = Generation(next(self._request_ids), prompt_ids, sampling, waker, self._abort, timeout_s)
+        generation = self.prepare(prompt_ids, sampling, waker, timeout_s)
+        self.go_on(generation)
+        return generation
+
+    def prepare(
+        self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
+    ) -> Generation:
+        """A sequence that the engine doesn't know yet: ``go_on`` starts it."""
+        return Generation(next(self._request_ids), prompt_ids, sampling, waker, self._abort, timeout_s)
+
+    def go_on(self, generation: Generation) -> None:
+        """Let the engine generate what follows the tokens that the generation has."""
         self._live[generation.request_id] = generation
         if self._transport is not None:
             self._transport.write(encode_frame(generation.submit()))
-        return generation
 
     def is_healthy(self) -> bool:
         """The engine is connected and makes progress."""

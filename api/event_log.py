@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from .errors import ReaderDismissed, StreamNotFoundError
+from .errors import ApiError, ReaderDismissed, StreamNotFoundError
 from .sse import KEEP_ALIVE, KEEP_ALIVE_S
 
 # Of one stream. A client that lost its connection asks again for what lay in its socket: kilobytes, as a second of text
@@ -22,6 +22,7 @@ class EventLog:
     Attributes:
         id: what a client asks for; whoever knows it may read.
         ended: no more events will come.
+        restored: all that the stream's earlier worker sent is there; ``failure``: why it can't be.
         size: bytes held.
     """
 
@@ -39,6 +40,9 @@ class EventLog:
         self.id = stream_id
         self.ended = False
         self.size = 0
+        self.restored = asyncio.Event()
+        self.restored.set()
+        self.failure: ApiError | None = None
         self._start_timer()
 
     @property
@@ -59,16 +63,20 @@ class EventLog:
         self.ended = ended
         self._changed.set()
         self._drop_read()
-        while self.size > MAX_BYTES and not ended:
+        while self.size > MAX_BYTES and not ended and self.restored.is_set():
             self._room.clear()
             await self._room.wait()
 
-    def rewind(self, after: int) -> None:
+    async def rewind(self, after: int) -> None:
         """Dismiss who reads, and keep what follows event number ``after`` for the next one.
 
         Raises:
             StreamNotFoundError: it isn't here.
+            ApiError: the stream's earlier worker died, and this one can't go on with it.
         """
+        await self.restored.wait()
+        if self.failure is not None:
+            raise self.failure
         if not self._first - 1 <= after <= self._last:
             raise StreamNotFoundError(f"What follows event {after} is not there any more, or never was")
         self._dismiss()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .errors import ClientGone, ReaderStalled, TransportError
+from .journal import SCOPE_KEY, Journal
 from .json_errors import json_error
 
 Scope = dict[str, Any]
@@ -45,6 +46,7 @@ class Exchange:
         headers: of the request, names in lower case; of repeated ones the last.
         request_id: the client's x-request-id or x-amzn-trace-id, or a new one.
         started, finished: of the response.
+        journal: of a resumable stream, what it needs to go on in another worker.
         gone: the client closed the connection before the response was finished.
     """
 
@@ -61,6 +63,7 @@ class Exchange:
         # Some clients join a base URL that ends in a slash with a path that begins with one.
         self.path: str = "/" + scope["path"].lstrip("/")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.journal: Journal | None = scope.get(SCOPE_KEY)
         self.started = False
         self.finished = False
         self.gone = False

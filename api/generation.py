@@ -134,6 +134,11 @@ class Generation:
             self._waker.wake()  # the error behind these tokens is news, too
         return slice(taken, self._taken)
 
+    @property
+    def taken(self) -> int:
+        """Tokens taken so far."""
+        return self._taken
+
     def abort(self) -> None:
         """Drop the sequence, if it still runs: nobody wants its tokens."""
         self._drop(self)

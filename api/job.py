@@ -10,6 +10,7 @@ from ..engine.messages import SamplingParams
 from .errors import ApiError, DeadlineError, GenerationError, OverloadedError, ValidationError
 from .exchange import Exchange
 from .generation import EngineError, Waker
+from .journal import Part, part_of, restore
 from .record import Record
 from .service import Service
 from .sse import KEEP_ALIVE_S
@@ -48,7 +49,9 @@ class Job:
         timeout_s = service.config.request_timeout
         assert service.metrics is not None
         record.on_gap = service.metrics.gap
-        self._deadline = time.monotonic() + timeout_s if timeout_s else None
+        self._journal = exchange.journal
+        arrival = time.monotonic() if self._journal is None else self._journal.asked.arrival
+        self._deadline = arrival + timeout_s if timeout_s else None
         self.exchange = exchange
         self.record = record
         self.streams: list[TextStream] = []
@@ -59,7 +62,7 @@ class Job:
         """Every sequence is over and all of it was taken."""
         return self._open == 0
 
-    async def start(
+    def start(
         self,
         prompt_ids: list[int],
         sampling: SamplingParams,
@@ -68,21 +71,17 @@ class Job:
         count: int = 1,
         keep_stop: bool = True,
     ) -> list[TextStream]:
-        """Submit ``count`` sequences of one prompt; their seeds come from that in ``sampling``, the first keeps it.
+        """Start ``count`` sequences of one prompt; their seeds come from that in ``sampling``, the first keeps it.
 
         Args:
             keep_stop: a stop string stays in the text.
-
-        Raises:
-            ApiError: the engine is away for too long.
         """
         service, streams = self._service, []
         for index in range(count):
             own = sampling if index == 0 else msgspec.structs.replace(sampling, seed=derived_seed(sampling.seed, index))
-            try:
-                generation = await service.engine.submit(prompt_ids, own, self._waker, self._left_s())
-            except EngineError as error:
-                raise self._api_error(error) from error
+            generation = service.engine.prepare(prompt_ids, own, self._waker, self._left_s())
+            if self._journal is None or not self._journal.replaying:
+                service.engine.go_on(generation)
             streams.append(TextStream(len(self.streams), generation, service.tokenizer, stops, keep_stop))
             self.streams.append(streams[-1])
             self._open += 1
@@ -96,6 +95,12 @@ class Job:
 
         Safe to cancel. Raises ApiError if a sequence failed.
         """
+        if self._journal is not None and self._journal.replaying:
+            if (parts := self._journal.again()) is not None:
+                return self._take_again(parts)
+            for stream in self.streams:
+                if stream.finish_reason is None:
+                    self._service.engine.go_on(stream.generation)
         await self._waker.wait(self._wait_s(KEEP_ALIVE_S if timeout_s is None else timeout_s))
         return self._take()
 
@@ -120,8 +125,11 @@ class Job:
 
     def _take(self) -> list[News]:
         found = []
+        parts = []
+        journal = self._journal
         for stream in self.streams:
             if stream.finish_reason is None:
+                begin = 0 if journal is None else stream.generation.taken
                 try:
                     news = stream.take()
                 except EngineError as error:
@@ -129,10 +137,22 @@ class Job:
                 if news is not None:
                     found.append(news)
                     self._open -= stream.finish_reason is not None
+                    if journal is not None:
+                        parts.append(part_of(stream.index, stream.generation, begin))
         if found:
+            if journal is not None:
+                journal.add(parts)
             self.record.received(found)
         elif self._deadline is not None and time.monotonic() >= self._deadline and not self.done:
             raise DeadlineError(self._service.config.request_timeout)
+        return found
+
+    def _take_again(self, parts: list[Part]) -> list[News]:
+        """What an earlier run of this request took at a time."""
+        for part in parts:
+            restore(self.streams[part.index].generation, part)
+        found = [news for part in parts if (news := self.streams[part.index].take()) is not None]
+        self._open -= sum(news.stream.finish_reason is not None for news in found)
         return found
 
     def _left_s(self) -> float | None:

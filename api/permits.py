@@ -47,13 +47,19 @@ class Permits:
         """Permits held by all workers."""
         return sum(self._slots[1::_SLOT_INTS])
 
+    @property
+    def _used_by_living(self) -> int:
+        """Without those of a worker that died and was not replaced yet. A system call for each worker."""
+        slots = zip(self._slots[0::_SLOT_INTS], self._slots[1::_SLOT_INTS], strict=True)
+        return sum(count for pid, count in slots if count and _is_alive(pid))
+
     @contextmanager
     def hold(self, count: int = 1) -> Iterator[None]:
         """Hold permits, all that there are if more are wanted. Raises OverloadedError if they are not free."""
         count = min(count, self._limit)
         self._slots[self._count] += count
         try:
-            if self.used > self._limit:
+            if self.used > self._limit and self._used_by_living > self._limit:
                 raise OverloadedError
             yield
         finally:

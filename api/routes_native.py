@@ -114,7 +114,7 @@ class _Generate:
         validation.check(request, limits, stream)
         prompt_ids = await tokenizer.encode(request.inputs, self._parameters.truncate)
         sampling = validation.resolve(request.parameters, len(prompt_ids), limits, tokenizer.eos_ids)
-        await job.start(prompt_ids, sampling, self._parameters.stops, count=count)
+        job.start(prompt_ids, sampling, self._parameters.stops, count=count)
 
     def _events(self, news: list[News]) -> bytes:
         """The events of tokens that came together; the last of a text says how it ended."""

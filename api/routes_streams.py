@@ -4,7 +4,8 @@ from .errors import StreamNotFoundError, TransportError, ValidationError
 from .exchange import Exchange
 from .resumable import stream_headers
 from .service import Service
-from .stream_relay import relay_path, relayed
+from .stream_relay import OwnerGoneError, relay_path, relayed
+from .takeover import claim, take_over
 
 STREAMS_PREFIX = "/streams/"
 
@@ -15,22 +16,31 @@ async def resume(service: Service, exchange: Exchange) -> None:
     after = _last_event_id(exchange)
     await exchange.skip_body()
     exchange.watch()
-    worker, _, secret = stream_id.partition("-")
     if exchange.method == "HEAD":
         raise TransportError(405, "", ((b"allow", b"GET"),))
-    log = service.streams.find(stream_id)
-    if log is not None:
-        log.rewind(after)
-        await _start(exchange, stream_id)
-        await log.read(lambda chunk, last: exchange.end(chunk) if last else exchange.write(chunk))
-    elif secret.isascii() and secret.isprintable() and worker.isdecimal() and int(worker) != service.permits.index:
-        async with relayed(relay_path(service.config.engine_socket, worker), stream_id, after) as chunks:
-            await _start(exchange, stream_id)
-            async for chunk in chunks:
-                await exchange.write(chunk)
-            await exchange.end()
-    else:
+    streams = service.streams
+    for _ in range(2):  # the second time, another worker may have been faster to claim it
+        if (owner := streams.owner(stream_id)) == streams.worker:
+            break
+        try:
+            await _relay(service, exchange, owner, stream_id, after)
+            return
+        except OwnerGoneError:
+            claim(streams, stream_id, owner)
+    log = streams.find(stream_id) or take_over(streams, stream_id, exchange)
+    if log is None:
         raise StreamNotFoundError
+    await log.rewind(after)
+    await _start(exchange, stream_id)
+    await log.read(lambda chunk, last: exchange.end(chunk) if last else exchange.write(chunk))
+
+
+async def _relay(service: Service, exchange: Exchange, owner: int, stream_id: str, after: int) -> None:
+    async with relayed(relay_path(service.config.engine_socket, owner), stream_id, after) as chunks:
+        await _start(exchange, stream_id)
+        async for chunk in chunks:
+            await exchange.write(chunk)
+        await exchange.end()
 
 
 async def _start(exchange: Exchange, stream_id: str) -> None:

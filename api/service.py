@@ -14,8 +14,8 @@ from .log import log_request
 from .metrics import Metrics
 from .permits import Permits
 from .record import Record
-from .resumable import Streams
 from .stream_relay import StreamRelay, relay_path
+from .streams import Streams
 from .tokenizer import Tokenizer
 from .validation import Limits
 
@@ -32,8 +32,8 @@ class Service:
         self.tokenizer = Tokenizer(config.model_dir, config.validation_workers)
         self.chat_templates = load_chat_templates(config.model_dir)
         self.engine = EngineClient(config.engine_socket, config.heartbeat_timeout)
-        self.streams = Streams(permits.index, config.stream_resume_grace)
-        self._relay = StreamRelay(self.streams, relay_path(config.engine_socket, str(permits.index)))
+        self.streams = Streams(permits.index, config.stream_resume_grace, config.engine_socket.parent)
+        self._relay = StreamRelay(self.streams, relay_path(config.engine_socket, permits.index))
         self._tracer: Tracer | None = None
         self.metrics: Metrics | None = None  # its buckets depend on the engine's limits
 
@@ -42,6 +42,7 @@ class Service:
         self.engine.start()
         await self.engine.wait_ready()
         await self._relay.start()
+        self.streams.expire_left()
         if self.config.otlp_endpoint is not None:
             self._tracer = self._new_tracer(self.config.otlp_endpoint)
         limits = self.limits()

@@ -1,8 +1,8 @@
 """Resumable streams of one worker, read by the others: a request to go on may reach any of them.
 
 Each worker listens on a Unix socket beside the engine's. Who connects sends ``id last-event-number`` and a newline; the
-answer is a line, ``ok`` or why not, then frames of 4 bytes length (big-endian) and events. An empty frame ends the
-stream; the connection's end without one means that it is lost.
+answer is a line, ``ok``, ``unknown`` or why else not, then frames of 4 bytes length (big-endian) and events. An empty
+frame ends the stream; the connection's end without one means that it is lost.
 """
 
 import asyncio
@@ -10,13 +10,20 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from .errors import ReaderDismissed, StreamNotFoundError
-from .resumable import Streams
+from .errors import ApiError, ReaderDismissed, StreamNotFoundError
+from .streams import Streams
 
 _LENGTH_BYTES = 4
 
 
-def relay_path(engine_socket: Path, worker: str) -> Path:
+_UNKNOWN = "unknown"
+
+
+class OwnerGoneError(StreamNotFoundError):
+    """The worker that should have the stream doesn't: it has died."""
+
+
+def relay_path(engine_socket: Path, worker: int) -> Path:
     """The socket of a worker."""
     return engine_socket.with_name(f"streams-{worker}.sock")
 
@@ -47,11 +54,12 @@ class StreamRelay:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream_id, _, after = (await reader.readline()).decode().rstrip("\n").partition(" ")
+        if (log := self._streams.find(stream_id)) is None:
+            writer.write(_UNKNOWN.encode() + b"\n")
+            return
         try:
-            if (log := self._streams.find(stream_id)) is None:
-                raise StreamNotFoundError
-            log.rewind(int(after))
-        except StreamNotFoundError as error:
+            await log.rewind(int(after))
+        except ApiError as error:
             writer.write(error.error.encode() + b"\n")
             return
         writer.write(b"ok\n")
@@ -76,15 +84,20 @@ async def relayed(path: Path, stream_id: str, after: int) -> AsyncIterator[Async
     """What another worker's stream goes on with; the iterator raises ReaderDismissed if that ends before its end.
 
     Raises:
-        StreamNotFoundError: the worker, the stream or the events are not there.
+        OwnerGoneError: the worker or the stream is not there.
+        StreamNotFoundError: the events are not there.
     """
     try:
         reader, writer = await asyncio.open_unix_connection(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise OwnerGoneError from None
     except OSError:
         raise StreamNotFoundError from None
     try:
         writer.write(f"{stream_id} {after}\n".encode())
         answer = (await reader.readline()).decode().rstrip("\n")
+        if answer in ("", _UNKNOWN):
+            raise OwnerGoneError
         if answer != "ok":
             raise StreamNotFoundError(answer)
         yield _chunks(reader)

@@ -4,12 +4,12 @@ A field whose meaning this server does not implement is refused when it is set t
 result; it is never ignored.
 """
 
-import secrets
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from ..engine.messages import SamplingParams
+from . import draws
 from .errors import ValidationError
 from .grammar import engine_grammar
 from .schema import GenerateParameters, GenerateRequest
@@ -152,7 +152,7 @@ def granted_tokens(input_tokens: int, max_new_tokens: int | None, limits: Limits
 
 def draw_seed() -> int:
     """For a request that brings none."""
-    return secrets.randbits(_DRAWN_SEED_BITS)
+    return draws.source().getrandbits(_DRAWN_SEED_BITS)
 
 
 def resolve(

@@ -1,9 +1,9 @@
 """The calls in the answers of one request: a parser for each choice, and what calls are named."""
 
-import secrets
 import string
 from collections.abc import Iterator
 
+from .. import draws
 from ..text_stream import News, TextStream
 from .envelope import finish_reason_of
 from .schema import FinishReason
@@ -43,8 +43,8 @@ class CallReader:
     def new_id(self) -> str:
         """For one more call."""
         if self._form is MISTRAL:
-            return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(_MISTRAL_ID_LENGTH))
-        return f"call_{secrets.token_hex(12)}"
+            return "".join(draws.source().choice(_ALPHANUMERIC) for _ in range(_MISTRAL_ID_LENGTH))
+        return f"call_{draws.hex_digits(24)}"
 
     def _parser(self, stream: TextStream) -> ToolParser:
         parser = self._parsers.get(stream.index)

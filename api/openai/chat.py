@@ -87,7 +87,7 @@ async def start_chat(service: Service, job: Job, request: ChatRequest) -> CallRe
     checked = check(request, limits, tokenizer.eos_ids, grammar, top_logprobs)
     prompt_ids = await tokenizer.encode(prompt.text, add_special_tokens=False)
     sampling = checked.for_prompt(len(prompt_ids), limits)
-    await job.start(prompt_ids, sampling, checked.stops, count=checked.choices, keep_stop=False)
+    job.start(prompt_ids, sampling, checked.stops, count=checked.choices, keep_stop=False)
     return reader
 
 

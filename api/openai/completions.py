@@ -102,9 +102,7 @@ class _Completion:
         # All are checked before the first is started.
         parameters = [self._sampling(checked, prompt) for prompt in self._prompts]
         for prompt, sampling in zip(self._prompts, parameters, strict=True):
-            prompt.streams = await self._job.start(
-                prompt.ids, sampling, checked.stops, count=per_prompt, keep_stop=False
-            )
+            prompt.streams = self._job.start(prompt.ids, sampling, checked.stops, count=per_prompt, keep_stop=False)
 
     async def _tokenised(self, given: str | list[int], vocab_size: int) -> _Prompt:
         tokenizer = self._service.tokenizer

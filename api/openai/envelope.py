@@ -1,11 +1,10 @@
 """What every answer and event of one request has in common, and the bytes of its events, built once."""
 
-import secrets
-import time
 from typing import Literal
 
 import msgspec
 
+from .. import draws
 from ..job import Job
 from ..service import Service
 from ..sse import event_of
@@ -28,8 +27,8 @@ class Envelope:
     """
 
     def __init__(self, service: Service, kind: Literal["chatcmpl", "cmpl"], model: str | None) -> None:
-        self.id = f"{kind}-{secrets.token_hex(12)}"
-        self.created = int(time.time())
+        self.id = f"{kind}-{draws.hex_digits(24)}"
+        self.created = draws.created()
         self.model = service.config.model_id if model is None or model in _NO_MODEL else model
         self.system_fingerprint = f"{service.config.version}-native"
 

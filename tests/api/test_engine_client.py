@@ -31,7 +31,7 @@ async def connected(peer: EnginePeer) -> AsyncIterator[EngineClient]:
 
 
 async def start(client: EngineClient, prompt_ids: list[int]) -> Generation:
-    return await client.submit(prompt_ids, GREEDY, Waker())
+    return client.submit(prompt_ids, GREEDY, Waker())
 
 
 async def taken(generation: Generation) -> list[int]:
@@ -75,7 +75,7 @@ def test_one_reader_waits_for_several_generations(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
             waker = Waker()
-            generations = [await client.submit([1], GREEDY, waker) for _ in range(2)]
+            generations = [client.submit([1], GREEDY, waker) for _ in range(2)]
             for _ in generations:
                 await asyncio.to_thread(peer.submitted)
             await waker.wait(0.001)  # the time is over
@@ -155,7 +155,7 @@ def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: Engi
 
     async def run() -> None:
         async with connected(peer) as client:
-            first = await client.submit([1, 2], wants_all, Waker(), timeout_s=500.0)
+            first = client.submit([1, 2], wants_all, Waker(), timeout_s=500.0)
             second = await start(client, [3])
             for _ in range(2):
                 await asyncio.to_thread(peer.submitted)

@@ -59,11 +59,11 @@ def test_readers_take_turns_and_nothing_is_lost_or_repeated() -> None:
         assert first.got == [(event(1) + event(2), False), (event(3), False)]  # comments have no number
         first.task.cancel()
         await log.append(part(4), ended=False)
-        log.rewind(2)  # the third was sent, and never arrived
+        await log.rewind(2)  # the third was sent, and never arrived
         second = Reader(log)
         await settle()
         assert second.text == event(3) + event(4)
-        log.rewind(0)
+        await log.rewind(0)
         third = Reader(log)
         await log.append(part(5), ended=True)
         await third.task
@@ -83,8 +83,8 @@ def test_what_never_was_cannot_be_read(after: int) -> None:
         log, _ = new_log()
         await log.append(part(1, 2, 3), ended=True)
         with pytest.raises(StreamNotFoundError, match=f"follows event {after}"):
-            log.rewind(after)
-        log.rewind(3)  # it has everything, but does not know that
+            await log.rewind(after)
+        await log.rewind(3)  # it has everything, but does not know that
         reader = Reader(log)
         await reader.task
         assert reader.got == [(b"", True)]
@@ -104,7 +104,7 @@ def test_memory_is_bounded_and_what_nobody_got_is_kept(monkeypatch: pytest.Monke
             await settle()
         assert log.size <= 10 * len(event(10))
         with pytest.raises(StreamNotFoundError):
-            log.rewind(5)
+            await log.rewind(5)
         reader.may_read.clear()
         behind = 31
         adding = asyncio.ensure_future(log.append(part(behind), ended=False))

@@ -83,11 +83,15 @@ def _die_with_a_permit(path: Path) -> None:
 
 
 def test_the_slot_of_a_dead_worker_is_taken_over(path: Path) -> None:
+    other = Permits(path, 1)
     worker = fork.Process(target=_die_with_a_permit, args=(path,))
     worker.start()
     worker.join()
-    assert Permits(path, LIMIT).index == 0
-    assert Permits(path, LIMIT).used == 0
+    assert other.used == 1
+    with other.hold(), pytest.raises(OverloadedError), other.hold():  # a permit of the dead is in nobody's way
+        pass
+    assert Permits(path, LIMIT).index == 1
+    assert other.used == 0
 
 
 def test_several_permits_are_held_together_or_not_at_all(path: Path) -> None:

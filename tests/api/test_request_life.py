@@ -284,7 +284,7 @@ class RequestLife(RuleBasedStateMachine):
         return self.runner.run(coroutine)
 
     async def _submit(self, prompt: int, sampling: SamplingParams) -> Generation:
-        return await self.client.submit([prompt], sampling, Waker())
+        return self.client.submit([prompt], sampling, Waker())
 
     async def _receive(self, data: bytes) -> None:
         assert self.connection is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from headwater.api import event_log, exchange, resumable
+from headwater.api import event_log, exchange, streams
 from headwater.api.app import App
 from headwater.api.config import ApiConfig
 from headwater.api.errors import ReaderDismissed
@@ -203,7 +203,7 @@ def test_a_stream_that_nobody_reads_for_too_long_ends(
 
 
 def test_what_ended_streams_hold_is_bounded(model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resumable, "MAX_ENDED_BYTES", 400)
+    monkeypatch.setattr(streams, "MAX_ENDED_BYTES", 400)
 
     async def run() -> None:
         async with workers(model_dir, peer) as (app,):

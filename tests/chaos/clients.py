@@ -31,6 +31,7 @@ class Outcome:
     status: int
     began: float
     ended: float = 0.0
+    returns: int = 0  # times that a resumable stream was gone on with
 
     @property
     def error_type(self) -> str:
@@ -72,6 +73,65 @@ def send(url: str, request: Request, *, lines: int | None = None, slowly: bool =
         connection.close()
         outcome.ended = time.monotonic()
     return outcome
+
+
+class Resumed:
+    """A stream that is read over as many connections as it takes."""
+
+    def __init__(self, url: str, request: Request) -> None:
+        self._url = url
+        self._request = request
+        self._events: list[bytes] = []
+        self._rest = b""  # of an event whose end didn't come
+        self._id: str | None = None
+
+    def read(self, leave_after: int) -> Outcome:
+        """The whole of it, with one loss of the connection of our own making, so many events after its beginning."""
+        outcome = Outcome("answer", b"", 0, time.monotonic())
+        ended = False
+        while time.monotonic() < outcome.began + PATIENCE_S:
+            connection = http.client.HTTPConnection(urlsplit(self._url).netloc, timeout=PATIENCE_S)
+            with suppress(http.client.HTTPException, ConnectionError):
+                ended = self._read_connection(connection, outcome, leave_after if outcome.returns == 0 else None)
+            connection.close()
+            if ended or self._id is None:
+                break
+            outcome.returns += 1
+            _PAUSE.wait(0.1)
+        if not ended:
+            outcome.kind = "cut"  # before it had a name
+        elif outcome.status != 200:
+            outcome.kind = "refused"
+        outcome.data = _OWN.sub(b"", b"".join(self._events) + self._rest)
+        outcome.ended = time.monotonic()
+        return outcome
+
+    def _read_connection(
+        self, connection: http.client.HTTPConnection, outcome: Outcome, leave_after: int | None
+    ) -> bool:
+        """Whether the stream ended, or can't go on."""
+        self._rest = b""
+        if self._id is None:
+            headers = {"content-type": "application/json", "x-stream-resumable": "1"}
+            connection.request("POST", self._request.path, json.dumps(self._request.body), headers)
+        else:
+            connection.request("GET", f"/streams/{self._id}", headers={"last-event-id": str(len(self._events))})
+        response = connection.getresponse()
+        outcome.status = response.status
+        self._id = response.headers["x-stream-id"]
+        while part := response.read1(1 << 16):
+            *events, self._rest = (self._rest + part).split(b"\n\n")
+            for event in events:
+                self._take(event)
+            if leave_after is not None and len(self._events) >= leave_after:
+                return False
+        return not response.length  # what is missing of a body that was cut off
+
+    def _take(self, event: bytes) -> None:
+        if event.startswith(b":"):  # a comment
+            return
+        # A number that is wrong stays, so that the answer is not the undisturbed one.
+        self._events.append(event.removeprefix(b"id: %d\n" % (len(self._events) + 1)) + b"\n\n")
 
 
 def send_garbage(url: str, chance: random.Random) -> None:
