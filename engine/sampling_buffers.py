@@ -92,8 +92,9 @@ class SamplingBuffers:
         self.token_counts = torch.zeros(max_sequences, vocab_size, dtype=torch.int32, device=device)
         self.output_counts = torch.zeros(max_sequences, vocab_size, dtype=torch.int32, device=device)
         self._counts_to_write: list[tuple[torch.Tensor, torch.Tensor]] = []
-        # Kept until their copies are done: for two steps, as the other host memory.
-        self._counts_written: deque[list[tuple[torch.Tensor, torch.Tensor]]] = deque(maxlen=2)
+        # Not written again until their copies are done: for two steps, as the other host memory.
+        self._counts_written: deque[list[tuple[torch.Tensor, torch.Tensor]]] = deque([[], []])
+        self._spare_counts: list[torch.Tensor] = []  # as many as were ever in use at once
 
         self._host_parts = [[part.numpy() for part in self._parts(block)] for block in self._block.host]
         self._device_fields = self._views(self._block.device)
@@ -185,7 +186,9 @@ class SamplingBuffers:
         for target, source in self._counts_to_write:
             copy(target, source)
         self._counts_written.append(self._counts_to_write)
-        self._counts_to_write = []
+        self._counts_to_write = self._counts_written.popleft()
+        self._spare_counts += [source for _, source in self._counts_to_write]
+        self._counts_to_write.clear()
         return self.batch() if self._all_fields else self._batch(count, _ALL if flags else 0)
 
     def batch(self) -> SamplingBatch:
@@ -225,9 +228,14 @@ class SamplingBuffers:
         return end
 
     def _write_counts(self, target: torch.Tensor, tokens: list[int]) -> None:
-        # Pinned: a copy from other memory would wait for the step that is under way.
-        counts = torch.empty(self._vocab_size, dtype=torch.int32, pin_memory=target.is_cuda)
-        counts.numpy()[:] = np.bincount(np.array(tokens, np.int64), minlength=self._vocab_size)
+        if self._spare_counts:
+            counts = self._spare_counts.pop()
+        else:  # pinned: a copy from other memory would wait for the step that is under way
+            counts = torch.empty(self._vocab_size, dtype=torch.int32, pin_memory=target.is_cuda)
+        values = counts.numpy()
+        values.fill(0)
+        ids, times = np.unique(np.array(tokens, np.intp), return_counts=True)
+        values[ids] = times
         self._counts_to_write.append((target, counts))
 
     def _parts(self, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from headwater.engine.messages import SamplingParams, Submit
 from .tiny import save_tiny_llama, tiny_engine
 
 REQUESTS = 20_000
-SETTLED = 5_000  # requests after which nothing grows any more: caches of the interpreter, of pages, of batches are full
+SETTLED = 1_000  # requests after which nothing grows any more: caches of the interpreter, of pages, of batches are full
 LIVE = 96  # sequences in the engine at a time, of which 32 run
 
 
