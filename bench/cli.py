@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 
 Url = Annotated[str, typer.Argument(metavar="[PROTOCOL+]URL", help="For example http://127.0.0.1:8080.")]
+Quantize = Annotated[Literal["int8", "fp8"] | None, typer.Option(help="As for `headwater serve`.")]
 USAGE = 2  # exit code of what can't be meant
 
 
@@ -123,6 +124,7 @@ def offline_command(
         Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="Of activations and KV cache.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the cpu backend.")] = None,
+    quantize: Quantize = None,
 ) -> None:
     """Step the engine in this process, without HTTP: times, tokens per second, and share of what memory allows."""
     from .offline import offline
@@ -140,6 +142,7 @@ def offline_command(
             dtype,
             activation_dtype,
             threads,
+            quantize,
             report,
         )
 
@@ -172,7 +175,7 @@ def profile_command(
     batches: Annotated[str, typer.Option(help="Sequences in a step, one table each.")] = "1,8,32",
     context: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="That are measured.")] = 50,
-    quantize: Annotated[Literal["int8", "fp8"] | None, typer.Option(help="As for `headwater serve`.")] = None,
+    quantize: Quantize = None,
 ) -> None:
     """Where the time of a decoding step goes: the host's share, and each kernel's (cpu backend)."""
     from .step_profile import profile

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ..engine.checkpoint.quantized import QuantizeName
 from ..engine.checkpoint.resolve import resolve_model
 from ..engine.config import EngineConfig
 from ..engine.engine import Engine
@@ -83,6 +84,7 @@ def offline(
     dtype: DtypeName | None,
     activation_dtype: DtypeName | None,
     threads: int | None,
+    quantize: QuantizeName | None,
     report_options: ReportOptions,
 ) -> None:
     """Measure and report. Raises ModelError."""
@@ -100,12 +102,13 @@ def offline(
         max_batch_prefill_tokens=rows,
         max_total_tokens=max(contexts) + room(max(batches), max(contexts), len(batches), steps, rows),
         threads=threads,
+        quantize=quantize,
         prefix_cache=False,  # every sequence reads pages of its own
     )
     engine, hello = start_engine(config)
     roof = read_bandwidth(torch.device(kind))
     print(f"memory: {roof / 1e9:.1f} GB/s", flush=True)
-    state = model_state(found.directory, read_config(found.directory), hello.dtype, activation_dtype or hello.dtype)
+    state = model_state(read_config(found.directory), engine.runner.linear_bytes, activation_dtype or hello.dtype)
     grid = Grid(roof)
     _warm_up(engine, max(batches), hello.max_total_tokens)
     try:

@@ -1,9 +1,6 @@
 """How many bytes a decoding step has to read: the weights once, and the KV cache of every sequence."""
 
-from pathlib import Path
-
 from msgspec import Struct
-from safetensors import safe_open
 
 from ..engine.models import ModelConfig
 
@@ -27,19 +24,10 @@ class State(Struct, frozen=True):
         return self.weight_bytes + positions * self.layer_token_bytes
 
 
-def model_state(directory: Path, config: ModelConfig, dtype: str, cache_dtype: str) -> State:
-    """Count from the checkpoint's headers. An embedding that isn't the head as well is only looked up, not read."""
-    elements = 0
-    for file in sorted(directory.glob("*.safetensors")):
-        with safe_open(file, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  not a mapping
-                if config.tie_embeddings or not name.endswith("embed_tokens.weight"):
-                    count = 1
-                    for size in tensors.get_slice(name).get_shape():
-                        count *= size
-                    elements += count
+def model_state(config: ModelConfig, weight_bytes: int, cache_dtype: str) -> State:
+    """Of a model whose linears have ``weight_bytes``: norms are next to nothing, and an embedding is only looked up."""
     return State(
-        elements * ITEM_BYTES[dtype],
+        weight_bytes,
         2 * config.num_kv_heads * config.head_dim * ITEM_BYTES[cache_dtype],
         tuple(layer.window for layer in config.layers),
     )

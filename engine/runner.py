@@ -103,6 +103,11 @@ class Runner:
         return launched.results
 
     @property
+    def linear_bytes(self) -> int:
+        """What a step reads of weights."""
+        return self._model.linear_bytes
+
+    @property
     def programs(self) -> tuple[Program, Program]:
         """What a step launches: body and head."""
         return self._body, self._head

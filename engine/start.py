@@ -15,6 +15,8 @@ from .messages import Hello, SamplingParams, Submit
 from .models import choose_dtypes, load_model, read_config
 from .runner import Runner
 
+_CPU_WARM_UP_ROWS = 16  # its kernels have no variants for row counts; on a GPU the largest step shows that it fits
+
 
 def log(message: str) -> None:
     """One line of the engine's log."""
@@ -37,6 +39,8 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), config.quantize,
     )  # fmt: skip
     loaded = time.monotonic()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
     limits = choose_limits(config, model_config, dtypes.rows, device)
     try:
         runner = Runner(model, backend, limits, dtypes, device)
@@ -48,7 +52,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         prefix_cache=config.prefix_cache, speculate=config.speculate,
     )  # fmt: skip
     log("warming up; the first start on a machine compiles the kernels, which takes about a minute")
-    _warm_up(engine, limits.max_rows, limits.max_total_tokens)
+    _warm_up(engine, limits.max_rows if device.type == "cuda" else _CPU_WARM_UP_ROWS, limits.max_total_tokens)
     ready = time.monotonic()
 
     name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
@@ -76,11 +80,11 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
 
 
 def _use_threads(threads: int | None) -> None:
-    """Threads of the CPU kernels. torch gets one: it has nothing to do there that is worth waking others for."""
+    """Threads of the CPU kernels, and of torch while it packs the weights."""
     from ..kernels.cpu.team import choose_threads  # with Numba, which a GPU doesn't need
 
     choose_threads(threads or 0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
 def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:

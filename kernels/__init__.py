@@ -122,6 +122,11 @@ class QkNorm:
 class Linear(Protocol):
     """A weight in the form that its backend reads fastest."""
 
+    @property
+    def nbytes(self) -> int:
+        """What one use reads of it, scales included."""
+        ...
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, in] in the weight's dtype -> [rows, out] in the stream's; sums are fp32."""
         ...

@@ -92,7 +92,12 @@ class DecoderLayer:
 
 
 class DecoderModel:
-    """Embedding, blocks, final norm and head."""
+    """Embedding, blocks, final norm and head.
+
+    Attributes:
+        linear_bytes: what a step reads of weights: those of all linears, the head included.
+        windows: of its layers, ascending, 0 for the whole context.
+    """
 
     def __init__(self, config: ModelConfig, checkpoint: Checkpoint, load: WeightLoader, max_positions: int) -> None:
         self.config = config
@@ -111,6 +116,7 @@ class DecoderModel:
             rope: cos_sin_table(rope, config.head_dim, max_positions).to(load.device)
             for rope in {layer.rope for layer in config.layers}
         }
+        self.linear_bytes = load.linear_bytes
         self.windows = sorted({layer.window for layer in config.layers})
 
     def body(

@@ -25,7 +25,11 @@ class _Part(NamedTuple):
 
 
 class WeightLoader:
-    """Loads weights by name. One linear of the checkpoint is in flight at a time, besides the mapped file."""
+    """Loads weights by name. One linear of the checkpoint is in flight at a time, besides the mapped file.
+
+    Attributes:
+        linear_bytes: of the linears loaded so far, as their backend keeps them.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class WeightLoader:
         quantize: QuantizeName | None = None,
     ) -> None:
         """``stored_scales``: how the checkpoint is quantised; ``quantize``: to what linears are rounded that aren't."""
+        self.linear_bytes = 0
         self.backend = backend
         self.device = device
         self.dtypes = dtypes
@@ -67,6 +72,11 @@ class WeightLoader:
 
         ``order``: int64 [outputs], which of the outputs, put one after another, comes first, second and so on.
         """
+        linear = self._linear(parts, inner, bias, order)
+        self.linear_bytes += linear.nbytes
+        return linear
+
+    def _linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool, order: torch.Tensor | None) -> Linear:
         loaded = [self._part(name, width, inner) for name, width in parts]
         biases = _fuse([self.vector(f"{name}.bias", width) for name, width in parts], order) if bias else None
         scales = [part.scale for part in loaded if part.scale is not None]

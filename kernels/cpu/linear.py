@@ -168,6 +168,10 @@ class PackedLinear:
         self._bias = None if bias is None else bias.float().contiguous()
         self._scratch = aligned_empty((team().threads, _ROWS, LANES), torch.float32) if whole < panels else None
 
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self._panels, self._scale, self._bias) if part is not None)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, in], bf16 or fp32 -> [rows, out] fp32. With fp32 weights, rows are fp32."""
         y = empty((x.shape[0], self._out))

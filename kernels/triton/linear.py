@@ -27,6 +27,10 @@ class DenseLinear:
     weight: torch.Tensor
     bias: torch.Tensor | None
 
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self.weight, self.bias) if part is not None)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight, self.bias)
 
@@ -38,6 +42,10 @@ class QuantizedLinear:
     weight: torch.Tensor
     scale: torch.Tensor  # fp32 [out]
     bias: torch.Tensor | None  # [out]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self.weight, self.scale, self.bias) if part is not None)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows, inputs = x.shape

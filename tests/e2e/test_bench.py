@@ -59,15 +59,16 @@ def test_compare(shared_server: Serving, tmp_path: Path) -> None:
         check_run(run, 2)
 
 
-def test_offline(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "weight_bytes"), [((), 2 * 134.5e6), (("--quantize", "int8"), 134.5e6)])
+def test_offline(tmp_path: Path, flags: tuple[str, ...], weight_bytes: float) -> None:
     report = report_of(
         tmp_path / "report.json", "offline", "--batches", "1,3", "--contexts", "20", "--steps", "2",
-        "--html", str(tmp_path / "page.html"),
+        "--html", str(tmp_path / "page.html"), *flags,
     )  # fmt: skip
     assert [(cell["context"], cell["batch"]) for cell in report["cells"]] == [(20, 1), (20, 3)]
     one, three = report["cells"]
-    # Every weight of the default model once, in bf16: 134.5 million.
-    assert report["weight_bytes"] == pytest.approx(2 * 134.5e6, rel=0.01)
+    # Every weight of the default model once: 134.5 million.
+    assert report["weight_bytes"] == pytest.approx(weight_bytes, rel=0.01)
     assert one["read_bytes"] - report["weight_bytes"] == one["mean_context"] * report["kv_bytes_per_token"]
     assert three["read_bytes"] > one["read_bytes"]
     for cell in report["cells"]:
