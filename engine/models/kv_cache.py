@@ -25,9 +25,8 @@ class KVCache:
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Zeros that cost no memory until they are written to: torch.zeros would fill gigabytes, 1.4 s for each."""
-    anonymous = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # attention jumps from page to page: in 4 KiB steps each jump misses the TLB
-        anonymous.madvise(mmap.MADV_HUGEPAGE)
+    # Not in huge pages: attention is no faster, and a first token in a new one would wait until all are cleared.
+    anonymous = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(anonymous, dtype=dtype).view(shape)
 
 

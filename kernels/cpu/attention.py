@@ -2,108 +2,91 @@
 
     out = softmax(q K^T * scale) V,  each row over its own positions 0 .. position
 
-One work item is a block of rows of one sequence and one KV head, with the query heads of that KV head packed beside
-the rows. Its scores are all kept (fp32, [packed rows, positions]), so the softmax needs no rescaling: exact maximum,
-one exp per score. Both products run through the register tile of tile.py over pages in the order that rope_write.py
-describes. Sums go over positions in order and a row's masked scores add exact zeros: a row's result depends neither on
-its neighbours nor on how its prompt was cut into chunks.
-"""
+Positions are cut into segments at fixed places. A segment's share of a row is its largest score, the sum of its
+exponentials and their product with V, each computed from nothing; shares are added in order of the positions. So a
+row's result depends neither on its neighbours, nor on how its prompt was cut into chunks, nor on which threads worked
+on it, and what a thread works on stays in its nearest cache.
 
-from dataclasses import dataclass
+A block is some rows of one sequence, with the query heads of a KV head packed beside them. A work item (attention_plan)
+is all heads of a block, or one, or some segments of one; then whoever comes last adds the shares up. Both products run
+through the tiles of attention_tiles.py over pages in the order that rope_write.py describes.
+"""
 
 import numpy as np
 import torch
 from numba import njit, types
 
 from .. import StepBatch
-from .attention_tiles import scores_of_1, scores_of_2, values
-from .exp import LOG2_E
-from .machine import aligned_empty, array_at, prefetch
+from .attention_plan import ITEM, AttentionPlan, fill_plan, new_plan
+from .attention_tiles import PANELS, scores, values
+from .exp import LOG2_E, exp2
+from .machine import array_at, atomic_add, atomic_exchange, prefetch
 from .softmax import cap, softmax_row
 from .stored import put, widen
 from .tape import empty, record, run, work_item
 from .team import team
 from .tile import LANES
 
-_BLOCKS_PER_THREAD = 3  # from there on a work item is a block with all its heads
-_PACKED_ROWS = 24  # rows x query heads of a work item: three 8-row tiles share each page read
+__all__ = ["AttentionPlan", "fill_plan", "new_plan", "paged_attention"]
+
 _ARGUMENTS = record(
-    q=int, k_pages=int, v_pages=int, out=int, query_start=int, kv_lengths=int, page_table=int, max_pages=int,
-    blocks=int, num_blocks=int, block_rows=int, many_blocks=int, scores=int, probabilities=int, block_q=int,
-    result=int, widened=int,
-    positions=int, group=int, kv_heads=int, head_dim=int, page_size=int, window=int,
+    q=int, k_pages=int, v_pages=int, out=int, page_table=int, max_pages=int,
+    items=int, num_items=int, counters=int, shares=int, block_rows=int, scores=int, probabilities=int, block_q=int,
+    share=int, totals=int, total_sums=int, widened=int, addresses=int, threads=int,
+    group=int, kv_heads=int, head_dim=int, page_size=int, segment_pages=int, window=int,
     scale_log2=float, cap_scale=float, softcap=float, v_scale=float,
 )  # fmt: skip
-_PLAN_ARGUMENTS = record(query_start=int, blocks=int, num_blocks=int, block_rows=int)
-
-
-@dataclass
-class AttentionPlan:
-    """Blocks of rows of a step, and memory to work in."""
-
-    kv_heads: int
-    group: int  # query heads per KV head
-    window: int  # positions that a row sees, its own included; 0: all
-    block_rows: int  # rows of a block, at most
-    positions: int  # of the longest sequence, a multiple of the page size
-    blocks: torch.Tensor  # int64 [blocks, 3]: sequence, first row, rows
-    num_blocks: torch.Tensor  # int64 [1]
-    scores: torch.Tensor  # fp32 [threads, packed rows, positions], and as many probabilities
-    probabilities: torch.Tensor
-
-
-def new_plan(
-    rows: int,
-    sequences: int,
-    max_tokens: int,
-    q_heads: int,
-    kv_heads: int,
-    head_dim: int,
-    page_size: int,
-    device: torch.device,
-    window: int = 0,
-) -> AttentionPlan:
-    """Room for the plans of steps over so many rows and sequences of up to ``max_tokens`` tokens."""
-    del head_dim, device
-    group = q_heads // kv_heads
-    block_rows = max(1, _PACKED_ROWS // group)
-    positions = -(-max_tokens // page_size) * page_size
-    scores = aligned_empty((2, team().threads, block_rows * group, positions), torch.float32)
-    blocks = torch.zeros(sequences + rows // block_rows + 1, 3, dtype=torch.int64)
-    num_blocks = torch.zeros(1, dtype=torch.int64)
-    return AttentionPlan(kv_heads, group, window, block_rows, positions, blocks, num_blocks, scores[0], scores[1])
-
-
-@work_item
-def _fill():
-    def kernel(arguments, item, thread, rows, sequences):
-        a = array_at(arguments, 1, _PLAN_ARGUMENTS)[0]
-        query_start = array_at(a.query_start, sequences + 1, types.int32)
-        blocks = array_at(a.blocks, (sequences + rows // a.block_rows + 1, 3), types.int64)
-        count = 0
-        for sequence in range(sequences):
-            last = query_start[sequence + 1]
-            for row in range(query_start[sequence], last, a.block_rows):
-                blocks[count, 0], blocks[count, 1], blocks[count, 2] = sequence, row, min(a.block_rows, last - row)
-                count += 1
-        array_at(a.num_blocks, 1, types.int64)[0] = count
-
-    return kernel
-
-
-def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
-    """Divide a step into blocks."""
-    arguments = {
-        "query_start": batch.query_start, "blocks": plan.blocks, "num_blocks": plan.num_blocks,
-        "block_rows": plan.block_rows,
-    }  # fmt: skip
-    run(_fill(), _PLAN_ARGUMENTS, arguments, len(batch.positions), len(batch.kv_lengths), fixed=1)
+_NOTHING = np.float32(-np.inf)
 
 
 @njit(error_model="numpy")
-def _widen_page(source, widened):
+def _widen(source, widened):
     for i in range(source.shape[0]):
         widened[i] = widen(source[i])
+
+
+@njit(inline="always")
+def _widen_boxes(boxes, count, page_type, box_values, widened):
+    """Boxes as fp32 at ``widened``; the list then has their places there."""
+    for i in range(count):
+        to = widened + i * box_values * 4
+        _widen(array_at(boxes[i], box_values, page_type), array_at(to, box_values, types.float32))
+        boxes[i] = to
+
+
+@njit
+def _ask_for(boxes, count, box):
+    for i in range(count):
+        prefetch(boxes[i], box)
+
+
+@njit
+def _list_boxes(boxes, pages, page_table, first, end, kv_heads, head, box):
+    """Addresses of a head's boxes of some pages."""
+    for page in range(first, end):
+        boxes[page - first] = pages + (page_table[page] * kv_heads + head) * box
+
+
+# No contraction: shares must be added with the same rounding wherever this is inlined.
+@njit(error_model="numpy")
+def _add_shares(totals, total_sums, shares, share_sums):
+    """Add the rows' shares of a segment; sums are the largest exponent, and the sum of exponentials below it."""
+    for row in range(totals.shape[0]):
+        if share_sums[row, 0] == _NOTHING:
+            continue
+        largest = max(total_sums[row, 0], share_sums[row, 0])
+        old, new = exp2(total_sums[row, 0] - largest), exp2(share_sums[row, 0] - largest)
+        total_sums[row, 0] = largest
+        total_sums[row, 1] = total_sums[row, 1] * old + share_sums[row, 1] * new
+        total, share = totals[row], shares[row]
+        for i in range(total.shape[0]):
+            total[i] = total[i] * old + share[i] * new
+
+
+@njit(fastmath={"contract"}, error_model="numpy")
+def _scale_row(target, source, scale):
+    for i in range(target.shape[0]):
+        put(target, i, source[i] * scale)
 
 
 @work_item
@@ -114,114 +97,133 @@ def _attend(q_type, page_type):
 
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _ARGUMENTS)[0]
-        kv_heads, group, window, head_dim, page_size = a.kv_heads, a.group, a.window, a.head_dim, a.page_size
-        index, first_head, last_head = item // kv_heads, item % kv_heads, item % kv_heads + 1
-        num_blocks = array_at(a.num_blocks, 1, types.int64)[0]
-        if index >= num_blocks:  # the number of items is a bound
+        num_items = array_at(a.num_items, 1, types.int64)[0]
+        if item >= num_items:  # the number of items is a bound
             return
-        if num_blocks >= a.many_blocks:  # enough for all threads: the heads of a block one after the other
-            if first_head > 0:
-                return
-            last_head = kv_heads
         # From the last to the first: chunks of prompts, which take longest, come after the decoding rows.
-        block = array_at(a.blocks, (num_blocks, 3), types.int64)[num_blocks - 1 - index]
-        sequence, first_row, count = block[0], block[1], block[2]
+        items = array_at(a.items, num_items, ITEM)
+        work = items[num_items - 1 - item]
+        kv_heads, group, window, head_dim, page_size = a.kv_heads, a.group, a.window, a.head_dim, a.page_size
+        sequence, first_row, count = work.sequence, work.first_row, work.rows
         packed = count * group
-        query_end = array_at(a.query_start, sequences + 1, types.int32)[sequence + 1]
         page_table = array_at(a.page_table + sequence * a.max_pages * 4, a.max_pages, types.int32)
-        # Row r sees positions up to kv_length - (last_row - r), its own.
-        visible = array_at(a.kv_lengths, sequences, types.int32)[sequence] - (query_end - first_row) + 1
-        first_page = max(visible - window, 0) // page_size if window > 0 else 0
-        last_page = (visible + count - 1 + page_size - 1) // page_size
-        begin, end = first_page * page_size, last_page * page_size
+        seen_from, seen_to, visible = work.first_page, work.end_page, work.visible
 
-        of_thread = thread * a.block_rows * group  # packed rows before this thread's
-        block_q = array_at(a.block_q + of_thread * head_dim * itemsize, (packed, head_dim), q_type)
-        q = array_at(a.q, (rows, kv_heads * group, head_dim), q_type)
-        out = array_at(a.out, (rows, kv_heads * group, head_dim), q_type)
-        q_stride, steps = head_dim * itemsize, head_dim // step
-        scores_at, scores_stride = a.scores + of_thread * a.positions * 4, a.positions * 4
-        scores = array_at(scores_at, (packed, a.positions), types.float32)
-        probabilities_at = a.probabilities + of_thread * a.positions * 4
-        probabilities = array_at(probabilities_at, (packed, end - begin), q_type)
-        result = array_at(a.result + of_thread * (head_dim + 1) * 4, (packed, head_dim), types.float32)
-        sums = array_at(a.result + (of_thread * (head_dim + 1) + packed * head_dim) * 4, packed, types.float32)
+        segment_pages, of_thread = a.segment_pages, thread * a.block_rows * group
+        # Rows of scores have room for the panels that pad a segment.
+        width = (segment_pages * page_size + PANELS * LANES - 1) // (PANELS * LANES) * PANELS * LANES
+        heads = work.heads_end - work.head
+        of_heads = of_thread * kv_heads
+        block_q = array_at(a.block_q + of_heads * head_dim * itemsize, (heads, packed, head_dim), q_type)
+        q = array_at(a.q, (rows, kv_heads, group, head_dim), q_type)
+        out = array_at(a.out, (rows, kv_heads, group, head_dim), q_type)
+        block_scores = array_at(a.scores + of_thread * width * 4, (packed, width), types.float32)
+        probabilities = a.probabilities + of_thread * width * 4
+        totals = array_at(a.totals + of_heads * head_dim * 4, (heads, packed, head_dim), types.float32)
+        total_sums = array_at(a.total_sums + of_heads * 2 * 4, (heads, packed, 2), types.float32)
+        share_bytes = packed * (head_dim + 2) * 4
         box_values = page_size * head_dim  # of one (page, head)
-        box = box_values * page_itemsize
-        widened_at = a.widened + thread * box_values * 4
-        widened = array_at(widened_at, box_values if widens else 0, types.float32)
-        panel_bytes, page_panels = steps * LANES * 4, page_size // LANES
+        box, panel_bytes, page_panels = box_values * page_itemsize, head_dim // step * LANES * 4, page_size // LANES
+        widened = a.widened + thread * segment_pages * box_values * 4
+        most_panels = width // LANES
+        lists = array_at(a.addresses + thread * 5 * most_panels * 8, (5, most_panels), types.int64)
+        k_boxes, v_boxes, next_boxes, k_panels, v_panels = lists[0], lists[1], lists[2], lists[3], lists[4]
 
-        for head in range(first_head, last_head):
+        for head in range(heads):
             for row in range(count):
-                block_q[row * group : (row + 1) * group] = q[first_row + row, head * group : (head + 1) * group]
-            # Pages lie anywhere, so the core can't guess which comes next: it is told while it computes. V during K,
-            # the next head's K during V.
-            odd = 0  # the panel in hand is the second of its pair
-            for page in range(first_page, last_page):
-                at = page_table[page] * kv_heads + head
-                prefetch(a.v_pages + at * box, box)
-                k = a.k_pages + at * box
-                y = scores_at + page * page_size * 4
+                block_q[head, row * group : (row + 1) * group] = q[first_row + row, work.head + head]
+        totals[:] = np.float32(0.0)
+        total_sums[:, :, 0] = _NOTHING
+        total_sums[:, :, 1] = np.float32(0.0)
+        share_at = a.share + thread * a.block_rows * group * (head_dim + 2) * 4
+        if work.slot >= 0:
+            share_at = a.shares + work.slot * (head_dim + 2) * 4
+            share_at += (work.segment - seen_from // segment_pages) * heads * share_bytes
+        for segment in range(work.segment, work.segments_end):
+            first = max(segment * segment_pages, seen_from)
+            end = min((segment + 1) * segment_pages, seen_to)
+            pages = end - first
+            positions, panels = pages * page_size, pages * page_panels
+            for head in range(heads):
+                head_q = block_q[head]
+                # Pages lie anywhere, so the core can't guess which comes next: it is told while it computes. V during
+                # K, the K that follows during V.
+                at = work.head + head
+                _list_boxes(k_boxes, a.k_pages, page_table, first, end, kv_heads, at, box)
+                _list_boxes(v_boxes, a.v_pages, page_table, first, end, kv_heads, at, box)
+                next_boxes[:pages] = v_boxes[:pages]
+                if head + 1 < heads:
+                    _list_boxes(next_boxes, a.k_pages, page_table, first, end, kv_heads, at + 1, box)
+                elif segment + 1 < work.segments_end:
+                    next_end = min(end + pages, seen_to)
+                    _list_boxes(next_boxes, a.k_pages, page_table, end, next_end, kv_heads, work.head, box)
+                elif item + a.threads < num_items:  # this thread's next item, if all go on at the same pace
+                    other = items[num_items - 1 - item - a.threads]
+                    begin = max(other.first_page, other.segment * segment_pages)
+                    next_end = min(begin + pages, other.end_page)
+                    table = array_at(a.page_table + other.sequence * a.max_pages * 4, a.max_pages, types.int32)
+                    _list_boxes(next_boxes, a.k_pages, table, begin, next_end, kv_heads, other.head, box)
                 if widens:
-                    _widen_page(array_at(k, box_values, page_type), widened)
-                    for i in range(page_panels):
-                        scores_of_1(
-                            block_q.ctypes.data, q_stride, widened_at + i * panel_bytes, y + i * LANES * 4,
-                            scores_stride, packed, steps, block_q,
-                        )  # fmt: skip
-                    continue
-                for i in range(odd, page_panels, 2):
-                    k_panel, k_after = k + i * panel_bytes, k + (i + 1) * panel_bytes
-                    if i + 1 == page_panels and page + 1 < last_page:
-                        k_after = a.k_pages + (page_table[page + 1] * kv_heads + head) * box
-                    if i + 1 == page_panels and page + 1 == last_page:
-                        scores_of_1(
-                            block_q.ctypes.data, q_stride, k_panel, y + i * LANES * 4,
-                            scores_stride, packed, steps, block_q,
-                        )  # fmt: skip
-                    else:
-                        scores_of_2(
-                            block_q.ctypes.data, q_stride, k_panel, k_after - k_panel, y + i * LANES * 4,
-                            scores_stride, packed, steps, block_q,
-                        )  # fmt: skip
-                odd = (odd + page_panels) % 2
-
-            for i in range(packed):
-                last = visible + i // group
-                first = max(last - window, 0) if window > 0 else 0
-                if a.softcap > 0:
-                    cap(scores[i, first:last], a.cap_scale, a.softcap)
-                sums[i] = softmax_row(
-                    scores[i], probabilities[i], result[i, :LANES], begin, first, last, end, a.scale_log2
-                )
-
-            result[:] = np.float32(0.0)
-            p_stride, words = (end - begin) * itemsize, page_size // step
-            for page in range(first_page, last_page):
-                at = page_table[page] * kv_heads + head
-                if head + 1 < last_head:
-                    prefetch(a.k_pages + (at + 1) * box, box)
-                v = a.v_pages + at * box
-                if widens:
-                    _widen_page(array_at(v, box_values, page_type), widened)
-                    v = widened_at
-                p = probabilities_at + (page - first_page) * page_size * itemsize
-                values(
-                    p, p_stride, v, words * LANES * 4, result.ctypes.data, head_dim * 4,
-                    packed, head_dim // LANES, words, block_q,
+                    _ask_for(v_boxes, pages, box)
+                    _widen_boxes(k_boxes, pages, page_type, box_values, widened)
+                for i in range(panels):
+                    k_panels[i] = k_boxes[i // page_panels] + i % page_panels * panel_bytes
+                    v_panels[i] = v_boxes[i // page_panels] + i % page_panels * panel_bytes
+                for i in range(panels, (panels + PANELS - 1) // PANELS * PANELS):
+                    k_panels[i] = v_panels[i] = k_panels[panels - 1]
+                later = k_panels if widens else v_panels
+                scores(
+                    head_q, head_q.ctypes.data, head_dim * itemsize, k_panels.ctypes.data, later.ctypes.data,
+                    block_scores.ctypes.data, width * 4, packed, panels, head_dim // step,
                 )  # fmt: skip
 
+                share = array_at(share_at, (packed, head_dim), types.float32)
+                share_sums = array_at(share_at + packed * head_dim * 4, (packed, 2), types.float32)
+                for i in range(packed):
+                    sees_to = visible + i // group - first * page_size
+                    sees_from = max(sees_to - window, 0) if window > 0 else 0
+                    sees_from, sees_to = min(sees_from, positions), max(min(sees_to, positions), 0)
+                    row_scores = block_scores[i, :positions]
+                    if a.softcap > 0:
+                        cap(row_scores[sees_from:sees_to], a.cap_scale, a.softcap)
+                    share_sums[i, 0], share_sums[i, 1] = softmax_row(
+                        head_q, row_scores, probabilities + i * width * itemsize, sees_from, sees_to, a.scale_log2
+                    )
+
+                if widens:
+                    _ask_for(next_boxes, pages, box)
+                    _widen_boxes(v_boxes, pages, page_type, box_values, widened)
+                    next_boxes[:pages] = v_boxes[:pages]
+                values(
+                    head_q, probabilities, width * itemsize, v_boxes.ctypes.data, next_boxes.ctypes.data,
+                    page_size // step * LANES * 4, share.ctypes.data, head_dim * 4, packed, head_dim // LANES, pages,
+                    page_size // step,
+                )  # fmt: skip
+                if work.slot < 0:
+                    _add_shares(totals[head], total_sums[head], share, share_sums)
+                else:
+                    share_at += share_bytes
+
+        if work.slot >= 0:
+            counter = a.counters + work.counter * 8
+            if atomic_add(counter, 1) + 1 < work.parts:
+                return
+            atomic_exchange(counter, 0)
+            share_at = a.shares + work.slot * (head_dim + 2) * 4
+            for _ in range(seen_from // segment_pages, (seen_to - 1) // segment_pages + 1):
+                for head in range(heads):
+                    share = array_at(share_at, (packed, head_dim), types.float32)
+                    share_sums = array_at(share_at + packed * head_dim * 4, (packed, 2), types.float32)
+                    _add_shares(totals[head], total_sums[head], share, share_sums)
+                    share_at += share_bytes
+        for head in range(heads):
             for i in range(packed):
-                _scale_row(out[first_row + i // group, head * group + i % group], result[i], a.v_scale / sums[i])
+                _scale_row(
+                    out[first_row + i // group, work.head + head, i % group], totals[head, i],
+                    a.v_scale / total_sums[head, i, 1],
+                )  # fmt: skip
 
     return kernel
-
-
-@njit(fastmath={"contract"}, error_model="numpy")
-def _scale_row(target, source, scale):
-    for i in range(target.shape[0]):
-        put(target, i, source[i] * scale)
 
 
 def paged_attention(
@@ -250,23 +252,28 @@ def paged_attention(
         [rows, q_heads * head_dim] in ``q``'s dtype. Rows of no sequence are left as they are: undefined.
     """
     rows, q_heads, head_dim = q.shape
-    page_size = k_pages.shape[2]
+    page_size, threads = k_pages.shape[2], team().threads
     out = empty((rows, q_heads * head_dim), q.dtype)
-    packed = team().threads * plan.block_rows * plan.group
+    packed = threads * plan.block_rows * plan.group
+    panels = -(-plan.segment_pages * page_size // (PANELS * LANES)) * PANELS
+    fp8 = k_pages.dtype == torch.float8_e4m3fn
     arguments = {
-        "q": q, "k_pages": k_pages, "v_pages": v_pages, "out": out, "query_start": batch.query_start,
-        "kv_lengths": batch.kv_lengths, "page_table": batch.page_table, "max_pages": batch.page_table.shape[1],
-        "blocks": plan.blocks, "num_blocks": plan.num_blocks, "block_rows": plan.block_rows,
-        "many_blocks": _BLOCKS_PER_THREAD * team().threads, "scores": plan.scores,
-        "probabilities": plan.probabilities, "block_q": empty((packed, head_dim), q.dtype),
-        "result": empty((packed, head_dim + 1)), "widened": empty((team().threads, page_size * head_dim)),
-        "positions": plan.positions, "group": plan.group, "kv_heads": plan.kv_heads, "head_dim": head_dim,
-        "page_size": page_size, "window": plan.window,
+        "q": q, "k_pages": k_pages, "v_pages": v_pages, "out": out,
+        "page_table": batch.page_table, "max_pages": batch.page_table.shape[1],
+        "items": plan.items, "num_items": plan.num_items, "counters": plan.counters, "shares": plan.shares,
+        "block_rows": plan.block_rows, "scores": empty((packed, panels * LANES)),
+        "probabilities": empty((packed, panels * LANES)),
+        "block_q": empty((packed * plan.kv_heads, head_dim), q.dtype), "share": empty((packed, head_dim + 2)),
+        "totals": empty((packed * plan.kv_heads, head_dim)), "total_sums": empty((packed * plan.kv_heads, 2)),
+        "widened": empty((threads, plan.segment_pages * page_size * head_dim)) if fp8 else None,
+        "addresses": empty((threads, 5, panels), torch.int64), "threads": threads,
+        "group": plan.group, "kv_heads": plan.kv_heads, "head_dim": head_dim, "page_size": page_size,
+        "segment_pages": plan.segment_pages, "window": plan.window,
         "scale_log2": LOG2_E if softcap else scale * k_scale * LOG2_E,
         "cap_scale": scale * k_scale / softcap if softcap else 0.0, "softcap": softcap, "v_scale": v_scale,
     }  # fmt: skip
     run(
         _attend(q.dtype, k_pages.dtype), _ARGUMENTS, arguments, rows, len(batch.kv_lengths),
-        per_rows=plan.block_rows, per_sequence=1, times=plan.kv_heads,
+        fixed=-(-plan.parts // plan.kv_heads), per_rows=plan.block_rows, per_sequence=1, times=plan.kv_heads,
     )  # fmt: skip
     return out

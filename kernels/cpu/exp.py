@@ -1,9 +1,11 @@
 """exp for Numba loops: plain arithmetic, so it vectorises. LLVM has no vector exp without a vendor library."""
 
 import numpy as np
+from llvmlite import ir
 from numba import njit
 
 from .bf16 import float_of_bits
+from .tile_products import LANES, SUMS, declare
 
 LOG2_E = np.float32(1.4426950408889634)
 
@@ -28,3 +30,26 @@ def exp2(x):
 def exp(x):
     """e^x in fp32 for x <= 88; below -87 it gives 0."""
     return exp2(x * LOG2_E)
+
+
+def exp2_lanes(builder, x):
+    """``exp2`` of a vector of LANES values as LLVM IR."""
+    kind = ir.VectorType(ir.IntType(32), LANES)
+
+    def floats(value):
+        return ir.Constant(SUMS, [float(value)] * LANES)
+
+    def words(value):
+        return ir.Constant(kind, [value] * LANES)
+
+    fma = declare(builder.module, f"llvm.fma.v{LANES}f32", SUMS, [SUMS] * 3)
+    floor = declare(builder.module, f"llvm.floor.v{LANES}f32", SUMS, [SUMS])
+    seen = builder.fcmp_ordered(">=", x, floats(_LOWEST))
+    clamped = builder.select(seen, x, floats(_LOWEST))
+    whole = builder.call(floor, [builder.fadd(clamped, floats(_HALF))])
+    f = builder.fsub(clamped, whole)
+    poly = floats(_C6)
+    for coefficient in (_C5, _C4, _C3, _C2, _C1, _ONE):
+        poly = builder.call(fma, [f, poly, floats(coefficient)])
+    exponent = builder.shl(builder.add(builder.fptosi(whole, kind), words(127)), words(23))
+    return builder.select(seen, builder.fmul(poly, builder.bitcast(exponent, SUMS)), floats(0.0))

@@ -137,7 +137,8 @@ class _Arena:
     SIZE = 64 << 20
 
     def __init__(self, size: int) -> None:
-        self._memory = mmap.mmap(-1, max(size, self.SIZE))
+        # Private: shared memory, the default, comes in huge pages only where the administrator says so.
+        self._memory = mmap.mmap(-1, max(size, self.SIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._used = 0

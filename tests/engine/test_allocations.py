@@ -18,7 +18,7 @@ from .tiny import save_tiny_llama, tiny_engine
 LIVE = 96
 SETTLED = 600  # requests after which every buffer and cache is there
 STEPS = 300
-VOCAB_SIZE = 8000
+VOCAB_SIZE = 20_000
 
 
 class NewTensors(TorchDispatchMode):

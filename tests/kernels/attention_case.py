@@ -76,8 +76,9 @@ class Case:
         scales = (self.options.k_scale, self.options.v_scale)
         q = self.backend.rope_and_write(qkv, self.cos_sin, batch, self.k_pages, self.v_pages, self.norm, *scales)
         q_heads = self.group * self.kv_heads
+        longest = max(100, *map(len, self.qkv))
         plan = self.backend.new_plan(
-            len(qkv), len(ranges), 100, q_heads, self.kv_heads, self.head_dim, self.page_size, qkv.device,
+            len(qkv), len(ranges), longest, q_heads, self.kv_heads, self.head_dim, self.page_size, qkv.device,
             self.options.window,
         )  # fmt: skip
         self.backend.fill_plan(plan, batch)
