@@ -14,8 +14,6 @@ from .errors import ApiError, ReaderDismissed, StreamNotFoundError
 from .streams import Streams
 
 _LENGTH_BYTES = 4
-
-
 _UNKNOWN = "unknown"
 
 
@@ -59,8 +57,11 @@ class StreamRelay:
             return
         try:
             await log.rewind(int(after))
-        except ApiError as error:
+        except StreamNotFoundError as error:
             writer.write(error.error.encode() + b"\n")
+            return
+        except ApiError:  # it could not be taken over here
+            writer.write(_UNKNOWN.encode() + b"\n")
             return
         writer.write(b"ok\n")
 

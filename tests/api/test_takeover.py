@@ -66,6 +66,16 @@ class Stream:
         return [json.loads(event[6:]) for event in self.events if event != b"data: [DONE]\n\n"]
 
 
+def begun(server: ApiServer, headers: dict[str, str] | None = None) -> tuple[Stream, Submit]:
+    """A stream whose first event was read."""
+    stream = Stream(server, "/generate_stream", {"inputs": "x"}, headers)
+    first = server.peer.submitted()
+    server.peer.send(first.request_id, byte_ids("a"))
+    stream.open()
+    stream.read(1)
+    return stream, first
+
+
 def journals(server: ApiServer) -> list[Path]:
     return sorted(server.peer.path.parent.glob("stream-*"))
 
@@ -170,11 +180,8 @@ def test_what_had_ended_is_read_without_the_engine(server: ApiServer) -> None:
 
 
 def test_a_full_server_says_so_and_the_stream_waits(server: ApiServer) -> None:
-    peer, stream = server.peer, Stream(server, "/generate_stream", {"inputs": "x"})
-    first = peer.submitted()
-    peer.send(first.request_id, byte_ids("a"))
-    stream.open()
-    stream.read(1)
+    peer = server.peer
+    stream, first = begun(server)
     kill_worker(server, stream)
     wait_until(lambda: server.metric("headwater_requests") == 0, "its permit is free")
     others = [server.begin("/generate", {"inputs": "y"}) for _ in range(2)]
@@ -194,11 +201,8 @@ def test_a_full_server_says_so_and_the_stream_waits(server: ApiServer) -> None:
 
 
 def test_events_that_never_were_are_not_waited_for(server: ApiServer) -> None:
-    peer, stream = server.peer, Stream(server, "/generate_stream", {"inputs": "x"})
-    first = peer.submitted()
-    peer.send(first.request_id, byte_ids("a"))
-    stream.open()
-    stream.read(1)
+    peer = server.peer
+    stream, first = begun(server)
     kill_worker(server, stream)
     stream.events *= 3
     assert stream.come_back() == 404
@@ -213,13 +217,7 @@ def test_events_that_never_were_are_not_waited_for(server: ApiServer) -> None:
 def test_nothing_waits_longer_than_the_grace_period_nor_has_the_key(tmp_path: Path, model_dir: Path) -> None:
     key = {"authorization": "Bearer of-the-door"}
     with run_api_server(tmp_path, model_dir, stream_resume_grace=1.0, api_key="of-the-door") as server:
-        streams = []
-        for _ in range(2):
-            streams.append(Stream(server, "/generate_stream", {"inputs": "x"}, key))
-            server.peer.send(server.peer.submitted().request_id, byte_ids("a"))
-            streams[-1].open()
-            streams[-1].read(1)
-        lost, stream = streams
+        (lost, _), (stream, _) = begun(server, key), begun(server, key)
         assert len(journals(server)) == 2
         for journal in journals(server):
             assert journal.stat().st_mode & 0o777 == 0o600
