@@ -94,9 +94,10 @@ OPERATIONS: tuple[Operation, ...] = (
         tag=_SERVER,
         summary="Go on with a stream whose connection was lost",
         description="What follows the event in `Last-Event-ID`, all that is kept without it; "
-        "an id is forgotten when nobody has read for some time. Who reads before is cut off.",
+        "an id is forgotten when nobody has read for some time. Who reads before is cut off. "
+        "429: the process that had the stream died, and there is no room to go on now; come back.",
         event=dict[str, Any],
-        errors=(404, 422),
+        errors=(404, 422, 429),
         parameters=(
             Parameter(name="id", place="path", description="`X-Stream-Id` of the answer that the stream began with."),
             Parameter(
