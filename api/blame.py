@@ -1,13 +1,14 @@
 """Which sequence makes engines die: found by what an engine wrote down before its end, and by running suspects alone.
 
-An engine's death accuses every sequence that it was at work on. One that ended of itself (an exception, a segmentation
-fault, a step without end) weighs more than one that was killed from outside, which is most likely nobody's fault, but
-may be the kernel's answer to a step that took all memory. Above a first threshold a sequence runs as the engine's only
-suspect, and then only that one is accused; above a second it is given up.
+An engine's death accuses every sequence that it was at work on, if it ended of itself (an exception, a segmentation
+fault, a step without end). One that was killed while the kernel ended processes for their memory may have run a step
+that took all of it, or may have had no part in it: that weighs half. Above a first threshold a sequence runs as the
+engine's only suspect, and then only that one is accused; above a second it is given up.
 
     crash, crash         the usual poison: the first death accuses its batch, the second happens at its trial
     kill, kill, kill, kill   the same where memory runs out: two deaths until there is a trial, two in it
 
+Whoever else ends an engine, as often as he likes, accuses nobody.
 One that gets past the place where the engine died is beyond suspicion again.
 """
 
@@ -43,7 +44,12 @@ class Death:
         """
         if successor.pid == self.pid:  # the connection was lost, not the engine
             return []
-        weight = _CRASHED if self.pid in successor.crashed else _KILLED
+        if self.pid in successor.crashed:
+            weight = _CRASHED
+        elif self.pid in successor.killed:
+            weight = _KILLED
+        else:
+            return []
         guilty = []
         for generation in live:
             if (self._connection, generation.request_id) in self._in_hand:

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -39,9 +40,11 @@ ENGINE_MODULE = "headwater.engine"
 API_MODULE = "headwater.api.server"
 
 # Ends of an engine that say nothing about what it was doing: it was asked to end, or killed.
-FROM_OUTSIDE = (0, 128 + signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGHUP)
+KILLED = 128 + signal.SIGKILL
+FROM_OUTSIDE = (0, 128 + signal.SIGTERM, KILLED, 128 + signal.SIGHUP)
 
-CRASHES_TOLD = 8
+DEATHS_TOLD = 8
+VMSTAT = Path("/proc/vmstat")
 RESTART_WINDOW_S = 60.0
 WATCH_INTERVAL_S = 1.0  # between looks at the engine's flight record
 MIN_RESTART_S = 60.0  # how long an engine that follows another may take until it listens, at least,
@@ -53,8 +56,21 @@ UNREADY_STOP_S = 5.0  # the same for an HTTP server that has answered nothing ye
 UNIX_PATH_BYTES = 107  # Linux: sun_path is 108 with its final zero
 
 
+# Why an engine died: of itself; killed, perhaps by the kernel for its memory; or ended by somebody.
+Cause = Literal["crashed", "killed", "ended"]
+
+
 class StartError(Exception):
     """The server cannot start; the message says why and what to do."""
+
+
+def memory_kills() -> int | None:
+    """Processes that the kernel has ended because memory ran out, on the whole machine; None if it doesn't say."""
+    try:
+        counters = dict(line.split(" ", 1) for line in VMSTAT.read_text().splitlines())
+        return int(counters["oom_kill"])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 class Supervisor:
@@ -96,9 +112,9 @@ class Supervisor:
                 if not self._ready:
                     self._log("error", f"the engine did not start ({describe_exit(engine_code)}); stopping")
                     return engine_code or 1
-                if not self._restart_engine(describe_exit(engine_code), engine_code not in FROM_OUTSIDE):
+                if not self._restart_engine(describe_exit(engine_code), self._cause(engine_code)):
                     return 1
-            elif self._ready and (hang := self._hang()) is not None and not self._restart_engine(hang, True):
+            elif self._ready and (hang := self._hang()) is not None and not self._restart_engine(hang, "crashed"):
                 return 1
             if not self._ready and time.monotonic() >= self._next_health_check:
                 self._ready = self._healthy()
@@ -112,6 +128,7 @@ class Supervisor:
     def _start_engine(self) -> None:
         self._engine = Child(ENGINE_MODULE, self._engine_config)
         self._engine_started = time.monotonic()
+        self._memory_kills = memory_kills()
         self._pulse.expect(self._engine.pid)
 
     def _hang(self) -> str | None:
@@ -123,8 +140,14 @@ class Supervisor:
         limit_s = max(MIN_RESTART_S, RESTART_FACTOR * self._first_start_s)
         return "it does not start" if time.monotonic() - self._engine_started >= limit_s else None
 
-    def _restart_engine(self, why: str, crashed: bool) -> bool:
-        """Start the engine again unless it dies too often; ``crashed``: of itself, not by a signal from outside."""
+    def _cause(self, exit_code: int) -> Cause:
+        if exit_code not in FROM_OUTSIDE:
+            return "crashed"
+        kills = memory_kills()
+        return "killed" if exit_code == KILLED and (kills is None or kills != self._memory_kills) else "ended"
+
+    def _restart_engine(self, why: str, cause: Cause) -> bool:
+        """Start the engine again unless it dies too often."""
         self._restarts.append(time.monotonic())
         most = self._api_config.max_engine_restarts
         recent = sum(self._restarts[-1] - moment < RESTART_WINDOW_S for moment in self._restarts)
@@ -135,9 +158,10 @@ class Supervisor:
         self._engine.kill()
         config = self._engine_config
         config.socket.unlink(missing_ok=True)
-        if crashed:
+        if cause != "ended":
             # The last few are enough: workers ask about the one that they were connected to.
-            config = msgspec.structs.replace(config, crashed=(*config.crashed, self._engine.pid)[-CRASHES_TOLD:])
+            pids = (*getattr(config, cause), self._engine.pid)[-DEATHS_TOLD:]
+            config = msgspec.structs.replace(config, **{cause: pids})
         self._engine_config = config
         self._start_engine()
         return True

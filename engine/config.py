@@ -34,6 +34,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     # Of an engine that follows one that died: as many pages as that had, so that whatever it took still fits.
     num_pages: int | None = None
     crashed: tuple[int, ...] = ()  # messages.Hello.crashed
+    killed: tuple[int, ...] = ()  # messages.Hello.killed
     faults: tuple[str, ...] = ()  # for tests: faults.py
 
 

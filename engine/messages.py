@@ -91,6 +91,7 @@ class Hello(Struct, tag="hello", array_like=True, gc=False):
     pid: int = 0  # of the engine
     connection: int = -1  # this one's number, which names the worker in the engine's flight record
     crashed: tuple[int, ...] = ()  # pids of engines before this one that nobody ended from outside
+    killed: tuple[int, ...] = ()  # of those that were killed, perhaps by the kernel, for their memory
 
 
 class Stats(Struct, array_like=True, gc=False):

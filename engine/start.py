@@ -75,6 +75,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         max_logit_bias=limits.max_logit_bias,
         pid=os.getpid(),
         crashed=config.crashed,
+        killed=config.killed,
     )
     return engine, hello
 

@@ -6,6 +6,7 @@ import pytest
 
 from headwater.api.blame import GUILTY, SUSPECT, Death
 from headwater.api.generation import Generation
+from headwater.api.supervisor import Cause
 from headwater.engine.flight import FlightRecord, FlightRecorder, Key
 from headwater.engine.messages import Hello, SamplingParams, Tokens
 
@@ -23,20 +24,19 @@ class Engines:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "engine.flight"
         self._pid = 100
-        self._crashed: tuple[int, ...] = ()
+        self._deaths: dict[Cause, tuple[int, ...]] = {"crashed": (), "killed": (), "ended": ()}
         self.live = {
             request_id: Generation(request_id, [1], SamplingParams(9, greedy=True), NoWaker(), lambda _: None)  # type: ignore[arg-type]
             for request_id in range(4)
         }
 
-    def die(self, in_hand: list[Key], *, crashed: bool, trial: Key | None = None) -> list[int]:
+    def die(self, in_hand: list[Key], cause: Cause, *, trial: Key | None = None) -> list[int]:
         """The engine of now dies, and the next says hello. Returns who is given up."""
         recorder = FlightRecorder(self._path)
         recorder.try_out(trial)
         recorder.begin_step(in_hand)
         death = Death(self._hello(), FlightRecord(self._path))
-        if crashed:
-            self._crashed = (*self._crashed, self._pid)
+        self._deaths[cause] += (self._pid,)
         self._pid += 1
         guilty = [generation.request_id for generation in death.accuse(self.live.values(), self._hello())]
         for request_id in guilty:
@@ -53,7 +53,7 @@ class Engines:
 
     def _hello(self) -> Hello:
         return Hello(**{name: getattr(HELLO, name) for name in HELLO.__struct_fields__} | {
-            "pid": self._pid, "crashed": self._crashed,
+            "pid": self._pid, "crashed": self._deaths["crashed"], "killed": self._deaths["killed"],
         })  # fmt: skip
 
 
@@ -64,47 +64,57 @@ def engines(tmp_path: Path) -> Engines:
 
 def test_a_crash_at_its_own_trial_is_the_second_and_the_last(engines: Engines) -> None:
     batch = [(WORKER, 0), (WORKER, 1), (9, 2)]  # 2 is another worker's
-    assert engines.die(batch, crashed=True) == []
+    assert engines.die(batch, "crashed") == []
     assert engines.suspects() == {0, 1}
-    assert engines.die([(WORKER, 3), (WORKER, 1)], crashed=True, trial=(WORKER, 1)) == [1]
+    assert engines.die([(WORKER, 3), (WORKER, 1)], "crashed", trial=(WORKER, 1)) == [1]
     assert engines.suspects() == {0}, "of the others in that engine nobody is any more suspect than before"
 
 
 def test_a_trial_of_another_worker_accuses_nobody_here(engines: Engines) -> None:
-    engines.die([(WORKER, 0), (9, 7)], crashed=True)
-    assert engines.die([(WORKER, 1), (9, 7)], crashed=True, trial=(9, 7)) == []
+    engines.die([(WORKER, 0), (9, 7)], "crashed")
+    assert engines.die([(WORKER, 1), (9, 7)], "crashed", trial=(9, 7)) == []
     assert engines.suspects() == {0}
 
 
 def test_a_trial_that_had_no_part_in_it_leaves_the_others_accused(engines: Engines) -> None:
-    engines.die([(WORKER, 0)], crashed=True)
-    assert engines.die([(WORKER, 1)], crashed=True, trial=(WORKER, 0)) == []
+    engines.die([(WORKER, 0)], "crashed")
+    assert engines.die([(WORKER, 1)], "crashed", trial=(WORKER, 0)) == []
     assert engines.suspects() == {0, 1}
 
 
 def test_who_got_past_the_place_is_beyond_suspicion(engines: Engines) -> None:
-    engines.die([(WORKER, 0), (WORKER, 1)], crashed=True)
+    engines.die([(WORKER, 0), (WORKER, 1)], "crashed")
     engines.get_tokens(0, 1)
     assert engines.suspects() == {0, 1}, "two steps may have been under way"
     engines.get_tokens(0, 1)
     assert engines.suspects() == {1}
 
 
-def test_kills_from_outside_need_four_to_give_a_request_up(engines: Engines) -> None:
+def test_whoever_else_ends_an_engine_accuses_nobody(engines: Engines) -> None:
+    engines.die([(WORKER, 0)], "crashed")
+    assert engines.suspects() == {0}
+    for _ in range(10):
+        assert engines.die([(WORKER, 0)], "ended", trial=(WORKER, 0)) == []
+        assert engines.die([(WORKER, 1)], "ended") == []
+    assert engines.suspects() == {0}
+    assert engines.die([(WORKER, 0)], "crashed", trial=(WORKER, 0)) == [0]
+
+
+def test_kills_where_memory_ran_out_need_four_to_give_a_request_up(engines: Engines) -> None:
     batch = [(WORKER, 0), (WORKER, 1)]
-    assert engines.die(batch, crashed=False) == []
+    assert engines.die(batch, "killed") == []
     assert engines.suspects() == set()
-    assert engines.die(batch, crashed=False) == []
+    assert engines.die(batch, "killed") == []
     assert engines.suspects() == {0, 1}
-    assert engines.die(batch, crashed=False, trial=(WORKER, 0)) == []
-    assert engines.die(batch, crashed=False, trial=(WORKER, 0)) == [0]
+    assert engines.die(batch, "killed", trial=(WORKER, 0)) == []
+    assert engines.die(batch, "killed", trial=(WORKER, 0)) == [0]
     assert engines.suspects() == {1}
     assert GUILTY == 2 * SUSPECT
 
 
 def test_kills_with_progress_between_them_accuse_nobody(engines: Engines) -> None:
     for _ in range(10):
-        assert engines.die([(WORKER, 0)], crashed=False) == []
+        assert engines.die([(WORKER, 0)], "killed") == []
         engines.get_tokens(0, 2)
     assert engines.suspects() == set()
 

@@ -109,21 +109,33 @@ if len(Path(__file__ + ".starts").read_text()) == 3:
 """
 
 
+# The kernel counts one more.
+OUT_OF_MEMORY = """
+path = Path(__file__).parent / "vmstat"
+path.write_text(path.read_text().replace("oom_kill 4", "oom_kill 45"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.mark.parametrize(
-    ("end", "why", "crashed"),
+    ("end", "why", "cause", "vmstat"),
     [
-        ("os._exit(3)", "exit code 3", True),
-        ("os.abort()", "SIGABRT", True),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL", False),
-        ("os._exit(0)", "exit code 0", False),  # as after SIGTERM
-        ("signal.pause()", "no sign of life for", True),
-        ("os.kill(os.getpid(), signal.SIGSTOP)", "no sign of life for", True),
+        ("os._exit(3)", "exit code 3", "crashed", "oom_kill 4"),
+        ("os.abort()", "SIGABRT", "crashed", "oom_kill 4"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL", None, "oom_kill 4"),
+        (OUT_OF_MEMORY, "SIGKILL", "killed", "nr_free_pages 1\noom_kill 4"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL", "killed", "nr_free_pages 1"),  # it doesn't say
+        ("os._exit(0)", "exit code 0", None, "oom_kill 4"),  # as after SIGTERM
+        ("signal.pause()", "no sign of life for", "crashed", "oom_kill 4"),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", "no sign of life for", "crashed", "oom_kill 4"),
     ],
 )
 def test_an_engine_that_dies_or_hangs_is_replaced_by_one_that_knows(
     run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: str, why: str,
-    crashed: bool,
+    cause: str | None, vmstat: str,
 ) -> None:  # fmt: skip
+    (tmp_path / "vmstat").write_text(vmstat)
+    monkeypatch.setattr("headwater.api.supervisor.VMSTAT", tmp_path / "vmstat")
     monkeypatch.setattr("headwater.api.supervisor.WATCH_INTERVAL_S", 0.05)
     # An engine notes its pid in the record; its last turn was when it made it.
     stands_still = TURNS.rpartition("threading.Thread")[0]
@@ -133,8 +145,9 @@ def test_an_engine_that_dies_or_hangs_is_replaced_by_one_that_knows(
     assert f"the engine died ({why}" in errors
     assert "starting it again, 2 of 5" in errors
     first, second, third = configs(tmp_path)
-    assert first["crashed"] == []
-    assert [len(c["crashed"]) for c in (second, third)] == ([1, 2] if crashed else [0, 0])
+    for name in ("crashed", "killed"):
+        assert first[name] == []
+        assert [len(config[name]) for config in (second, third)] == ([1, 2] if name == cause else [0, 0])
 
 
 def test_an_engine_whose_loop_goes_round_is_left_alone(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

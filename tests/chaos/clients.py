@@ -17,6 +17,7 @@ from .catalogue import Request
 
 PATIENCE_S = 180.0
 _OWN = re.compile(rb'(?m)^:\n\n|"id":"[^"]*"|"created":\d+|"cached_tokens":\d+')
+_ERROR = re.compile(rb'(?m)^(?:data: )?\{"error":')
 _PAUSE = threading.Event()  # never set: waiting for it is a pause
 
 Kind = Literal["answer", "refused", "cut", "left"]
@@ -65,7 +66,7 @@ def send(url: str, request: Request, *, lines: int | None = None, slowly: bool =
             outcome.kind = "cut"
             return outcome
         outcome.data = _OWN.sub(b"", b"".join(parts))
-        if response.status != 200 or re.search(rb'(?m)^(?:data: )?\{"error":', outcome.data):
+        if response.status != 200 or _ERROR.search(outcome.data):
             outcome.kind = "refused"
     except (http.client.HTTPException, ConnectionError):  # IncompleteRead is one of the first
         outcome.kind = "cut"
@@ -100,9 +101,9 @@ class Resumed:
             _PAUSE.wait(0.1)
         if not ended:
             outcome.kind = "cut"  # before it had a name
-        elif outcome.status != 200:
-            outcome.kind = "refused"
         outcome.data = _OWN.sub(b"", b"".join(self._events) + self._rest)
+        if ended and (outcome.status != 200 or _ERROR.search(outcome.data)):
+            outcome.kind = "refused"
         outcome.ended = time.monotonic()
         return outcome
 

@@ -18,6 +18,7 @@ CRASH, RAISE, HANG = 2_000_001, 2_000_002, 2_000_003  # seeds of requests that t
 FAULTS = (f"{CRASH}:abort:2", f"{RAISE}:raise:4", f"{HANG}:hang:1")
 # Granian takes two ends of one worker within 5.5 s for a fault that a third try would not mend, and ends.
 WORKER_KILLS_APART_S = 8.0
+PAUSE_S = 2.0
 
 
 class Disturber:
@@ -28,8 +29,10 @@ class Disturber:
         worker_kills: when, time.monotonic().
     """
 
-    def __init__(self, server: Serving, seed: int, kills: int, flood: int) -> None:
+    def __init__(self, server: Serving, seed: int, kills: int, flood: int, progress: Callable[[], float]) -> None:
+        """``progress``: share of the requests that are done; kills of engines keep pace with it."""
         self._server = server
+        self._progress = progress
         self._chance = random.Random(seed)
         self._wanted_kills = kills
         self._flood = flood
@@ -47,7 +50,10 @@ class Disturber:
         try:
             turn: list[Callable[[], None]] = []
             while self.engine_kills < self._wanted_kills:
-                self._kill_engine()
+                if self.engine_kills <= self._wanted_kills * self._progress():
+                    self._kill_engine()
+                else:
+                    self._stopped.wait(PAUSE_S)
                 for _ in range(2):
                     turn = turn or self._chance.sample(acts, len(acts))
                     turn.pop()()

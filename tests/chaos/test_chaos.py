@@ -41,7 +41,11 @@ FLAGS = (
 def chaotic_server(tmp_path: Path) -> Iterator[Serving]:
     with serving(*FLAGS, environment={"TMPDIR": str(tmp_path)}) as server:
         server.wait_ready()
-        yield server
+        try:
+            yield server
+        except BaseException:
+            print(server.output)  # what went wrong is there
+            raise
 
 
 def metrics(server: Serving) -> dict[str, float]:
@@ -82,10 +86,10 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         wait_until(lambda: quiet(server), "an idle server")
         before, counted = processes(server), metrics(server)
 
-        disturber = Disturber(server, SEED, KILLS, FLOOD)
-        disturber.thread.start()
         seeds = itertools.count(SEED * 1_000_000)
         lock, done = threading.Lock(), 0
+        disturber = Disturber(server, SEED, KILLS, FLOOD, lambda: done / REQUESTS)
+        disturber.thread.start()
         outcomes: list[tuple[Request, Outcome, Outcome]] = []
 
         def client() -> None:
