@@ -40,10 +40,11 @@ def token_at(prompt: int, position: int) -> int:
 class Engine:
     """Runs every sequence it has in each step, two steps under way at a time. A poisonous one kills it at ``seed``."""
 
-    def __init__(self, socket: Path, pid: int, crashed: tuple[int, ...]) -> None:
+    def __init__(self, socket: Path, pid: int, crashed: tuple[int, ...], killed: tuple[int, ...]) -> None:
         self.pid = pid
         self.dead = False
         self.crashed = False
+        self.killed = False  # perhaps for its memory
         self.sequences: dict[SequenceKey, tuple[Submit, list[int]]] = {}
         self._reader: FrameReader[Submit | Abort] = FrameReader(ToEngine)
         self._trials = Trials()
@@ -53,7 +54,9 @@ class Engine:
         record[:8] = pid.to_bytes(8, "little")
         path.write_bytes(record)
         self._under_way: list[list[SequenceKey]] = []
-        hello = Hello("m", "cpu", "cpu", "f", 1000, 64, 8, 16, 99, pid=pid, connection=CONNECTION, crashed=crashed)
+        hello = Hello(
+            "m", "cpu", "cpu", "f", 1000, 64, 8, 16, 99, pid=pid, connection=CONNECTION, crashed=crashed, killed=killed
+        )
         self.outbox = bytearray(encode_frame(hello))  # what is on its way to the worker
 
     # What a transport has to have.
@@ -161,7 +164,9 @@ class RequestLife(RuleBasedStateMachine):
         self.asked: list[Asked] = []
         self.pid = 100
         self.crashed: tuple[int, ...] = ()
+        self.killed: tuple[int, ...] = ()
         self.kills = 0
+        self.memory_kills = 0
 
     def teardown(self) -> None:
         try:
@@ -210,11 +215,12 @@ class RequestLife(RuleBasedStateMachine):
         self._run(self._receive(data))
 
     @precondition(lambda self: self.engine is not None and not self.engine.dead and self.kills < 12)
-    @rule()
-    def kill_engine(self) -> None:
+    @rule(for_memory=strategies.booleans())
+    def kill_engine(self, for_memory: bool) -> None:
         assert self.engine is not None
         self.kills += 1
-        self.engine.dead = True
+        self.memory_kills += for_memory
+        self.engine.dead, self.engine.killed = True, for_memory
 
     @precondition(lambda self: self.engine is not None and self.engine.dead)
     @rule(all_arrives=strategies.booleans())
@@ -224,6 +230,8 @@ class RequestLife(RuleBasedStateMachine):
             self.deliver(1.0)
         if self.engine.crashed:
             self.crashed = (*self.crashed, self.engine.pid)[-8:]
+        elif self.engine.killed:
+            self.killed = (*self.killed, self.engine.pid)[-8:]
         self.engine = None
         self._run(self._lose())
 
@@ -231,7 +239,7 @@ class RequestLife(RuleBasedStateMachine):
     @rule()
     def start_engine(self) -> None:
         self.pid += 1
-        self.engine = Engine(self.socket, self.pid, self.crashed)
+        self.engine = Engine(self.socket, self.pid, self.crashed, self.killed)
         self._run(self._connect())
 
     @rule(seconds=strategies.sampled_from([1.0, ENGINE_WAIT_S]))
@@ -245,8 +253,8 @@ class RequestLife(RuleBasedStateMachine):
             asked.take()
             assert asked.taken == asked.expected[: len(asked.taken)]
             if asked.error is not None and "died of this request" in str(asked.error):
-                # A crash at its trial, or kills from outside until no other explanation is likely.
-                assert asked.poisonous or self.kills >= 2
+                # A crash at its trial, or ends for want of memory until no other explanation is likely.
+                assert asked.poisonous or self.memory_kills >= 2
 
     @invariant()
     def who_is_not_over_is_somewhere(self) -> None:
