@@ -18,7 +18,7 @@ CRASH, RAISE, HANG = 2_000_001, 2_000_002, 2_000_003  # seeds of requests that t
 FAULTS = (f"{CRASH}:abort:2", f"{RAISE}:raise:4", f"{HANG}:hang:1")
 # Granian takes two ends of one worker within 5.5 s for a fault that a third try would not mend, and ends.
 WORKER_KILLS_APART_S = 8.0
-PAUSE_S = 2.0
+PAUSE_S = 10.0  # where kills are ahead of the requests
 
 
 class Disturber:
