@@ -8,13 +8,13 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from .serving import Serving
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is Deep Learning?"}]
 # What the default model answers in a few words, and ends.
-CAPITAL: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL: list[Any] = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -161,10 +161,10 @@ def test_logit_bias(client: OpenAI) -> None:
 
 
 class City(BaseModel):
-    """What the answer is to say."""
+    """What the answer is to say; bounds, as a small model finds no end by itself."""
 
-    name: str
-    population: int
+    name: str = Field(max_length=20)
+    population: int = Field(ge=0, le=100_000_000)
 
 
 def test_an_answer_by_a_schema(client: OpenAI) -> None:
