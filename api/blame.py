@@ -8,8 +8,8 @@ engine's only suspect, and then only that one is accused; above a second it is g
     crash, crash         the usual poison: the first death accuses its batch, the second happens at its trial
     kill, kill, kill, kill   the same where memory runs out: two deaths until there is a trial, two in it
 
-Whoever else ends an engine, as often as he likes, accuses nobody.
-One that gets past the place where the engine died is beyond suspicion again.
+Whoever else ends an engine, as often as he likes, accuses nobody. A sequence that gets past the place where the engine
+died is beyond suspicion again.
 """
 
 from collections.abc import Iterable

@@ -89,7 +89,7 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
-    """Compile or load every kernel variant: prompts of the largest step, then decoding.
+    """Compile or load every kernel variant: prompts of up to ``max_rows`` rows, then decoding.
 
     Greedy, sampled, and both in one batch: the sampler has a variant for one row and one for several; a GPU has one for
     the parameters that are rarely used.
