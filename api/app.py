@@ -6,18 +6,22 @@ import os
 
 from setproctitle import setproctitle
 
-from . import routes_docs, routes_info, routes_native, routes_page, routes_streams
-from .error_body import error_body
-from .errors import ApiError, ClientGone, ReaderStalled, TransportError
-from .exchange import Exchange, Receive, Scope, Send
+from .generation.permits import Permits
 from .handler import Handler
+from .http.connection import Connection, Receive, Scope, Send
+from .http.error_body import error_body
+from .http.errors import ApiError, ClientGone, ReaderStalled, TransportError
+from .launch.worker_settings import worker_settings
 from .log import configure_logging, logger
 from .openai import PREFIX_ROUTES
 from .openai import ROUTES as OPENAI_ROUTES
-from .permits import Permits
-from .resumable import Response
+from .resume import reconnect as routes_streams
+from .resume.middleware import Response
 from .service import Service
-from .worker import worker_settings
+from .tgi import generate as routes_native
+from .tgi import info as routes_info
+from .web import docs as routes_docs
+from .web import page as routes_page
 
 _PARENT_CHECK_S = 1.0
 # Whether the server lives is no secret, and a page is where a key is typed in.
@@ -65,53 +69,53 @@ class App:
             await self._respond(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, self._service.config.cors_allow_origin)
+        connection = Connection(scope, receive, send, self._service.config.cors_allow_origin)
         try:
-            await self._answer(exchange)
+            await self._answer(connection)
         except asyncio.CancelledError:
-            if not exchange.gone:
+            if not connection.gone:
                 raise
         finally:
-            exchange.close()
+            connection.close()
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def _answer(self, connection: Connection) -> None:
         try:
-            await self._dispatch(exchange)
+            await self._dispatch(connection)
         except ClientGone:
             pass
         except (ApiError, TransportError) as error:
-            if not exchange.started:
-                await exchange.respond(error.status, *error_body(exchange.path, error), error.headers)
+            if not connection.started:
+                await connection.respond(error.status, *error_body(connection.path, error), error.headers)
         except ReaderStalled:
             raise  # the only way to cut a connection
         except Exception:
-            logger.exception("request %s failed", exchange.request_id)
-            if exchange.started:
+            logger.exception("request %s failed", connection.request_id)
+            if connection.started:
                 raise
             fault = ApiError("Internal server error")
-            await exchange.respond(fault.status, *error_body(exchange.path, fault))
+            await connection.respond(fault.status, *error_body(connection.path, fault))
 
-    async def _dispatch(self, exchange: Exchange) -> None:
-        method = "GET" if exchange.method == "HEAD" else exchange.method
+    async def _dispatch(self, connection: Connection) -> None:
+        method = "GET" if connection.method == "HEAD" else connection.method
         if method == "OPTIONS":
-            await exchange.respond(200, headers=_preflight(exchange))
+            await connection.respond(200, headers=_preflight(connection))
             return
-        methods = ROUTES.get(exchange.path) or _below_prefix(exchange.path)
+        methods = ROUTES.get(connection.path) or _below_prefix(connection.path)
         if methods is None:
             raise TransportError(404, "")
-        if exchange.path not in _OPEN_PATHS or method != "GET":
-            self._check_key(exchange)
+        if connection.path not in _OPEN_PATHS or method != "GET":
+            self._check_key(connection)
         handler = methods.get(method)
         if handler is None:
             raise TransportError(405, "", ((b"allow", _allowed(methods)),))
-        await handler(self._service, exchange)
+        await handler(self._service, connection)
 
-    def _check_key(self, exchange: Exchange) -> None:
+    def _check_key(self, connection: Connection) -> None:
         """Raises TransportError unless the request bears the key, if there is one."""
         key = self._service.config.api_key
         if key is None:
             return
-        scheme, _, given = exchange.headers.get(b"authorization", b"").partition(b" ")
+        scheme, _, given = connection.headers.get(b"authorization", b"").partition(b" ")
         # In constant time: how long it takes must not tell how much of a guess was right.
         if not (hmac.compare_digest(given, key.encode()) and scheme.lower() == b"bearer"):
             raise TransportError(401, "", ((b"www-authenticate", b"Bearer"),))
@@ -141,9 +145,9 @@ def _below_prefix(path: str) -> dict[str, Handler] | None:
     return next((methods for prefix, methods in _PREFIX_ROUTES.items() if path.startswith(prefix)), None)
 
 
-def _preflight(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+def _preflight(connection: Connection) -> list[tuple[bytes, bytes]]:
     """Browsers ask before a POST; they may send whatever header they name (clients.md 2: they name user-agent, too)."""
-    wanted = exchange.headers.get(b"access-control-request-headers", b"content-type, authorization")
+    wanted = connection.headers.get(b"access-control-request-headers", b"content-type, authorization")
     return [(b"access-control-allow-methods", b"GET,POST"), (b"access-control-allow-headers", wanted)]
 
 

@@ -16,7 +16,7 @@ from ..engine.checkpoint.quantized import QuantizeName
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import EngineConfig
 from .config import DEFAULT_HEARTBEAT_TIMEOUT_S, MAX_TOP_N, ApiConfig
-from .options import (
+from .launch.options import (
     ADDRESS,
     ENGINE,
     LIMITS,
@@ -29,11 +29,11 @@ from .options import (
     take_foreign_flags,
     use_hub_cache,
 )
-from .quantize import parse_quantize
-from .supervisor import StartError, Supervisor, probe_port, socket_dir
+from .launch.quantize import parse_quantize
+from .launch.supervisor import StartError, Supervisor, probe_port, socket_dir
 
 app = typer.Typer(
-    help="Streams text from a transformer, token by token, over HTTP.",
+    help="StreamRegistry text from a transformer, token by token, over HTTP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

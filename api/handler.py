@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from .exchange import Exchange
+from .http.connection import Connection
 from .service import Service
 
-Handler = Callable[[Service, Exchange], Awaitable[None]]
+Handler = Callable[[Service, Connection], Awaitable[None]]

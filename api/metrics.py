@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..engine.messages import Hello, Stats
-from .record import Record
+from .generation.request_stats import RequestStats
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -87,9 +87,9 @@ class Metrics:
         """A generation was asked for."""
         self._count.inc()
 
-    def submitted(self, record: Record, input_tokens: int, max_new_tokens: int) -> None:
+    def submitted(self, request: RequestStats, input_tokens: int, max_new_tokens: int) -> None:
         """A prompt reached the engine."""
-        self._durations["tgi_request_validation_duration"].observe(record.validation_s)
+        self._durations["tgi_request_validation_duration"].observe(request.validation_s)
         self._lengths["tgi_request_input_length"].observe(input_tokens)
         self._lengths["tgi_request_max_new_tokens"].observe(max_new_tokens)
 
@@ -109,18 +109,18 @@ class Metrics:
         self._gap._sum.inc(self._gaps_sum_s)
         self._gaps, self._gaps_sum_s, self._gaps_kept = [0] * (len(_GAP_BUCKETS_S) + 1), 0.0, 0
 
-    def success(self, record: Record) -> None:
+    def success(self, request: RequestStats) -> None:
         """A request was answered in full."""
         self._success.inc()
         self._flush_gaps()
         durations = self._durations
-        durations["tgi_request_duration"].observe(record.total_s)
-        durations["tgi_request_queue_duration"].observe(record.queue_s)
-        durations["tgi_request_inference_duration"].observe(record.inference_s)
-        durations["tgi_request_mean_time_per_token_duration"].observe(record.time_per_token_s)
-        durations["headwater_time_to_first_token_seconds"].observe(record.first_token_s or 0.0)
-        self._lengths["tgi_request_generated_tokens"].observe(record.generated_tokens)
-        self._cached_share.observe(record.cached_tokens / max(record.prompt_tokens, 1))
+        durations["tgi_request_duration"].observe(request.total_s)
+        durations["tgi_request_queue_duration"].observe(request.queue_s)
+        durations["tgi_request_inference_duration"].observe(request.inference_s)
+        durations["tgi_request_mean_time_per_token_duration"].observe(request.time_per_token_s)
+        durations["headwater_time_to_first_token_seconds"].observe(request.first_token_s or 0.0)
+        self._lengths["tgi_request_generated_tokens"].observe(request.generated_tokens)
+        self._cached_share.observe(request.cached_tokens / max(request.prompt_tokens, 1))
 
     def failure(self, err: str) -> None:
         """A request failed."""

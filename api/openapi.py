@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from .engine_facts import Liveness
+from .generation.engine_health import Liveness
 from .openai.operations import OPERATIONS as OPENAI_OPERATIONS
 from .operation import RESUMABLE, Operation, Parameter
-from .schema import (
+from .tgi.schema import (
     CompatGenerateRequest,
     ErrorResponse,
     GenerateRequest,
@@ -130,7 +130,7 @@ def document(version: str) -> bytes:
             "openapi": "3.1.0",
             "info": {
                 "title": "headwater",
-                "description": "Streams text from a transformer, token by token.",
+                "description": "StreamRegistry text from a transformer, token by token.",
                 "version": version,
                 "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
             },

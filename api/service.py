@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .chat_template_files import load_chat_templates
 from .config import ApiConfig
-from .engine_client import EngineClient
-from .errors import ApiError, ReaderStalled
-from .exchange import Exchange
+from .generation.engine_client import EngineClient
+from .generation.permits import Permits
+from .generation.request_stats import RequestStats
+from .http.connection import Connection
+from .http.errors import ApiError, ReaderStalled
 from .log import log_request
 from .metrics import Metrics
-from .permits import Permits
-from .record import Record
-from .stream_relay import StreamRelay, relay_path
-from .streams import Streams
-from .tokenizer import Tokenizer
-from .validation import Limits
+from .resume.registry import StreamRegistry
+from .resume.relay import StreamRelay, relay_path
+from .text.chat_template_files import load_chat_templates
+from .text.tokenizer import Tokenizer
+from .tgi.validation import Limits
 
 if TYPE_CHECKING:
     from .tracing import Tracer
@@ -32,7 +32,7 @@ class Service:
         self.tokenizer = Tokenizer(config.model_dir, config.validation_workers)
         self.chat_templates = load_chat_templates(config.model_dir)
         self.engine = EngineClient(config.engine_socket, config.heartbeat_timeout)
-        self.streams = Streams(permits.index, config.stream_resume_grace, config.engine_socket.parent)
+        self.streams = StreamRegistry(permits.index, config.stream_resume_grace, config.engine_socket.parent)
         self._relay = StreamRelay(self.streams, relay_path(config.engine_socket, permits.index))
         self._tracer: Tracer | None = None
         self.metrics: Metrics | None = None  # its buckets depend on the engine's limits
@@ -88,27 +88,27 @@ class Service:
         return f"1-{device.lower().replace(' ', '-')}".encode("ascii", "replace")
 
     @contextmanager
-    def record(self, exchange: Exchange) -> Iterator[Record]:
+    def record(self, connection: Connection) -> Iterator[RequestStats]:
         """Count, time and log one request that generates, however it ends."""
         assert self.metrics is not None
-        record = Record(exchange.request_id, exchange.path)
+        stats = RequestStats(connection.request_id, connection.path)
         self.metrics.begin()
         try:
-            yield record
+            yield stats
         except ApiError as error:
-            record.outcome = error.error_type
-            record.failed = True
-            record.status = 200 if exchange.started else error.status
+            stats.outcome = error.error_type
+            stats.failed = True
+            stats.status = 200 if connection.started else error.status
             self.metrics.failure(error.failure)
             raise
         except (asyncio.CancelledError, ReaderStalled):
-            record.outcome = "dropped"
+            stats.outcome = "dropped"
             self.metrics.failure("dropped")
             raise
         else:
-            record.status = 200
-            self.metrics.success(record)
+            stats.status = 200
+            self.metrics.success(stats)
         finally:
-            log_request(record.log_fields())
+            log_request(stats.log_fields())
             if self._tracer is not None:
-                self._tracer.trace(record, exchange.headers)
+                self._tracer.trace(stats, connection.headers)

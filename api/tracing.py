@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .record import Record
+from .generation.request_stats import RequestStats
 
 _SIGNAL_PATH = "/v1/traces"
 _EXPORT_DELAY_MS = 1000.0
@@ -40,61 +40,61 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
         self._model = model
 
-    def trace(self, record: Record, headers: Mapping[bytes, bytes]) -> None:
+    def trace(self, stats: RequestStats, headers: Mapping[bytes, bytes]) -> None:
         """Write down a request that is over; ``traceparent`` among its headers says what it is part of."""
         given = {name: headers.get(name.encode(), b"").decode("latin-1") for name in _PROPAGATED}
         parent = self._propagator.extract({name: value for name, value in given.items() if value})
         # Times are kept by a clock that never jumps; spans want that of the wall.
         offset_ns = time.time_ns() - round(time.monotonic() * 1e9)
-        start_ns = round(record.start * 1e9) + offset_ns
+        start_ns = round(stats.start * 1e9) + offset_ns
         span = self._tracer.start_span(
-            f"POST {record.route}", parent, SpanKind.SERVER, self._attributes(record), start_time=start_ns
+            f"POST {stats.route}", parent, SpanKind.SERVER, self._attributes(stats), start_time=start_ns
         )
-        if record.failed:
-            span.set_status(Status(StatusCode.ERROR, record.outcome))
-        self._add_phases(record, set_span_in_context(span), start_ns)
-        span.end(start_ns + round(record.total_s * 1e9))
+        if stats.failed:
+            span.set_status(Status(StatusCode.ERROR, stats.outcome))
+        self._add_phases(stats, set_span_in_context(span), start_ns)
+        span.end(start_ns + round(stats.total_s * 1e9))
 
     async def close(self) -> None:
         """Send what is left."""
         await asyncio.to_thread(self._provider.shutdown)
 
-    def _add_phases(self, record: Record, parent: Context, start_ns: int) -> None:
-        for name, seconds in _phases(record):
+    def _add_phases(self, stats: RequestStats, parent: Context, start_ns: int) -> None:
+        for name, seconds in _phases(stats):
             end_ns = start_ns + round(seconds * 1e9)
             self._tracer.start_span(name, parent, start_time=start_ns).end(end_ns)
             start_ns = end_ns
 
-    def _attributes(self, record: Record) -> dict[str, str | int | float]:
+    def _attributes(self, stats: RequestStats) -> dict[str, str | int | float]:
         return {
             "http.request.method": "POST",
-            "http.route": record.route,
-            "http.response.status_code": record.status,
-            "headwater.request_id": record.request_id,
-            "headwater.outcome": record.outcome,
+            "http.route": stats.route,
+            "http.response.status_code": stats.status,
+            "headwater.request_id": stats.request_id,
+            "headwater.outcome": stats.outcome,
             "gen_ai.request.model": self._model,
-            "gen_ai.usage.input_tokens": record.prompt_tokens,
-            "gen_ai.usage.output_tokens": record.generated_tokens,
-            "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
+            "gen_ai.usage.input_tokens": stats.prompt_tokens,
+            "gen_ai.usage.output_tokens": stats.generated_tokens,
+            "gen_ai.usage.cache_read.input_tokens": stats.cached_tokens,
             # TGI's names; seconds.
-            "total_time": record.total_s,
-            "validation_time": record.validation_s,
-            "queue_time": record.queue_s,
-            "inference_time": record.inference_s,
-            "time_per_token": record.time_per_token_s,
+            "total_time": stats.total_s,
+            "validation_time": stats.validation_s,
+            "queue_time": stats.queue_s,
+            "inference_time": stats.inference_s,
+            "time_per_token": stats.time_per_token_s,
         }
 
 
-def _phases(record: Record) -> Iterator[tuple[str, float]]:
+def _phases(stats: RequestStats) -> Iterator[tuple[str, float]]:
     """Names and seconds of what was reached, in order."""
-    if not record.validation_s:
-        yield "validation", record.total_s
+    if not stats.validation_s:
+        yield "validation", stats.total_s
         return
-    yield "validation", record.validation_s
-    yield "queue", record.queue_s
-    if record.first_token_s is None:
-        yield "prefill", record.inference_s
+    yield "validation", stats.validation_s
+    yield "queue", stats.queue_s
+    if stats.first_token_s is None:
+        yield "prefill", stats.inference_s
         return
-    prefill_s = max(record.first_token_s - record.validation_s - record.queue_s, 0.0)
+    prefill_s = max(stats.first_token_s - stats.validation_s - stats.queue_s, 0.0)
     yield "prefill", prefill_s
-    yield "decode", max(record.inference_s - prefill_s, 0.0)
+    yield "decode", max(stats.inference_s - prefill_s, 0.0)

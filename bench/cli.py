@@ -53,9 +53,9 @@ def serve_command(
     arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="When requests by rate leave.")] = "poisson",
 ) -> None:
     """Put load on a server: so many clients at a time, or so many requests per second."""
+    from .load.run import Load
+    from .load.serve import serve
     from .report import check_plots
-    from .run import Load
-    from .serve import serve
 
     if concurrency and rate:
         raise typer.BadParameter("give --concurrency or --rate, not both")
@@ -77,9 +77,9 @@ def compare_command(
     rounds: Annotated[int, typer.Option(min=1, help="Times that every server gets its turn.")] = 5,
 ) -> None:
     """Ask several servers the same in turn, and give ratios round by round."""
-    from .compare import compare
+    from .load.compare import compare
+    from .load.run import Load
     from .report import check_plots
-    from .run import Load
 
     with user_errors():
         check_plots(report)
@@ -99,8 +99,8 @@ def sweep_command(
     steps: Annotated[int, typer.Option(min=1, help="Rates between one request at a time and all at once.")] = 6,
 ) -> None:
     """Raise the load until the server gives no more."""
+    from .load.sweep import sweep
     from .report import check_plots
-    from .sweep import sweep
 
     with user_errors():
         check_plots(report)
@@ -127,7 +127,7 @@ def offline_command(
     quantize: Quantize = None,
 ) -> None:
     """Step the engine in this process, without HTTP: times, tokens per second, and share of what memory allows."""
-    from .offline import offline
+    from .device.offline import offline
     from .report import check_plots
 
     with user_errors():
@@ -158,8 +158,8 @@ def null_server_command(
     """Serve streams that nothing is computed for, to measure clients."""
     import uvloop
 
-    from .client_check import check_client
-    from .null_server import serve_null
+    from .load.client_check import check_client
+    from .load.null_server import serve_null
 
     if check:
         found = uvloop.run(check_client())
@@ -178,7 +178,7 @@ def profile_command(
     quantize: Quantize = None,
 ) -> None:
     """Where the time of a decoding step goes: the host's share, and each kernel's (cpu backend)."""
-    from .step_profile import profile
+    from .device.step_profile import profile
 
     with user_errors():
         profile(model, [int(each) for each in parse_numbers(batches, int)], context, steps, quantize)

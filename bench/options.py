@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from .protocols import ProtocolName
+from .load.protocols import ProtocolName
 
 WorkloadName = Literal["random", "shared-prefix", "chat", "sharegpt", "file"]
 

@@ -16,7 +16,7 @@ import setproctitle
 
 from .checkpoint.errors import ModelError
 from .config import EngineConfig, decode_config
-from .flight import remove_engine_files
+from .flight_recorder import remove_engine_files
 
 _ORPHAN_CHECK_S = 1.0
 _ORPHAN_STOP_S = 3.0  # for the step in progress

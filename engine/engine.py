@@ -17,12 +17,12 @@ from .grammar_compiler import Compiled, GrammarCompiler
 from .limits import Limits
 from .messages import ErrorType, Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
 from .pages import PagePool
-from .refusals import refuse
 from .runner import Launched, Runner
 from .sampling_results import HostSampled
 from .sampling_rules import can_speculate, needs_sync
 from .scheduler import Scheduler
 from .sequence import Sequence, SequenceKey
+from .validation import refuse
 
 Steps = dict[int, Step]  # what each connection is to be told
 

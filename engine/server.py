@@ -17,11 +17,11 @@ import msgspec
 from .chunk import Chunk
 from .engine import Engine
 from .faults import Faults
-from .flight import FlightRecorder, flight_path
+from .flight_recorder import FlightRecorder, flight_path
 from .frames import FrameError, FrameReader, encode_frame
 from .messages import Abort, Hello, Step, Submit, ToEngine
+from .quarantine import Quarantine
 from .sequence import SequenceKey
-from .trials import Trials
 
 HEARTBEAT_S = 1.0  # the longest silence towards a worker, unless a step takes longer
 _RECEIVE_BYTES = 1 << 18
@@ -53,7 +53,7 @@ class EngineServer:
         self._next_connection = 0
         self._stopped = False
         self._was_idle = False
-        self._trials = Trials()
+        self._trials = Quarantine()
         # Before anybody can connect: who does reads it.
         self._flight = FlightRecorder(flight_path(path))
         engine.before_step = self._before_step

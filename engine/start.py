@@ -82,7 +82,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
 
 def _use_threads(threads: int | None) -> None:
     """Threads of the CPU kernels, and of torch while it packs the weights."""
-    from ..kernels.cpu.team import choose_threads  # with Numba, which a GPU doesn't need
+    from ..kernels.cpu.thread_pool import choose_threads  # with Numba, which a GPU doesn't need
 
     choose_threads(threads or 0)
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))

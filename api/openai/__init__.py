@@ -1,10 +1,10 @@
 """Routes that speak OpenAI's protocol, and the hosting platforms' forms of it."""
 
 from ..handler import Handler
+from ..platforms.handlers import invocations, vertex
 from .chat import chat_completions, chat_tokenize
 from .completions import completions
 from .models import MODEL_PREFIX, model, models
-from .platforms import invocations, vertex
 
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": chat_completions},

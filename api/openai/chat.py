@@ -3,16 +3,15 @@
 import msgspec
 from msgspec import UNSET
 
-from ..exchange import Exchange
-from ..grammar import engine_grammar
-from ..job import Job, open_job
-from ..schema import SimpleToken
+from ..generation.request import GenerationRequest, open_generation
+from ..generation.text_sequence import SequenceOutput
+from ..http.connection import Connection
 from ..service import Service
-from ..text_stream import News
-from .call_reader import CallReader
-from .chat_events import stream_chat
+from ..text.grammar import engine_grammar
+from ..tgi.schema import SimpleToken
+from .chat_stream import stream_chat
+from .chunks import Envelope, encode, finish_reason_of, usage_of
 from .conversation import prompt_of
-from .envelope import Envelope, encode, finish_reason_of, usage_of
 from .errors import ToolError
 from .logprobs import chat_logprobs
 from .sampling import check
@@ -26,25 +25,26 @@ from .schema import (
     FunctionCall,
     ToolCall,
 )
-from .tools import tools_of
+from .tools.choice import tools_of
+from .tools.reader import CallReader
 
 decode_chat = msgspec.json.Decoder(ChatRequest)
 
 
-async def chat_completions(service: Service, exchange: Exchange) -> None:
+async def chat_completions(service: Service, connection: Connection) -> None:
     """POST /v1/chat/completions."""
-    await answer_chat(service, exchange, await exchange.read_json(decode_chat, service.config.payload_limit))
+    await answer_chat(service, connection, await connection.read_json(decode_chat, service.config.payload_limit))
 
 
-async def answer_chat(service: Service, exchange: Exchange, request: ChatRequest) -> None:
+async def answer_chat(service: Service, connection: Connection, request: ChatRequest) -> None:
     """Answer or stream, as the request says. Raises ApiError."""
-    with open_job(service, exchange, max(request.n or 1, 1)) as job:
-        reader = await start_chat(service, job, request)
+    with open_generation(service, connection, max(request.n or 1, 1)) as generation:
+        reader = await start_chat(service, generation, request)
         envelope = Envelope(service, "chatcmpl", request.model)
         if request.stream:
-            await stream_chat(service, job, request, envelope, reader)
+            await stream_chat(service, generation, request, envelope, reader)
             return
-        choices = [chat_choice(news, request, reader) for news in await job.finish()]
+        choices = [chat_choice(output, request, reader) for output in await generation.finish()]
         body = encode(
             ChatCompletion(
                 envelope.id,
@@ -53,31 +53,31 @@ async def answer_chat(service: Service, exchange: Exchange, request: ChatRequest
                 envelope.model,
                 envelope.system_fingerprint,
                 choices,
-                usage_of(job),
+                usage_of(generation),
             )
         )
-        headers = [(b"x-compute-type", service.compute_type), *job.record.headers()]
-        await exchange.respond(200, body, b"application/json", headers)
+        headers = [(b"x-compute-type", service.compute_type), *generation.stats.headers()]
+        await connection.respond(200, body, b"application/json", headers)
 
 
-async def chat_tokenize(service: Service, exchange: Exchange) -> None:
+async def chat_tokenize(service: Service, connection: Connection) -> None:
     """POST /chat_tokenize: the prompt of a conversation, and its tokens."""
-    request = await exchange.read_json(decode_chat, service.config.payload_limit)
+    request = await connection.read_json(decode_chat, service.config.payload_limit)
     prompt = await prompt_of(request, tools_of(request), service.chat_templates)
     data = prompt.text.encode()
     spans = await service.tokenizer.spans(prompt.text, add_special_tokens=False)
     tokens = [SimpleToken(i, data[start:stop].decode(errors="replace"), start, stop) for i, start, stop in spans]
-    await exchange.respond(200, encode(ChatTokenizeResponse(tokens, prompt.text)), b"application/json")
+    await connection.respond(200, encode(ChatTokenizeResponse(tokens, prompt.text)), b"application/json")
 
 
-async def start_chat(service: Service, job: Job, request: ChatRequest) -> CallReader | None:
+async def start_chat(service: Service, generation: GenerationRequest, request: ChatRequest) -> CallReader | None:
     """Check, render, submit. Returns what finds calls in the answers, None if there are no tools. Raises ApiError."""
     tools = tools_of(request)
     grammar = engine_grammar(request.response_format)
     if tools is not None and grammar is not None:
         raise ToolError("Grammar and tools are mutually exclusive")
     prompt = await prompt_of(request, tools, service.chat_templates)
-    job.record.input_characters = len(prompt.text)
+    generation.stats.input_characters = len(prompt.text)
     limits, tokenizer = service.limits(), service.tokenizer
     reader = None
     if tools is not None:
@@ -87,20 +87,20 @@ async def start_chat(service: Service, job: Job, request: ChatRequest) -> CallRe
     checked = check(request, limits, tokenizer.eos_ids, grammar, top_logprobs)
     prompt_ids = await tokenizer.encode(prompt.text, add_special_tokens=False)
     sampling = checked.for_prompt(len(prompt_ids), limits)
-    job.start(prompt_ids, sampling, checked.stops, count=checked.choices, keep_stop=False)
+    generation.start(prompt_ids, sampling, checked.stops, count=checked.choices, keep_stop=False)
     return reader
 
 
-def chat_choice(news: News, request: ChatRequest, reader: CallReader | None) -> ChatChoice:
+def chat_choice(output: SequenceOutput, request: ChatRequest, reader: CallReader | None) -> ChatChoice:
     """One whole answer."""
-    stream = news.stream
+    sequence = output.sequence
     if reader is None:
-        message = ChatMessage("assistant", stream.generated_text)
+        message = ChatMessage("assistant", sequence.generated_text)
     else:
         text: list[str] = []
         calls: list[ToolCall] = []
         arguments: list[list[str]] = []
-        for part in reader.read(news):
+        for part in reader.read(output):
             for found in part:
                 text.append(found.text)
                 if found.name is not None:
@@ -114,7 +114,7 @@ def chat_choice(news: News, request: ChatRequest, reader: CallReader | None) -> 
         message = ChatMessage("assistant", content or (None if calls else ""), calls or UNSET)
     logprobs = None
     if request.logprobs:
-        logprobs = ChatLogprobs(chat_logprobs(news, 0, len(news.tokens), request.top_logprobs or 0))
-    finish_reason = finish_reason_of(stream) if reader is None else reader.finish_reason(stream)
-    assert finish_reason is not None, "the job is done"
-    return ChatChoice(stream.index, message, logprobs, finish_reason)
+        logprobs = ChatLogprobs(chat_logprobs(output, 0, len(output.tokens), request.top_logprobs or 0))
+    finish_reason = finish_reason_of(sequence) if reader is None else reader.finish_reason(sequence)
+    assert finish_reason is not None, "the generation is done"
+    return ChatChoice(sequence.index, message, logprobs, finish_reason)

@@ -7,16 +7,16 @@ import msgspec
 from msgspec import Struct
 
 from ...engine.messages import SamplingParams
-from ..detokenizer import Detokenizer
-from ..event_stream import send_events
-from ..exchange import Exchange
-from ..grammar import engine_grammar
-from ..job import Job, open_job
+from ..generation.request import GenerationRequest, open_generation
+from ..generation.sender import send_events
+from ..generation.text_sequence import SequenceOutput, TextSequence
+from ..http.connection import Connection
 from ..service import Service
-from ..text_stream import News, TextStream
-from ..tokenizer import Tokenizer
-from .chat_events import error_event
-from .envelope import Chunks, Envelope, encode, finish_reason_of, usage_of
+from ..text.detokenizer import Detokenizer
+from ..text.grammar import engine_grammar
+from ..text.tokenizer import Tokenizer
+from .chat_stream import error_event
+from .chunks import Chunks, Envelope, encode, finish_reason_of, usage_of
 from .errors import BatchSizeError, InvalidRequestError, SuffixError
 from .logprobs import CompletionLogprobsBuilder
 from .sampling import Checked, check
@@ -25,13 +25,13 @@ from .schema import Completion, CompletionChoice, CompletionLogprobs, Completion
 decode_completion = msgspec.json.Decoder(CompletionRequest)
 
 
-async def completions(service: Service, exchange: Exchange) -> None:
+async def completions(service: Service, connection: Connection) -> None:
     """POST /v1/completions."""
-    request = await exchange.read_json(decode_completion, service.config.payload_limit)
-    await answer_completion(service, exchange, request)
+    request = await connection.read_json(decode_completion, service.config.payload_limit)
+    await answer_completion(service, connection, request)
 
 
-async def answer_completion(service: Service, exchange: Exchange, request: CompletionRequest) -> None:
+async def answer_completion(service: Service, connection: Connection, request: CompletionRequest) -> None:
     """Answer or stream, as the request says. Raises ApiError."""
     if request.suffix is not None:
         raise SuffixError
@@ -39,8 +39,8 @@ async def answer_completion(service: Service, exchange: Exchange, request: Compl
     if len(prompts) > service.config.max_client_batch_size:
         raise BatchSizeError(service.config.max_client_batch_size)
     per_prompt = max(request.n or 1, request.best_of or 1)
-    with open_job(service, exchange, len(prompts) * per_prompt) as job:
-        completion = _Completion(service, job, request)
+    with open_generation(service, connection, len(prompts) * per_prompt) as generation:
+        completion = _Completion(service, generation, request)
         await completion.start(prompts, per_prompt)
         if request.stream:
             await completion.stream()
@@ -67,15 +67,15 @@ class _Prompt(Struct):
 
     text: str  # what ``echo`` shows
     ids: list[int]
-    streams: list[TextStream]
+    sequences: list[TextSequence]
 
 
 class _Completion:
     """One request, from its prompts to the last byte of the answer."""
 
-    def __init__(self, service: Service, job: Job, request: CompletionRequest) -> None:
+    def __init__(self, service: Service, generation: GenerationRequest, request: CompletionRequest) -> None:
         self._service = service
-        self._job = job
+        self._generation = generation
         self._request = request
         self._envelope = Envelope(service, "cmpl", request.model)
         self._prompts: list[_Prompt] = []
@@ -97,12 +97,14 @@ class _Completion:
             raise InvalidRequestError(f"`best_of` must be <= {limits.max_best_of}. Given: {per_prompt}", "best_of")
         for given in prompts:
             prompt = await self._tokenised(given, limits.vocab_size)
-            self._job.record.input_characters += len(prompt.text)
+            self._generation.stats.input_characters += len(prompt.text)
             self._prompts.append(prompt)
         # All are checked before the first is started.
         parameters = [self._sampling(checked, prompt) for prompt in self._prompts]
         for prompt, sampling in zip(self._prompts, parameters, strict=True):
-            prompt.streams = self._job.start(prompt.ids, sampling, checked.stops, count=per_prompt, keep_stop=False)
+            prompt.sequences = self._generation.start(
+                prompt.ids, sampling, checked.stops, count=per_prompt, keep_stop=False
+            )
 
     async def _tokenised(self, given: str | list[int], vocab_size: int) -> _Prompt:
         tokenizer = self._service.tokenizer
@@ -123,12 +125,12 @@ class _Completion:
 
     async def answer(self) -> None:
         """Generate all, then answer. Raises ApiError."""
-        service, job, envelope = self._service, self._job, self._envelope
-        news = await job.finish()
+        service, generation, envelope = self._service, self._generation, self._envelope
+        output = await generation.finish()
         shown = self._request.n or 1
         choices: list[CompletionChoice] = []
         for prompt in self._prompts:
-            for one in _best([news[stream.index] for stream in prompt.streams], shown):
+            for one in _best([output[sequence.index] for sequence in prompt.sequences], shown):
                 choices.append(self._choice(len(choices), one, prompt))
         body = Completion(
             envelope.id,
@@ -137,89 +139,89 @@ class _Completion:
             envelope.model,
             envelope.system_fingerprint,
             choices,
-            usage_of(job),
+            usage_of(generation),
         )
-        headers = [(b"x-compute-type", service.compute_type), *job.record.headers()]
-        await job.exchange.respond(200, encode(body), b"application/json", headers)
+        headers = [(b"x-compute-type", service.compute_type), *generation.stats.headers()]
+        await generation.connection.respond(200, encode(body), b"application/json", headers)
 
-    def _choice(self, index: int, news: News, prompt: _Prompt) -> CompletionChoice:
+    def _choice(self, index: int, output: SequenceOutput, prompt: _Prompt) -> CompletionChoice:
         logprobs = None
         if self._request.logprobs is not None:
-            front = self._prompt_logprobs(news.stream, prompt) if self._request.echo else None
-            logprobs = self._logprobs(news, 0, len(news.tokens))
+            front = self._prompt_logprobs(output.sequence, prompt) if self._request.echo else None
+            logprobs = self._logprobs(output, 0, len(output.tokens))
             if front is not None:
                 logprobs = _joined(front, logprobs)
-        text = (prompt.text if self._request.echo else "") + news.stream.generated_text
-        return CompletionChoice(index, text, logprobs, finish_reason_of(news.stream))
+        text = (prompt.text if self._request.echo else "") + output.sequence.generated_text
+        return CompletionChoice(index, text, logprobs, finish_reason_of(output.sequence))
 
     async def stream(self) -> None:
         """Send each token as it comes. Raises ApiError; a stream that has begun tells it in an event."""
-        job = self._job
+        generation = self._generation
         head = self._envelope.head("text_completion")
-        chunks = Chunks(job, head, self._request.stream_options, b'"text":')
+        chunks = Chunks(generation, head, self._request.stream_options, b'"text":')
         with_logprobs = self._request.logprobs is not None
         echo = bool(self._request.echo)
-        prompt_of = {stream.index: prompt for prompt in self._prompts for stream in prompt.streams}
+        prompt_of = {sequence.index: prompt for prompt in self._prompts for sequence in prompt.sequences}
         begun: set[int] = set()
 
-        def events(news: list[News]) -> bytes:
+        def events(output: list[SequenceOutput]) -> bytes:
             parts = []
-            for one in news:
-                if echo and one.stream.index not in begun:
-                    begun.add(one.stream.index)
-                    parts.append(self._echo_event(one.stream, prompt_of[one.stream.index], chunks))
+            for one in output:
+                if echo and one.sequence.index not in begun:
+                    begun.add(one.sequence.index)
+                    parts.append(self._echo_event(one.sequence, prompt_of[one.sequence.index], chunks))
                 parts.append(self._events(one, chunks) if with_logprobs else _plain(one, chunks))
             return b"".join(parts)
 
         headers = [
             (b"x-compute-type", self._service.compute_type),
-            (b"x-compute-characters", b"%d" % job.record.input_characters),
+            (b"x-compute-characters", b"%d" % generation.stats.input_characters),
         ]
-        await send_events(job, events, error_event, headers, chunks.closing)
+        await send_events(generation, events, error_event, headers, chunks.closing)
 
-    def _echo_event(self, stream: TextStream, prompt: _Prompt, chunks: Chunks) -> bytes:
+    def _echo_event(self, sequence: TextSequence, prompt: _Prompt, chunks: Chunks) -> bytes:
         if self._request.logprobs is None:
-            return chunks.text(stream.index, prompt.text)
-        logprobs = encode(self._prompt_logprobs(stream, prompt))
-        return chunks.choice(stream.index, chunks.text_field(prompt.text), logprobs)
+            return chunks.text(sequence.index, prompt.text)
+        logprobs = encode(self._prompt_logprobs(sequence, prompt))
+        return chunks.choice(sequence.index, chunks.text_field(prompt.text), logprobs)
 
-    def _events(self, news: News, chunks: Chunks) -> bytes:
-        stream, last = news.stream, len(news.texts) - 1
-        finish_reason = finish_reason_of(stream)
+    def _events(self, output: SequenceOutput, chunks: Chunks) -> bytes:
+        sequence, last = output.sequence, len(output.texts) - 1
+        finish_reason = finish_reason_of(sequence)
         return b"".join(
             [
                 chunks.choice(
-                    stream.index,
+                    sequence.index,
                     chunks.text_field(text),
-                    encode(self._logprobs(news, position, position + 1)),
+                    encode(self._logprobs(output, position, position + 1)),
                     finish_reason if position == last else None,
                 )
-                for position, text in enumerate(news.texts)
+                for position, text in enumerate(output.texts)
             ]
         )
 
-    def _logprobs(self, news: News, start: int, stop: int) -> CompletionLogprobs:
-        return self._builder(news.stream).tokens(news, start, stop)
+    def _logprobs(self, output: SequenceOutput, start: int, stop: int) -> CompletionLogprobs:
+        return self._builder(output.sequence).tokens(output, start, stop)
 
-    def _prompt_logprobs(self, stream: TextStream, prompt: _Prompt) -> CompletionLogprobs:
+    def _prompt_logprobs(self, sequence: TextSequence, prompt: _Prompt) -> CompletionLogprobs:
         tokens = _token_texts(self._service.tokenizer, prompt.ids)
-        return self._builder(stream).prompt(tokens, stream.generation.prompt_logprobs)
+        return self._builder(sequence).prompt(tokens, sequence.remote.prompt_logprobs)
 
-    def _builder(self, stream: TextStream) -> CompletionLogprobsBuilder:
-        return self._builders.setdefault(stream.index, CompletionLogprobsBuilder(self._request.logprobs or 0))
+    def _builder(self, sequence: TextSequence) -> CompletionLogprobsBuilder:
+        return self._builders.setdefault(sequence.index, CompletionLogprobsBuilder(self._request.logprobs or 0))
 
 
-def _plain(news: News, chunks: Chunks) -> bytes:
+def _plain(output: SequenceOutput, chunks: Chunks) -> bytes:
     """Nothing but text; the finish reason goes with the last piece."""
-    stream, texts = news.stream, news.texts
-    if stream.finish_reason is None:
-        return b"".join([chunks.text(stream.index, text) for text in texts if text])
-    events = [chunks.text(stream.index, text) for text in texts[:-1] if text]
-    events.append(chunks.choice(stream.index, chunks.text_field(texts[-1]), finish_reason=finish_reason_of(stream)))
+    sequence, texts = output.sequence, output.texts
+    if sequence.finish_reason is None:
+        return b"".join([chunks.text(sequence.index, text) for text in texts if text])
+    events = [chunks.text(sequence.index, text) for text in texts[:-1] if text]
+    events.append(chunks.choice(sequence.index, chunks.text_field(texts[-1]), finish_reason=finish_reason_of(sequence)))
     return b"".join(events)
 
 
-def _best(sequences: list[News], count: int) -> list[News]:
+def _best(sequences: list[SequenceOutput], count: int) -> list[SequenceOutput]:
     """Those with the highest mean logprob, best first; all of them in their own order."""
     if count >= len(sequences):
         return sequences

@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ..chat_template import ChatTemplate, TemplateError
-from ..chat_template_files import ChatTemplates
+from ..text.chat_template import ChatTemplate, TemplateError
+from ..text.chat_template_files import ChatTemplates
 from .errors import InvalidRequestError
 from .schema import ChatRequest, Message
-from .tool_format import ToolFormat, tool_format
-from .tools import TOOL_PROMPT, Tools
+from .tools.choice import TOOL_PROMPT, Tools
+from .tools.formats import ToolFormat, tool_format
 
 # Variables that a request sets by fields of its own.
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "continue_final_message"])

@@ -1,6 +1,6 @@
 """Refusals that only the OpenAI routes know; status and type as in contract.md section 4."""
 
-from ..errors import ApiError
+from ..http.errors import ApiError
 
 
 class InvalidRequestError(ApiError):

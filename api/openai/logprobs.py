@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from ..schema import Token
-from ..text_stream import News
+from ..generation.text_sequence import SequenceOutput
+from ..tgi.schema import Token
 from .schema import CompletionLogprobs, TokenLogprob, TopLogprob
 
 _REPLACEMENT = "\ufffd"  # shown for a part of a character
 
 
-def chat_logprobs(news: News, start: int, stop: int, top: int) -> list[TokenLogprob]:
+def chat_logprobs(output: SequenceOutput, start: int, stop: int, top: int) -> list[TokenLogprob]:
     """Of tokens ``start`` to ``stop``; special ones are no part of the answer.
 
     Args:
@@ -17,9 +17,9 @@ def chat_logprobs(news: News, start: int, stop: int, top: int) -> list[TokenLogp
     """
     found = []
     for position in range(start, stop):
-        token = news.tokens[position]
+        token = output.tokens[position]
         if not token.special:
-            best = [TopLogprob(one.text, one.logprob, _bytes(one.text)) for one in _best(news, position, top)]
+            best = [TopLogprob(one.text, one.logprob, _bytes(one.text)) for one in _best(output, position, top)]
             found.append(TokenLogprob(token.text, token.logprob, _bytes(token.text), best))
     return found
 
@@ -42,13 +42,13 @@ class CompletionLogprobsBuilder:
             self._add(part, text, logprob, None, "" if special else text)
         return part
 
-    def tokens(self, news: News, start: int, stop: int) -> CompletionLogprobs:
+    def tokens(self, output: SequenceOutput, start: int, stop: int) -> CompletionLogprobs:
         """Of tokens ``start`` to ``stop``."""
         part = self._empty()
         for position in range(start, stop):
-            token = news.tokens[position]
+            token = output.tokens[position]
             if not token.special:
-                best = {one.text: one.logprob for one in _best(news, position, self._top)}
+                best = {one.text: one.logprob for one in _best(output, position, self._top)}
                 self._add(part, token.text, token.logprob, best, token.text)
         return part
 
@@ -71,12 +71,12 @@ class CompletionLogprobsBuilder:
         self._offset += len(shown)
 
 
-def _best(news: News, position: int, top: int) -> Sequence[Token]:
-    if not news.top_tokens:
+def _best(output: SequenceOutput, position: int, top: int) -> Sequence[Token]:
+    if not output.top_tokens:
         return ()
     # The drawn token has its text in its place; alone it might have lost a space.
-    drawn = news.tokens[position]
-    return [drawn if one.id == drawn.id else one for one in news.top_tokens[position][:top]]
+    drawn = output.tokens[position]
+    return [drawn if one.id == drawn.id else one for one in output.top_tokens[position][:top]]
 
 
 def _bytes(text: str) -> list[int] | None:

@@ -4,7 +4,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from ..exchange import Exchange
+from ..http.connection import Connection
 from ..service import Service
 from .errors import UnknownModelError
 from .schema import Model, ModelList
@@ -12,17 +12,17 @@ from .schema import Model, ModelList
 MODEL_PREFIX = "/v1/models/"
 
 
-async def models(service: Service, exchange: Exchange) -> None:
+async def models(service: Service, connection: Connection) -> None:
     """GET /v1/models."""
-    await exchange.respond(200, msgspec.json.encode(ModelList([_model(service)])), b"application/json")
+    await connection.respond(200, msgspec.json.encode(ModelList([_model(service)])), b"application/json")
 
 
-async def model(service: Service, exchange: Exchange) -> None:
+async def model(service: Service, connection: Connection) -> None:
     """GET /v1/models/{id}; an id may have slashes."""
-    name = unquote(exchange.path.removeprefix(MODEL_PREFIX))
+    name = unquote(connection.path.removeprefix(MODEL_PREFIX))
     if name != service.config.model_id:
         raise UnknownModelError(name)
-    await exchange.respond(200, msgspec.json.encode(_model(service)), b"application/json")
+    await connection.respond(200, msgspec.json.encode(_model(service)), b"application/json")
 
 
 def _model(service: Service) -> Model:

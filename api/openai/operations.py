@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..error_body import OpenAIErrorResponse
+from ..http.error_body import OpenAIErrorResponse
 from ..operation import Operation
 from .schema import (
     ChatChunk,

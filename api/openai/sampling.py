@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Struct
 
 from ...engine.messages import Grammar, SamplingParams
-from ..validation import Limits, check_stops, clip_factor, draw_seed, granted_tokens, resolve_logit_bias
+from ..tgi.validation import Limits, check_stops, clip_factor, draw_seed, granted_tokens, resolve_logit_bias
 from .errors import InvalidRequestError
 from .schema import SamplingFields
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from ..grammar import AnyGrammar
-from ..schema import I32, U32, SimpleToken
+from ..text.grammar import AnyGrammar
+from ..tgi.schema import I32, U32, SimpleToken
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -222,7 +222,7 @@ class Delta(Struct, omit_defaults=True):
 
 
 class ChatChunkChoice(Struct):
-    """News of one answer."""
+    """SequenceOutput of one answer."""
 
     index: int
     delta: Delta

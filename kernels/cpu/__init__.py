@@ -7,10 +7,10 @@ from .attention import fill_plan, new_plan, paged_attention
 from .linear import pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
+from .op_graph import Event, capture
 from .rope_write import rope_and_write
 from .rows import copy, count_tokens, embed, soft_cap, take_rows, take_tokens
 from .sample import sample
-from .tape import Event, capture
 
 __all__ = [
     "Event",

@@ -6,8 +6,8 @@ from numba import njit, types
 
 from .exp import exp
 from .machine import array_at
-from .stored import put
-from .tape import empty, record, run, work_item
+from .op_graph import empty, record, run, work_item
+from .storage import put
 
 _ROWS = 2  # of a work item
 _LOWEST = np.float32(-87.0)  # exp(87) is still finite in fp32

@@ -21,10 +21,10 @@ from .attention_plan import ITEM, AttentionPlan, fill_plan, new_plan
 from .attention_tiles import PANELS, scores, values
 from .exp import LOG2_E, exp2
 from .machine import array_at, atomic_add, atomic_exchange, prefetch
+from .op_graph import empty, record, run, work_item
 from .softmax import cap, softmax_row
-from .stored import put, widen
-from .tape import empty, record, run, work_item
-from .team import team
+from .storage import put, widen
+from .thread_pool import thread_pool
 from .tile import LANES
 
 __all__ = ["AttentionPlan", "fill_plan", "new_plan", "paged_attention"]
@@ -252,7 +252,7 @@ def paged_attention(
         [rows, q_heads * head_dim] in ``q``'s dtype. Rows of no sequence are left as they are: undefined.
     """
     rows, q_heads, head_dim = q.shape
-    page_size, threads = k_pages.shape[2], team().threads
+    page_size, threads = k_pages.shape[2], thread_pool().threads
     out = empty((rows, q_heads * head_dim), q.dtype)
     packed = threads * plan.block_rows * plan.group
     panels = -(-plan.segment_pages * page_size // (PANELS * LANES)) * PANELS

@@ -12,8 +12,8 @@ from numba import types
 
 from .. import StepBatch
 from .machine import aligned_empty, array_at
-from .tape import record, run, work_item
-from .team import team
+from .op_graph import record, run, work_item
+from .thread_pool import thread_pool
 
 _PACKED_ROWS = 24  # rows x query heads of a block: three 8-row tiles share each page read
 _ITEMS_PER_THREAD = 12  # about, if there is that much to do: threads end nearly together
@@ -66,7 +66,7 @@ def new_plan(
     group = q_heads // kv_heads
     block_rows = max(1, _PACKED_ROWS // group)
     segment_pages = max(1, _SEGMENT // page_size)
-    parts = _ITEMS_PER_THREAD * team().threads
+    parts = _ITEMS_PER_THREAD * thread_pool().threads
     blocks = sequences + rows // block_rows + 1
     seen = min(max_tokens, window + block_rows + segment_pages * page_size) if window else max_tokens
     # Enough for one block of the longest sequence; a block that finds no slots left is not cut.

@@ -13,8 +13,8 @@ from numba import njit, types
 
 from ..quantize import round_weight
 from .machine import aligned_empty, array_at, lasting_empty
-from .tape import empty, record, run, work_item
-from .team import team
+from .op_graph import empty, record, run, work_item
+from .thread_pool import thread_pool
 from .tile import LANES, make_tile
 
 _ROWS = 64  # of a work item: with the weights of a group they fit a core's second-level cache
@@ -166,7 +166,7 @@ class PackedLinear:
             lanes[whole, : out - whole * LANES] = weight[whole * LANES :].view(-1, self._steps, per_step)
         self._scale = None if scale is None else scale.float().contiguous()
         self._bias = None if bias is None else bias.float().contiguous()
-        self._scratch = aligned_empty((team().threads, _ROWS, LANES), torch.float32) if whole < panels else None
+        self._scratch = aligned_empty((thread_pool().threads, _ROWS, LANES), torch.float32) if whole < panels else None
 
     @property
     def nbytes(self) -> int:
@@ -179,7 +179,7 @@ class PackedLinear:
         arguments = {
             "x": x, "w": self._panels, "y": y, "scale": self._scale, "bias": self._bias, "scratch": self._scratch,
             "out": self._out, "steps": self._steps, "x_stride": self._inner * x.itemsize,
-            "w_stride": panel.numel() * panel.itemsize, "threads": team().threads,
+            "w_stride": panel.numel() * panel.itemsize, "threads": thread_pool().threads,
         }  # fmt: skip
         finishes = self._scale is not None or self._bias is not None
         kernel = _linear(x.dtype, panel.dtype, finishes)

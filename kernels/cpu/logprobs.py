@@ -12,9 +12,9 @@ from numba import types
 from .candidates import kernel
 from .exact import clean, ordered, unordered, weight
 from .machine import array_at
+from .op_graph import empty, record, run, work_item
 from .sample_process import LOWEST_KEY
 from .sample_top import logprob
-from .tape import empty, record, run, work_item
 
 _F, _I = np.float32, np.int32
 _ARGUMENTS = record(logits=int, token_ids=int, out=int, vocab=int)

@@ -121,7 +121,7 @@ def pause(_context):
 
 @intrinsic
 def call(_context, function, arguments, item, thread, rows, sequences):
-    """Call a work item (tape.py) by its address."""
+    """Call a work item (op_graph.py) by its address."""
 
     def codegen(context, builder, _signature, values):
         kind = ir.FunctionType(_VOID, [_I64] * 5)

@@ -11,8 +11,8 @@ import torch
 from numba import njit, types
 
 from .machine import array_at
-from .stored import put, widen
-from .tape import empty, record, run, work_item
+from .op_graph import empty, record, run, work_item
+from .storage import put, widen
 
 _ROWS = 4  # of a work item
 _ARGUMENTS = record(x=int, residual=int, weight=int, y=int, hidden=int, eps=float, offset=float)

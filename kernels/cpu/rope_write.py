@@ -18,9 +18,9 @@ from numba import njit, types
 
 from .. import QkNorm, StepBatch
 from .machine import array_at
-from .stored import put, widen
-from .tape import empty, record, run, work_item
-from .team import team
+from .op_graph import empty, record, run, work_item
+from .storage import put, widen
+from .thread_pool import thread_pool
 from .tile import LANES
 
 _ROWS = 2  # of a work item
@@ -149,8 +149,9 @@ def rope_and_write(
     arguments = {
         "qkv": qkv, "cos_sin": cos_sin, "positions": batch.positions, "slots": batch.slots, "q": q,
         "k_pages": k_pages, "v_pages": v_pages, "q_weight": norm.q_weight, "k_weight": norm.k_weight,
-        "scratch": empty((team().threads, head_dim)), "q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim,
-        "page_size": page_size, "eps": norm.eps, "weight_offset": norm.weight_offset,
+        "scratch": empty((thread_pool().threads, head_dim)),
+        "q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim, "page_size": page_size,
+        "eps": norm.eps, "weight_offset": norm.weight_offset,
         "k_inverse_scale": 1.0 / k_scale, "v_inverse_scale": 1.0 / v_scale,
     }  # fmt: skip
     kernel = _rope_write(q_dtype, k_pages.dtype, norm.q_weight.dtype, qk_norm is not None)

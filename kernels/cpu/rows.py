@@ -8,8 +8,8 @@ from numba import njit, types
 
 from .exp import exp
 from .machine import array_at
-from .stored import widen
-from .tape import Prepared, empty, is_recording, record, run, work_item
+from .op_graph import Prepared, empty, is_recording, record, run, work_item
+from .storage import widen
 
 _ROWS = 4  # of a work item
 _COPY_BYTES = 1 << 16  # of a work item

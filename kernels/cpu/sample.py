@@ -15,11 +15,11 @@ from numba import njit, types
 from .. import TOP_WIDTH, Sampled, SamplingBatch, TopTokens, exact
 from .candidates import BLOCK, BUCKETS, allowed, total
 from .machine import array_at
+from .op_graph import empty, record, run, work_item
 from .sample_draw import NOISE_BLOCK, draw_all, draw_listed, first
 from .sample_process import add_biases, add_watermark, forbid, penalise, penalise_output, scale
 from .sample_top import best_of_list, best_of_row, logprob, rank, rank_listed
-from .tape import empty, record, run, work_item
-from .team import team
+from .thread_pool import thread_pool
 
 _F = np.float32
 _LOWEST = _F(-np.inf)
@@ -204,7 +204,7 @@ def _sample():
 
 def _scratch(vocab: int) -> dict[str, torch.Tensor]:
     def rows(width: int, dtype: torch.dtype) -> torch.Tensor:
-        return empty((team().threads, width), dtype)
+        return empty((thread_pool().threads, width), dtype)
 
     return {
         "r": rows(vocab, torch.float32),

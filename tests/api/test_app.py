@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from headwater.api import exchange, generation, job, routes_native
 from headwater.api.app import App
 from headwater.api.config import ApiConfig
-from headwater.api.errors import ReaderStalled
-from headwater.api.permits import Permits, create_permits
+from headwater.api.generation import remote_sequence, request
+from headwater.api.generation.permits import Permits, create_permits
+from headwater.api.http import connection
+from headwater.api.http.errors import ReaderStalled
 from headwater.api.service import Service
+from headwater.api.tgi import generate as routes_native
 
 from .conftest import DEADLINE_S, EnginePeer, byte_ids
 
@@ -74,7 +76,7 @@ def last_body(client: Client) -> bytes:
 
 
 def test_silence_is_filled_with_comments(model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(request, "KEEP_ALIVE_S", 0.01)
 
     async def run() -> None:
         async with running(model_dir, peer) as app:
@@ -116,7 +118,7 @@ def test_tokens_that_are_there_together_leave_together(model_dir: Path, peer: En
 def test_a_reader_that_takes_nothing_is_cut_off_and_its_sequence_dropped(
     model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "STALL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(connection, "STALL_TIMEOUT_S", 0.05)
 
     async def run() -> None:
         async with running(model_dir, peer) as app:
@@ -198,7 +200,7 @@ def test_a_fault_of_ours_is_a_plain_500(
 def test_a_body_that_does_not_come_is_not_waited_for(
     model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(connection, "BODY_TIMEOUT_S", 0.01)
 
     async def run() -> None:
         async with running(model_dir, peer) as app:
@@ -249,7 +251,7 @@ def test_a_request_has_only_its_time(model_dir: Path, peer: EnginePeer) -> None:
 def test_a_reader_that_lags_too_far_behind_gets_an_error_at_the_end(
     model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "MAX_UNREAD_TOKENS", 9)
+    monkeypatch.setattr(remote_sequence, "MAX_UNREAD_TOKENS", 9)
 
     async def run() -> None:
         async with running(model_dir, peer, max_concurrent_requests=2) as app:

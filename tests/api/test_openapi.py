@@ -8,7 +8,7 @@ import pytest
 
 from headwater.api.app import ROUTES
 from headwater.api.openapi import document
-from headwater.api.routes_page import ASSETS
+from headwater.api.web.page import ASSETS
 
 from .conftest import ApiServer
 

@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from headwater.bench.cli import app
-from headwater.bench.null_server import null_server
+from headwater.bench.load.null_server import null_server
 from headwater.engine.checkpoint.resolve import resolve_model
 
-from .misbehaving import END, STREAM, chunk, nobody, read_request, send, server, tgi_stream
+from .load.misbehaving import END, STREAM, chunk, nobody, read_request, send, server, tgi_stream
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
 QUICK = ("--no-client-check", "--warmup", "0", "--input-tokens", "8", "--output-tokens", "4")

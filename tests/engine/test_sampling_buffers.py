@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.bench.sampling_oracle import Row, sample_row
+from headwater.bench.device.gpu.sampling_oracle import Row, sample_row
 from headwater.engine.messages import SamplingParams
 from headwater.engine.sampling_buffers import SamplingBuffers
 from headwater.engine.sampling_results import HostSampled

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from headwater.api.chat_template import ChatTemplate, TemplateError
+from headwater.api.text.chat_template import ChatTemplate, TemplateError
 
 PIECES = [
     "{% for m in messages %}",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from headwater.bench.sampling_oracle import allowed, greens, noise, process, sample_row
+from headwater.bench.device.gpu.sampling_oracle import allowed, greens, noise, process, sample_row
 from headwater.kernels import TOP_WIDTH, SamplingBatch
 from headwater.kernels.cpu.sample import sample as cpu
 from headwater.kernels.triton.sample import sample as triton

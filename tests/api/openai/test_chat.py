@@ -10,12 +10,12 @@ import pytest
 from headwater.api.openai.schema import ChatRequest
 
 from ..conftest import ApiServer, read_event
-from .wire import CHAT, EOS, HI, answer, events_of, exchange, ids, joined, streamed, whole
+from .wire import CHAT, EOS, HI, answer, connection, events_of, ids, joined, streamed, whole
 
 
 def test_a_whole_answer(chat: ApiServer) -> None:
     body = {"messages": HI, "model": "any/model", "max_tokens": 8, "user": "someone", "unknown": 1}
-    (submit,), response = exchange(chat, CHAT, body, "Hé!")
+    (submit,), response = connection(chat, CHAT, body, "Hé!")
     assert submit.prompt_ids == ids("user:Hi;assistant:")  # nothing around it: the template has written all
     data = response.read()
     completion = json.loads(data)
@@ -91,7 +91,7 @@ def test_a_stream_says_what_a_whole_answer_says(chat: ApiServer) -> None:
 
 
 def test_lines_are_never_cut_inside_an_event(chat: ApiServer) -> None:
-    _, response = exchange(chat, CHAT, {"messages": HI, "stream": True, "model": "\u2028"}, "\u2028\u2029\u0085")
+    _, response = connection(chat, CHAT, {"messages": HI, "stream": True, "model": "\u2028"}, "\u2028\u2029\u0085")
     lines = [line for line in response.read().decode().splitlines() if line]
     assert all(line == "data: [DONE]" or json.loads(line.removeprefix("data: ")) for line in lines)
 
@@ -146,7 +146,7 @@ def test_every_sampling_field(chat: ApiServer) -> None:
         "logprobs": True,
         "top_logprobs": 3,
     }
-    (submit,), response = exchange(chat, CHAT, body, "x")
+    (submit,), response = connection(chat, CHAT, body, "x")
     assert response.status == 200
     sampling = submit.sampling
     assert (sampling.max_new_tokens, sampling.min_new_tokens, sampling.greedy) == (7, 2, False)
@@ -170,7 +170,7 @@ def test_every_sampling_field(chat: ApiServer) -> None:
     ],
 )
 def test_the_ends_of_ranges_mean_something(chat: ApiServer, given: dict[str, Any], greedy: bool) -> None:
-    (submit,), _ = exchange(chat, CHAT, {"messages": HI} | given, "x")
+    (submit,), _ = connection(chat, CHAT, {"messages": HI} | given, "x")
     sampling = submit.sampling
     assert sampling.greedy == greedy
     assert (sampling.temperature, sampling.top_k, sampling.min_p, sampling.typical_p) == (
@@ -183,7 +183,7 @@ def test_the_ends_of_ranges_mean_something(chat: ApiServer, given: dict[str, Any
 
 
 def test_ignore_eos(chat: ApiServer) -> None:
-    (submit,), _ = exchange(chat, CHAT, {"messages": HI, "ignore_eos": True, "max_tokens": 1}, "x", finish="length")
+    (submit,), _ = connection(chat, CHAT, {"messages": HI, "ignore_eos": True, "max_tokens": 1}, "x", finish="length")
     assert submit.sampling.stop_token_ids == ()
 
 
@@ -197,7 +197,7 @@ def test_several_choices_come_in_their_order(chat: ApiServer) -> None:
     events = streamed(chat, CHAT, body, "first", "second", "third")
     assert [joined(events, index) for index in range(3)] == ["first", "second", "third"]
     assert [event["choices"][0]["index"] for event in events[:3]] == [0, 1, 2]
-    submits, _ = exchange(chat, CHAT, body, "", "", "")
+    submits, _ = connection(chat, CHAT, body, "", "", "")
     seeds = [submit.sampling.seed for submit in submits]
     assert seeds[0] == 5
     assert len(set(seeds)) == 3
@@ -256,7 +256,7 @@ def test_usage_in_every_chunk(chat: ApiServer) -> None:
     ],
 )
 def test_response_formats(chat: ApiServer, given: dict[str, Any], kind: str | None, text: str) -> None:
-    (submit,), _ = exchange(chat, CHAT, {"messages": HI, "response_format": given}, "x")
+    (submit,), _ = connection(chat, CHAT, {"messages": HI, "response_format": given}, "x")
     grammar = submit.sampling.grammar
     assert (None if grammar is None else (grammar.kind, grammar.text)) == (kind and (kind, text))
 
@@ -269,17 +269,17 @@ def test_messages(chat: ApiServer) -> None:
         {"role": "assistant", "content": None},
         {"role": "user", "content": "c"},
     ]
-    (submit,), _ = exchange(chat, CHAT, {"messages": messages}, "x")
+    (submit,), _ = connection(chat, CHAT, {"messages": messages}, "x")
     assert submit.prompt_ids == ids("system:s;user:ab;assistant:;user:c;assistant:")
 
 
 def test_an_assistants_last_message_is_gone_on_with(chat: ApiServer) -> None:
     messages = [*HI, {"role": "assistant", "content": "It is "}]
-    (submit,), _ = exchange(chat, CHAT, {"messages": messages}, "x")
+    (submit,), _ = connection(chat, CHAT, {"messages": messages}, "x")
     assert submit.prompt_ids == ids("user:Hi;assistant:It is ")
-    (submit,), _ = exchange(chat, CHAT, {"messages": messages, "continue_final_message": False}, "x")
+    (submit,), _ = connection(chat, CHAT, {"messages": messages, "continue_final_message": False}, "x")
     assert submit.prompt_ids == ids("user:Hi;assistant:It is ;assistant:")
-    (submit,), _ = exchange(chat, CHAT, {"messages": HI, "add_generation_prompt": False}, "x")
+    (submit,), _ = connection(chat, CHAT, {"messages": HI, "add_generation_prompt": False}, "x")
     assert submit.prompt_ids == ids("user:Hi;")
 
 
@@ -287,7 +287,7 @@ def test_nulls_mean_nothing(chat: ApiServer) -> None:
     fields = [field.name for field in msgspec.structs.fields(ChatRequest) if field.name != "messages"]
     message = HI[0] | dict.fromkeys(["name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning"])
     body = {"messages": [message]} | dict.fromkeys(fields)
-    (submit,), response = exchange(chat, CHAT, body, "x")
+    (submit,), response = connection(chat, CHAT, body, "x")
     assert response.status == 200
     assert submit.prompt_ids == ids("user:Hi;assistant:")
 

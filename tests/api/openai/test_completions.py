@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from ..conftest import ApiServer
-from .wire import BOS, COMPLETIONS, EOS, answer, events_of, exchange, ids, joined, refused, streamed, whole
+from .wire import BOS, COMPLETIONS, EOS, answer, connection, events_of, ids, joined, refused, streamed, whole
 
 
 def test_a_whole_answer(chat: ApiServer) -> None:
-    (submit,), response = exchange(chat, COMPLETIONS, {"prompt": "Hé", "model": "m", "max_tokens": 9}, "llo")
+    (submit,), response = connection(chat, COMPLETIONS, {"prompt": "Hé", "model": "m", "max_tokens": 9}, "llo")
     assert submit.prompt_ids == [BOS, *ids("Hé")]
     completion = json.loads(response.read())
     assert completion.pop("id").startswith("cmpl-")
@@ -50,7 +50,7 @@ def test_a_stream_says_what_a_whole_answer_says(chat: ApiServer) -> None:
 )
 def test_prompts(chat: ApiServer, prompt: Any, want: list[list[int]]) -> None:
     texts = [f"text {i}" for i in range(len(want))]
-    submits, response = exchange(chat, COMPLETIONS, {"prompt": prompt}, *texts)
+    submits, response = connection(chat, COMPLETIONS, {"prompt": prompt}, *texts)
     assert [submit.prompt_ids for submit in submits] == want
     completion = json.loads(response.read())
     assert [(choice["index"], choice["text"]) for choice in completion["choices"]] == list(enumerate(texts))
@@ -174,7 +174,7 @@ def test_vertex(chat: ApiServer) -> None:
         {"inputs": "x", "parameters": {"max_new_tokens": 3, "seed": 9}},
         {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4},
     ]
-    submits, response = exchange(chat, "/vertex", {"instances": instances}, "one", "two")
+    submits, response = connection(chat, "/vertex", {"instances": instances}, "one", "two")
     assert json.loads(response.read()) == {"predictions": ["one", "two"]}
     sampling = submits[0].sampling
     assert (sampling.max_new_tokens, sampling.seed, sampling.greedy) == (3, 9, False)

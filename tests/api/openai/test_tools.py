@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer
 
-from headwater.api.openai.tool_format import HERMES, JSON, MISTRAL, ToolFormat, call_grammar, tool_format
-from headwater.api.openai.tool_parser import ToolParser
+from headwater.api.openai.tools.formats import HERMES, JSON, MISTRAL, ToolFormat, call_grammar, tool_format
+from headwater.api.openai.tools.parser import ToolParser
 
 from ..conftest import ApiServer, byte_tokenizer
-from .wire import CHAT, HI, exchange, ids, joined, refused, streamed, whole
+from .wire import CHAT, HI, connection, ids, joined, refused, streamed, whole
 
 SCHEMA = {
     "type": "object",
@@ -214,7 +214,7 @@ def test_a_call_that_is_cut_off_ends_by_length(chat: ApiServer) -> None:
 
 
 def test_the_template_gets_the_tools(chat: ApiServer) -> None:
-    (submit,), _ = exchange(chat, CHAT, body(), "x")
+    (submit,), _ = connection(chat, CHAT, body(), "x")
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in TOOLS)
     assert submit.prompt_ids == ids(f"{listed}\nUse <tool_call>.\nuser:Hi;assistant:")
 
@@ -226,11 +226,11 @@ def test_calls_and_results_are_part_of_a_conversation(chat: ApiServer) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
     ]
-    (submit,), _ = exchange(chat, CHAT, body(messages=messages), "x")
+    (submit,), _ = connection(chat, CHAT, body(messages=messages), "x")
     # A template that shows one of the arguments got an object, not its text.
     assert bytes_of(submit.prompt_ids).endswith("user:Hi;assistant:weather=Zürich;tool:rain;assistant:")
     # A template that knows nothing of calls shows them all the same.
-    (submit,), _ = exchange(chat, CHAT, {"messages": messages}, "x")
+    (submit,), _ = connection(chat, CHAT, {"messages": messages}, "x")
     assert bytes_of(submit.prompt_ids) == (
         'user:Hi;assistant:{"name":"weather","arguments":{"city":"Zürich","days":3}};tool:rain;assistant:'
     )
@@ -249,7 +249,7 @@ def bytes_of(token_ids: list[int]) -> str:
     ],
 )
 def test_a_wanted_call_is_bound_by_a_grammar(chat: ApiServer, choice: Any, names: list[str], several: bool) -> None:
-    (submit,), response = exchange(chat, CHAT, body(tool_choice=choice), tagged(CALL if "weather" in names else MAP))
+    (submit,), response = connection(chat, CHAT, body(tool_choice=choice), tagged(CALL if "weather" in names else MAP))
     grammar = submit.sampling.grammar
     assert grammar is not None
     assert grammar.kind == "lark"
@@ -261,14 +261,14 @@ def test_a_wanted_call_is_bound_by_a_grammar(chat: ApiServer, choice: Any, names
 
 
 def test_one_call_at_a_time(chat: ApiServer) -> None:
-    (submit,), _ = exchange(chat, CHAT, body(tool_choice="required", parallel_tool_calls=False), tagged(CALL))
+    (submit,), _ = connection(chat, CHAT, body(tool_choice="required", parallel_tool_calls=False), tagged(CALL))
     assert submit.sampling.grammar is not None
     assert not accepts(submit.sampling.grammar.text, tagged(CALL, MAP), byte_tokenizer())
 
 
 def test_no_tools_wanted(chat: ApiServer) -> None:
     for fields in ({"tool_choice": "none"}, {"tools": []}, {"tools": None}):
-        (submit,), response = exchange(chat, CHAT, body(**fields), tagged(CALL))
+        (submit,), response = connection(chat, CHAT, body(**fields), tagged(CALL))
         assert submit.prompt_ids == ids("user:Hi;assistant:")
         assert json.loads(response.read())["choices"][0]["message"]["content"] == tagged(CALL)
 

@@ -26,7 +26,7 @@ def answer(server: ApiServer, submit: Submit, text: str, finish: str = "eos_toke
         server.peer.send(submit.request_id, tokens[start : start + step], finish if last else None)
 
 
-def exchange(
+def connection(
     server: ApiServer, path: str, body: dict[str, Any], *texts: str, finish: str = "eos_token"
 ) -> tuple[list[Submit], http.client.HTTPResponse]:
     """Post, answer each sequence with its text, and return what the engine was asked and the response."""
@@ -39,7 +39,7 @@ def exchange(
 
 def whole(server: ApiServer, path: str, body: dict[str, Any], *texts: str, finish: str = "eos_token") -> Any:
     """The decoded answer."""
-    _, response = exchange(server, path, body, *texts, finish=finish)
+    _, response = connection(server, path, body, *texts, finish=finish)
     data = response.read()
     assert response.status == 200, data
     return json.loads(data)
@@ -57,7 +57,7 @@ def events_of(response: http.client.HTTPResponse) -> list[Any]:
 
 def streamed(server: ApiServer, path: str, body: dict[str, Any], *texts: str, finish: str = "eos_token") -> list[Any]:
     """The events of the same request with ``stream``."""
-    return events_of(exchange(server, path, body | {"stream": True}, *texts, finish=finish)[1])
+    return events_of(connection(server, path, body | {"stream": True}, *texts, finish=finish)[1])
 
 
 def joined(events: list[Any], index: int = 0) -> str:

@@ -1,0 +1,57 @@
+"""How an error looks to a client: TGI's form on its own routes, OpenAI's below /v1/."""
+
+import msgspec
+from msgspec import Struct
+
+from ..tgi.schema import ErrorResponse
+from .errors import ApiError, TransportError
+
+JSON = b"application/json"
+TEXT = b"text/plain; charset=utf-8"
+
+_OPENAI_PREFIX = "/v1/"
+
+
+class OpenAIError(Struct):
+    """What is wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class OpenAIErrorResponse(Struct):
+    """A refusal or failure on an OpenAI route."""
+
+    error: OpenAIError
+
+
+def error_body(path: str, error: ApiError | TransportError) -> tuple[bytes, bytes]:
+    """Body and content type of the answer to a request for ``path``."""
+    if path.startswith(_OPENAI_PREFIX):
+        return openai_error(error), JSON
+    if isinstance(error, TransportError):
+        return error.text.encode(), TEXT if error.text else b""
+    return native_error(error), JSON
+
+
+def native_error(error: ApiError) -> bytes:
+    """``{"error": text, "error_type": kind}``: clients choose their exception by the latter."""
+    return msgspec.json.encode(ErrorResponse(error.error, error.error_type))
+
+
+def openai_error(error: ApiError | TransportError) -> bytes:
+    """``{"error": {"message", "type", "param", "code"}}``; the status is the answer's."""
+    if isinstance(error, TransportError):
+        message, code, param = error.text or _REASONS.get(error.status, "Request refused"), None, None
+        if error.status == 401:
+            code = "invalid_api_key"
+    else:
+        message, code, param = error.error, getattr(error, "code", error.error_type), getattr(error, "param", None)
+    kind = _KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return msgspec.json.encode(OpenAIErrorResponse(OpenAIError(message, kind, param, code)))
+
+
+_REASONS = {401: "Incorrect API key provided", 404: "Unknown URL", 405: "Method not allowed"}
+_KINDS = {401: "authentication_error", 424: "server_error", 429: "rate_limit_error"}

@@ -1,0 +1,302 @@
+"""What `headwater serve` is once the model is found: starts the engine and the HTTP server, and keeps them running.
+
+No torch and no threads here. Life of the processes:
+
+    starting   the engine loads; the HTTP server waits for it. If either ends, all ends.
+    ready      GET /health answered 200 once. An engine that dies, or whose loop stands still, is started again; the
+               HTTP server is not.
+    stopping   SIGTERM or SIGINT came: the HTTP server finishes its running responses, then the engine ends.
+               A second signal ends all at once.
+"""
+
+import contextlib
+import errno
+import http.client
+import ipaddress
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ...engine.config import EngineConfig
+from ..config import ApiConfig
+from .banner import banner, describe, read_hello
+from .child import Child, describe_exit
+from .watchdog import Watchdog
+
+ENGINE_MODULE = "headwater.engine"
+API_MODULE = "headwater.api.server"
+
+# Ends of an engine that say nothing about what it was doing: it was asked to end, or killed.
+KILLED = 128 + signal.SIGKILL
+FROM_OUTSIDE = (0, 128 + signal.SIGTERM, KILLED, 128 + signal.SIGHUP)
+
+DEATHS_TOLD = 8
+VMSTAT = Path("/proc/vmstat")
+RESTART_WINDOW_S = 60.0
+WATCH_INTERVAL_S = 1.0  # between looks at the engine's flight record
+MIN_RESTART_S = 60.0  # how long an engine that follows another may take until it listens, at least,
+RESTART_FACTOR = 3.0  # and this times as long as the first one took
+HEALTH_INTERVAL_S = 0.1
+HEALTH_TIMEOUT_S = 2.0
+ENGINE_STOP_S = 10.0  # how long the engine may take to end once nobody needs it
+UNREADY_STOP_S = 5.0  # the same for an HTTP server that has answered nothing yet
+UNIX_PATH_BYTES = 107  # Linux: sun_path is 108 with its final zero
+
+
+# Why an engine died: of itself; killed, perhaps by the kernel for its memory; or ended by somebody.
+Cause = Literal["crashed", "killed", "ended"]
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+def memory_kills() -> int | None:
+    """Processes that the kernel has ended because memory ran out, on the whole machine; None if it doesn't say."""
+    try:
+        counters = dict(line.split(" ", 1) for line in VMSTAT.read_text().splitlines())
+        return int(counters["oom_kill"])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+class Supervisor:
+    """Runs the children until a signal or a failure."""
+
+    def __init__(self, engine_config: EngineConfig, api_config: ApiConfig) -> None:
+        self._engine_config = engine_config
+        self._api_config = api_config
+        self._restarts: deque[float] = deque(maxlen=api_config.max_engine_restarts + 1)  # when, time.monotonic()
+        self._ready = False
+        self._signals = 0  # how many SIGTERM or SIGINT came
+        self._next_health_check = 0.0
+        self._pulse = Watchdog(engine_config.socket)
+        self._first_start_s = 0.0
+        self._engine_started = 0.0  # time.monotonic()
+
+    def run(self) -> int:
+        """Start, watch, stop. Returns the exit code of the program."""
+        started = time.monotonic()
+        with self._wakeup() as wakeup:
+            self._log("info", f"loading {self._api_config.model_id} from {self._api_config.model_dir}")
+            self._start_engine()
+            self._api = Child(API_MODULE, self._api_config)
+            try:
+                code = self._watch(wakeup, started)
+                return self._stop(wakeup, code)
+            finally:
+                self._api.kill()
+                self._engine.kill()
+
+    def _watch(self, wakeup: int, started: float) -> int:
+        """Until a signal or a failure. Returns the exit code that it means."""
+        while not self._signals:
+            engine_code, api_code = self._engine.exit_code(), self._api.exit_code()
+            if api_code is not None:
+                self._log("error", f"the HTTP server ended ({describe_exit(api_code)}); stopping")
+                return 1
+            if engine_code is not None:
+                if not self._ready:
+                    self._log("error", f"the engine did not start ({describe_exit(engine_code)}); stopping")
+                    return engine_code or 1
+                if not self._restart_engine(describe_exit(engine_code), self._cause(engine_code)):
+                    return 1
+            elif self._ready and (hang := self._hang()) is not None and not self._restart_engine(hang, "crashed"):
+                return 1
+            if not self._ready and time.monotonic() >= self._next_health_check:
+                self._ready = self._healthy()
+                self._next_health_check = time.monotonic() + HEALTH_INTERVAL_S
+                if self._ready:
+                    self._first_start_s = time.monotonic() - started
+                    self._announce(self._first_start_s)
+            self._sleep(wakeup, WATCH_INTERVAL_S if self._ready else HEALTH_INTERVAL_S)
+        return 0
+
+    def _start_engine(self) -> None:
+        self._engine = Child(ENGINE_MODULE, self._engine_config)
+        self._engine_started = time.monotonic()
+        self._memory_kills = memory_kills()
+        self._pulse.expect(self._engine.pid)
+
+    def _hang(self) -> str | None:
+        """Why the running engine must be taken for dead, None if it need not be."""
+        silent_s = self._pulse.silent_s()
+        if silent_s is not None:
+            limit_s = self._api_config.heartbeat_timeout
+            return f"no sign of life for {silent_s:.1f} s" if silent_s >= limit_s else None
+        limit_s = max(MIN_RESTART_S, RESTART_FACTOR * self._first_start_s)
+        return "it does not start" if time.monotonic() - self._engine_started >= limit_s else None
+
+    def _cause(self, exit_code: int) -> Cause:
+        if exit_code not in FROM_OUTSIDE:
+            return "crashed"
+        kills = memory_kills()
+        return "killed" if exit_code == KILLED and (kills is None or kills != self._memory_kills) else "ended"
+
+    def _restart_engine(self, why: str, cause: Cause) -> bool:
+        """Start the engine again unless it dies too often."""
+        self._restarts.append(time.monotonic())
+        most = self._api_config.max_engine_restarts
+        recent = sum(self._restarts[-1] - moment < RESTART_WINDOW_S for moment in self._restarts)
+        if recent > most:
+            self._log("error", f"the engine died {recent} times in {RESTART_WINDOW_S:.0f} s; stopping")
+            return False
+        self._log("warn", f"the engine died ({why}); starting it again, {recent} of {most}")
+        self._engine.kill()
+        config = self._engine_config
+        config.socket.unlink(missing_ok=True)
+        if cause != "ended":
+            # The last few are enough: workers ask about the one that they were connected to.
+            pids = (*getattr(config, cause), self._engine.pid)[-DEATHS_TOLD:]
+            config = msgspec.structs.replace(config, **{cause: pids})
+        self._engine_config = config
+        self._start_engine()
+        return True
+
+    def _stop(self, wakeup: int, code: int) -> int:
+        """Let responses finish, then end the engine. Returns the exit code."""
+        graceful = code == 0 and self._ready
+        if graceful:
+            self._log("info", "stopping: running responses may finish; a second signal ends them")
+        self._api.terminate()
+        drained = self._wait(
+            wakeup, self._api, self._api_config.graceful_termination_timeout if graceful else UNREADY_STOP_S
+        )
+        if graceful and not drained:
+            self._log("warn", "stopping: responses were cut off")
+            code = 1
+        self._engine.terminate()
+        self._engine.hang_up()
+        self._wait(wakeup, self._engine, ENGINE_STOP_S)
+        return code
+
+    def _wait(self, wakeup: int, child: Child, timeout_s: float) -> bool:
+        """Whether the child ended before the time was up and before a second signal."""
+        deadline = time.monotonic() + timeout_s
+        while child.exit_code() is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or self._signals > 1:
+                return False
+            self._sleep(wakeup, left)
+        return True
+
+    @contextmanager
+    def _wakeup(self) -> Iterator[int]:
+        """Count the signals that stop us, and make them and a child's end readable on a file descriptor."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+
+        def count(_number: int, _frame: object) -> None:
+            self._signals += 1
+
+        def ignore(_number: int, _frame: object) -> None:
+            pass
+
+        before = {number: signal.signal(number, count) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, ignore)
+        descriptor = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        try:
+            yield read
+        finally:
+            signal.set_wakeup_fd(descriptor)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(read)
+            os.close(write)
+
+    def _sleep(self, wakeup: int, timeout_s: float | None) -> None:
+        """Until a signal (a child's end is one) or the timeout."""
+        select.select([wakeup], [], [], timeout_s)
+        with contextlib.suppress(BlockingIOError):
+            os.read(wakeup, 4096)
+
+    def _healthy(self) -> bool:
+        address = reachable_host(self._api_config.host)
+        connection = http.client.HTTPConnection(address, self._api_config.port, timeout=HEALTH_TIMEOUT_S)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _announce(self, seconds: float) -> None:
+        config = self._api_config
+        host = reachable_host(config.host)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
+        self._log("info", f"{config.model_id} is ready at {address} after {seconds:.1f} s")
+        hello = read_hello(self._engine_config.socket)
+        if hello is None:  # it has just died; the next one says the same
+            return
+        # What one engine has taken must fit into the next one, however much memory is free then.
+        self._engine_config = msgspec.structs.replace(self._engine_config, num_pages=hello.num_pages + 1)
+        facts = describe(address, self._engine_config, config, hello)
+        if config.json_output:
+            self._log("info", "settings", **facts)
+        else:
+            print(banner(facts), flush=True)
+
+    def _log(self, level: str, message: str, **fields: str) -> None:
+        if self._api_config.json_output:
+            line = json.dumps({"timestamp": time.time(), "level": level.upper(), "message": message, **fields})
+        else:
+            line = f"headwater: {message}"
+        print(line, file=sys.stdout if level == "info" else sys.stderr, flush=True)
+
+
+def reachable_host(host: str) -> str:
+    """Where a server that listens at ``host`` answers on this machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return "127.0.0.1" if address.version == 4 else "::1"
+
+
+def probe_port(host: str, port: int) -> int:
+    """Check that we may listen there; port 0 picks a free one. Returns the port. Raises StartError.
+
+    The HTTP server sets SO_REUSEPORT for its workers, so it would start on another server's port and share its
+    traffic without a word.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server just stopped
+            probe.bind(address)
+            probe.listen(1)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"port {port} of {host} is in use; choose another with --port") from error
+        raise StartError(f"cannot listen on port {port} of {host}: {error.strerror or error}") from error
+
+
+@contextmanager
+def socket_dir() -> Iterator[Path]:
+    """A private directory for the Unix sockets, removed at the end."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) + len("/headwater-12345678/engine-0.sock") > UNIX_PATH_BYTES:
+        parent = "/tmp"
+    path = Path(tempfile.mkdtemp(prefix="headwater-", dir=parent))  # mode 0700
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

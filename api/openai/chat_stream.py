@@ -1,0 +1,114 @@
+"""The events of a chat sequence."""
+
+from collections.abc import Iterable
+
+from ..generation.request import GenerationRequest
+from ..generation.sender import send_events
+from ..generation.text_sequence import SequenceOutput, TextSequence
+from ..http.error_body import openai_error
+from ..http.errors import ApiError
+from ..http.sse import event_of
+from ..service import Service
+from .chunks import DONE, Chunks, Envelope, encode, finish_reason_of
+from .logprobs import chat_logprobs
+from .schema import ChatLogprobs, ChatRequest, Delta, FunctionCall, ToolCallDelta
+from .tools.parser import Found
+from .tools.reader import CallReader
+
+_NULL = b"null"
+
+
+async def stream_chat(
+    service: Service, generation: GenerationRequest, request: ChatRequest, envelope: Envelope, reader: CallReader | None
+) -> None:
+    """Send each token as it comes. Raises ApiError; a stream that has begun tells it in an event.
+
+    Args:
+        reader: finds calls; None if there are no tools.
+    """
+    head = envelope.head("chat.completion.chunk")
+    chunks = Chunks(generation, head, request.stream_options, b'"delta":{"content":', b"}")
+    events = _Events(chunks, request, reader)
+    headers = [
+        (b"x-compute-type", service.compute_type),
+        (b"x-compute-characters", b"%d" % generation.stats.input_characters),
+    ]
+    await send_events(
+        generation, events.encode, error_event, headers, chunks.closing, events.roles(generation.sequences)
+    )
+
+
+def error_event(error: ApiError) -> bytes:
+    """What ends a stream that has begun and cannot go on."""
+    return event_of(openai_error(error)) + DONE
+
+
+class _Events:
+    """Encodes what comes. The finish reason goes with the last piece of text: a client of TGI looks for it there."""
+
+    def __init__(self, chunks: Chunks, request: ChatRequest, reader: CallReader | None) -> None:
+        self._chunks = chunks
+        self._reader = reader
+        self._logprobs = bool(request.logprobs)
+        self._top = request.top_logprobs or 0
+        self._calls: dict[int, int] = {}  # begun so far, by choice
+
+    def roles(self, sequences: Iterable[TextSequence]) -> bytes:
+        """The first event of each choice says who speaks, and no other does."""
+        role = b'"delta":' + encode(Delta(role="assistant", content=""))
+        return b"".join([self._chunks.choice(sequence.index, role) for sequence in sequences])
+
+    def encode(self, output: list[SequenceOutput]) -> bytes:
+        plain = self._reader is None and not self._logprobs
+        return b"".join([self._plain(one) if plain else self._any(one) for one in output])
+
+    def _plain(self, output: SequenceOutput) -> bytes:
+        """Nothing but text."""
+        chunks, sequence, texts = self._chunks, output.sequence, output.texts
+        if sequence.finish_reason is None:
+            return b"".join([chunks.text(sequence.index, text) for text in texts if text])
+        events = [chunks.text(sequence.index, text) for text in texts[:-1] if text]
+        last = chunks.text_field(texts[-1]) if texts[-1] else b'"delta":{}'
+        events.append(chunks.choice(sequence.index, last, finish_reason=finish_reason_of(sequence)))
+        return b"".join(events)
+
+    def _any(self, output: SequenceOutput) -> bytes:
+        """With calls, or with logprobs, which go with the first event that their token gives."""
+        sequence, reader = output.sequence, self._reader
+        parts: Iterable[list[Found]]
+        if reader is not None:
+            parts = reader.read(output)
+        else:
+            parts = ([Found(text)] if text else [] for text in output.texts)
+        deltas: list[tuple[Delta, bytes]] = []
+        for position, part in enumerate(parts):
+            logprobs = _NULL
+            if self._logprobs and (token := chat_logprobs(output, position, position + 1, self._top)):
+                logprobs = encode(ChatLogprobs(token))
+                part = part or [Found()]
+            for found in part:
+                deltas.append((self._delta(sequence, found), logprobs))
+                logprobs = _NULL
+        finish_reason = finish_reason_of(sequence) if reader is None else reader.finish_reason(sequence)
+        if finish_reason is not None and (not deltas or finish_reason == "tool_calls"):
+            deltas.append((Delta(), _NULL))
+        last = len(deltas) - 1
+        return b"".join(
+            [
+                self._chunks.choice(
+                    sequence.index, b'"delta":' + encode(delta), logprobs, finish_reason if i == last else None
+                )
+                for i, (delta, logprobs) in enumerate(deltas)
+            ]
+        )
+
+    def _delta(self, sequence: TextSequence, found: Found) -> Delta:
+        begun = self._calls.get(sequence.index, 0)
+        if found.name is not None:
+            assert self._reader is not None
+            self._calls[sequence.index] = begun + 1
+            call = ToolCallDelta(begun, FunctionCall(found.name, ""), self._reader.new_id(), "function")
+            return Delta(tool_calls=[call])
+        if found.arguments:
+            return Delta(tool_calls=[ToolCallDelta(begun - 1, FunctionCall(arguments=found.arguments))])
+        return Delta(content=found.text)

@@ -1,0 +1,247 @@
+"""Finds calls in what a model writes, while it writes them.
+
+Text goes out as text; a call goes out as its name, then the pieces of its arguments exactly as they were written. What
+only looked like a call (a function that isn't there, JSON that is none) is text.
+"""
+
+import re
+from collections.abc import Set
+
+import msgspec
+from msgspec import Struct
+
+from .formats import OPENINGS, ToolFormat
+
+# The usual beginning of a call: from here on the arguments can be passed on as they come.
+_HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+_MAX_HEAD_CHARACTERS = 2048
+_BETWEEN = " \t\r\n,;[]"  # what may stand between calls
+
+
+class Found(Struct, gc=False):
+    """What came: text, the beginning of a call (``name``), or a piece of the last call's arguments."""
+
+    text: str = ""
+    name: str | None = None
+    arguments: str = ""
+
+
+class ToolParser:
+    """Reads one answer.
+
+    Attributes:
+        calls: begun so far.
+    """
+
+    def __init__(self, form: ToolFormat, names: Set[str], *, only_calls: bool, parallel: bool) -> None:
+        """
+        Args:
+            names: functions that may be called.
+            only_calls: the answer begins with a call.
+            parallel: there may be more than one; if not, those after the first are left out.
+        """
+        self._form = form
+        self._names = names
+        self._parallel = parallel
+        self._object: _Object | None = None
+        # Models without an opening write a call as the whole answer, so a brace in front of all else may begin one.
+        self._expecting = only_calls or not form.opening
+        self._held = ""  # may be the beginning of an opening or of a call
+        self._skipped = ""  # in front of it, and text after all if no call follows
+        self.calls = 0
+
+    def feed(self, text: str) -> list[Found]:
+        """What ``text`` brings."""
+        found: list[Found] = []
+        self._held += text
+        while self._held and (self._in_call(found) if self._object is not None else self._outside(found)):
+            pass
+        return found
+
+    def feed_special(self, text: str) -> list[Found]:
+        """What a special token brings: some models begin a call with one. Others say nothing."""
+        return self.feed(text) if text in OPENINGS or text == self._form.closing else []
+
+    def flush(self) -> list[Found]:
+        """What is left at the end: what might have become a call is text."""
+        found: list[Found] = []
+        if self._object is not None:
+            if self._object.name is None or self._object.refused:
+                self._send_text(found, self._skipped + self._object.text)
+        elif self._skipped or not (self._expecting and self.calls):  # else: spaces and ends of lists
+            self._send_text(found, self._skipped + self._held)
+        self._object, self._skipped, self._held = None, "", ""
+        return found
+
+    def _outside(self, found: list[Found]) -> bool:
+        """Take what is text or stands between calls. Returns whether to go on."""
+        return self._between(found) if self._expecting else self._text(found)
+
+    def _text(self, found: list[Found]) -> bool:
+        openings = [(at, opening) for opening in OPENINGS if (at := self._held.find(opening)) >= 0]
+        if openings:
+            at, opening = min(openings)
+            self._send_text(found, self._held[:at])
+            self._held = self._held[at + len(opening) :]
+            self._skipped = opening
+            self._expecting = True
+            return True
+        begun = max(_overlap(self._held, opening) for opening in OPENINGS)
+        self._send_text(found, self._held[: len(self._held) - begun])
+        self._held = self._held[len(self._held) - begun :]
+        return False
+
+    def _between(self, found: list[Found]) -> bool:
+        rest = self._held.lstrip(_BETWEEN)
+        if not rest:
+            return False
+        if self._skipped or not self.calls:
+            self._skipped += self._held[: len(self._held) - len(rest)]
+        self._held = rest
+        if rest[0] == "{":
+            self._object = _Object()
+            return True
+        for opening in OPENINGS:
+            if rest.startswith(opening):
+                self._skipped += opening
+                self._held = rest[len(opening) :]
+                return True
+        closing = self._form.closing
+        if closing and self.calls and rest.startswith(closing):
+            self._held = rest[len(closing) :]
+            return True
+        if any(marker.startswith(rest) for marker in (*OPENINGS, closing)):
+            return False
+        self._expecting = False
+        self._send_text(found, self._skipped)
+        self._skipped = ""
+        return True
+
+    def _in_call(self, found: list[Found]) -> bool:
+        call = self._object
+        assert call is not None
+        piece, self._held = call.feed(self._held), ""
+        if call.name is None:
+            call.find_name()
+            if call.name is not None and call.name not in self._names:
+                call.refused = True
+            elif call.name is not None and self.calls and not self._parallel:
+                call.unwanted = True
+            elif call.name is not None:
+                self.calls += 1
+                found.append(Found(name=call.name))
+                piece = call.arguments_so_far()
+        if call.name is not None and not call.refused and not call.unwanted and piece:
+            found.append(Found(arguments=piece))
+        if not call.over:
+            return False
+        self._object, self._held = None, call.rest
+        if call.name is None or call.refused:
+            self._expecting = False
+            self._send_text(found, self._skipped + call.text)
+        self._skipped = ""
+        return True
+
+    def _send_text(self, found: list[Found], text: str) -> None:
+        if text:
+            found.append(Found(text))
+
+
+class _Object:
+    """A JSON object that comes in pieces, and the call in it.
+
+    Attributes:
+        text: of the object so far; rest: what came after its end.
+        over: it has ended.
+        name: of the function, None as long as it isn't known.
+        refused: there is no such function; unwanted: it is one call too many.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+        self._arguments = -1  # where they begin in ``text``, -1: not known
+        self._arguments_end = -1
+        self._decoded: str | None = None  # arguments that are not as they were written
+        self.text = ""
+        self.rest = ""
+        self.over = False
+        self.name: str | None = None
+        self.refused = False
+        self.unwanted = False
+
+    def feed(self, text: str) -> str:
+        """Take more text. Returns what of it belongs to arguments that are known to be such."""
+        before = len(self.text)
+        end = self._scan(text)
+        self.text += text[:end]
+        self.rest = text[end:]
+        return self.arguments_so_far(before) if self._arguments >= 0 else ""
+
+    def _scan(self, text: str) -> int:
+        for position, character in enumerate(text):
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif character == "\\":
+                    self._escaped = True
+                elif character == '"':
+                    self._in_string = False
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 1 and self._arguments >= 0 and self._arguments_end < 0:
+                    self._arguments_end = len(self.text) + position + 1
+                if self._depth <= 0:
+                    self.over = True
+                    return position + 1
+        return len(text)
+
+    def find_name(self) -> None:
+        """Look whether the function is known by now."""
+        if len(self.text) <= _MAX_HEAD_CHARACTERS and (head := _HEAD.match(self.text)) is not None:
+            self.name = msgspec.json.decode(head[1], type=str)
+            self._find_arguments(head.end())
+        elif self.over:
+            self._decode()
+
+    def _find_arguments(self, start: int) -> None:
+        """They begin here; part of them, or all, was already scanned."""
+        again = _Object()
+        end = again._scan(self.text[start:])
+        self._arguments = start
+        if again.over:
+            self._arguments_end = start + end
+
+    def _decode(self) -> None:
+        """Any other order or wrapping of keys; what isn't a call leaves ``name`` unknown."""
+        try:
+            value = msgspec.json.decode(self.text)
+        except (msgspec.DecodeError, RecursionError):
+            return
+        call = value.get("function") if isinstance(value.get("function"), dict) else value
+        name = call.get("name")
+        arguments = call.get("arguments", call.get("parameters", {}))
+        if not isinstance(name, str) or not isinstance(arguments, dict | str):
+            return
+        self.name = name
+        self._decoded = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+
+    def arguments_so_far(self, start: int = 0) -> str:
+        """Their text, from position ``start`` of ``text``."""
+        if self._decoded is not None:
+            return self._decoded
+        end = len(self.text) if self._arguments_end < 0 else self._arguments_end
+        return self.text[max(start, self._arguments) : end]
+
+
+def _overlap(text: str, opening: str) -> int:
+    """Length of the longest end of ``text`` that ``opening`` begins with."""
+    for length in range(min(len(text), len(opening) - 1), 0, -1):
+        if opening.startswith(text[-length:]):
+            return length
+    return 0

@@ -1,0 +1,95 @@
+"""Going on with a resumable stream whose worker has died.
+
+Its journal has the request and the tokens that were sent. The request runs again here: it takes those tokens first,
+which gives the same events, and then the engine goes on behind them. A reader notices a pause.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from ...engine.frames import FrameError
+from ..http.connection import Connection, Message
+from ..http.errors import OverloadedError, StreamNotFoundError
+from .event_log import EventLog
+from .journal import Journal
+from .middleware import is_stream, run_handler
+from .registry import StreamRegistry
+
+logger = logging.getLogger(__name__)
+
+
+def claim(streams: StreamRegistry, stream_id: str, owner: int) -> None:
+    """Make a stream this worker's own whose worker doesn't have it, unless another worker was faster."""
+    with suppress(FileNotFoundError):
+        streams.journal_path(stream_id, owner).rename(streams.journal_path(stream_id, streams.worker))
+
+
+def take_over(streams: StreamRegistry, stream_id: str, connection: Connection) -> EventLog | None:
+    """Run the request of a stream again that has a journal of this worker's; None if it has none.
+
+    Args:
+        connection: of the client that came back; it has shown the key.
+    """
+    path = streams.journal_path(stream_id, streams.worker)
+    run = _Run(streams)
+    try:
+        run.begin(stream_id, Journal.read(path, run.restored), connection)
+    except FileNotFoundError:
+        return None
+    except (OSError, FrameError) as error:
+        logger.warning("resumable stream: its journal can't be read: %s", error)
+        path.unlink(missing_ok=True)
+        return None
+    logger.info("resumable stream: taken over from a worker that has died")
+    return run.log
+
+
+class _Run:
+    """One request, answered into the log of its stream."""
+
+    def __init__(self, streams: StreamRegistry) -> None:
+        self._streams = streams
+        self._over = asyncio.Event()
+        self._refused = 0  # with this status
+        self._body: bytes | None = None  # until the handler has it
+
+    def begin(self, stream_id: str, journal: Journal, connection: Connection) -> None:
+        assert self._streams.application is not None
+        asked = journal.asked
+        self._body = asked.body
+        key = [(name, value) for name, value in connection.headers.items() if name == b"authorization"]
+        scope = {"type": "http", "method": asked.method, "path": asked.path, "headers": [*asked.headers, *key]}
+        self.log = self._streams.adopt(stream_id, self._over, journal)
+        handler = run_handler(self._streams.application, journal, scope, self._receive, self._send)
+        handler.add_done_callback(self._on_done)
+
+    def restored(self) -> None:
+        """All tokens of the earlier run were taken, and their events are in the log."""
+        self.log.restored.set()
+
+    async def _receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._over.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._refused = 0 if is_stream(message) else message["status"]
+        elif not self._refused:
+            await self.log.append(message.get("body", b""), not message.get("more_body", False))
+
+    def _on_done(self, handler: "asyncio.Task[None]") -> None:
+        if self.log.ended:
+            self._streams.trim()
+        elif self._refused == OverloadedError.status:
+            self.log.failure = OverloadedError()
+            self._streams.give_back(self.log)
+        else:
+            error = None if handler.cancelled() else handler.exception()
+            logger.warning("resumable stream cut: %s", error or f"status {self._refused}")
+            self.log.failure = StreamNotFoundError("The stream's worker died, and it can't go on")
+            self._streams.drop(self.log)  # its end will never come
+        self.log.restored.set()

@@ -1,0 +1,139 @@
+"""StreamRegistry that outlive their connection: what stands between a handler and a client that asked for it.
+
+A request with ``X-Stream-Resumable: 1`` is handled by a task of its own, whose receive() and send() are those of a
+Response here. Its events go into a log; the connection reads from the log, and when it is lost,
+``GET /streams/{X-Stream-Id}`` with ``Last-Event-ID`` reads on. If nobody does within the grace period, the handler is
+told that its client has gone, like any other. Each stream has a journal, so that it outlives its worker, too:
+takeover.py.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+from ..http.connection import STALL_TIMEOUT_S, Message, Receive, Scope, Send
+from ..http.errors import ReaderStalled
+from .event_log import EventLog
+from .journal import SCOPE_KEY, Journal
+from .registry import Application, StreamRegistry
+
+ID_HEADER = b"x-stream-id"
+
+logger = logging.getLogger(__name__)
+
+
+class Response:
+    """The answer to one request, resumable if it is an event stream."""
+
+    def __init__(self, streams: StreamRegistry, receive: Receive, send: Send) -> None:
+        self._streams = streams
+        self._receive = receive
+        self._send = send
+        self._log: EventLog | None = None
+        self._journal: Journal | None = None
+        self._body: list[bytes] = []
+        self._opened: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._body_read = asyncio.Event()
+        self._over = asyncio.Event()  # nobody waits for an answer any more
+
+    async def run(self, application: Application, scope: Scope) -> None:
+        """Let the application answer. Raises ReaderStalled to cut the connection."""
+        reader = asyncio.current_task()
+        assert reader is not None
+        self._journal = Journal.begin(scope, time.monotonic())
+        handler = run_handler(application, self._journal, scope, self.receive, self.send)
+        handler.add_done_callback(self._on_handler_done)
+        gone = asyncio.ensure_future(self._until_gone())
+        gone.add_done_callback(lambda _: self._on_gone(reader))
+        try:
+            first: list[asyncio.Future[Any]] = [handler, self._opened]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if self._log is None:
+                await handler
+            else:
+                await self._send(self._opened.result())
+                await self._log.read(self._write)
+        except asyncio.CancelledError:
+            if not gone.done():
+                raise
+        finally:
+            gone.cancel()
+
+    async def receive(self) -> Message:
+        """For the handler: the body, then at the end of the grace period that the client has gone."""
+        if self._body_read.is_set():
+            await self._over.wait()
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        self._body.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            assert self._journal is not None
+            self._journal.asked.body = b"".join(self._body)
+            self._body_read.set()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """For the handler: an event stream goes into a log, all else to the client."""
+        if self._log is not None:
+            await self._log.append(message.get("body", b""), not message.get("more_body", False))
+        elif message["type"] == "http.response.start" and is_stream(message):
+            assert self._journal is not None
+            self._log = self._streams.open(self._over, self._journal)
+            self._opened.set_result({**message, "headers": [*message["headers"], *stream_headers(self._log.id)]})
+        else:
+            await self._send(message)
+
+    async def _write(self, chunk: bytes, last: bool) -> None:
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT_S):
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": not last})
+        except TimeoutError:
+            raise ReaderStalled(f"nothing read for {STALL_TIMEOUT_S:.0f} s") from None
+
+    async def _until_gone(self) -> None:
+        await self._body_read.wait()
+        await self._receive()
+
+    def _on_gone(self, reader: "asyncio.Task[None]") -> None:
+        if self._log is None:
+            self._over.set()  # there is no id yet to come back with
+        elif not self._log.ended:  # after the last event the client seems to go, too
+            reader.cancel()
+
+    def _on_handler_done(self, handler: "asyncio.Future[None]") -> None:
+        error = None if handler.cancelled() else handler.exception()
+        if self._log is None:
+            return
+        if error is not None:
+            logger.warning("resumable stream cut: %s", error)
+        if self._log.ended:
+            self._streams.trim()
+        else:
+            self._streams.drop(self._log)  # its end will never come
+
+
+def run_handler(
+    application: Application, journal: Journal, scope: Scope, receive: Receive, send: Send
+) -> "asyncio.Task[None]":
+    """A task that answers a request, and draws from its journal's source."""
+    context = contextvars.copy_context()
+    context.run(journal.draws.use)
+    answer = application({**scope, SCOPE_KEY: journal}, receive, send)
+    return asyncio.get_running_loop().create_task(_finish(answer), context=context)
+
+
+async def _finish(answer: Awaitable[None]) -> None:
+    await answer
+
+
+def stream_headers(stream_id: str) -> list[tuple[bytes, bytes]]:
+    """Of every response that carries a resumable stream; scripts of other origins may read its id."""
+    return [(ID_HEADER, stream_id.encode()), (b"access-control-expose-headers", ID_HEADER)]
+
+
+def is_stream(message: Message) -> bool:
+    """The response that begins so is an event stream."""
+    return (b"content-type", b"text/event-stream") in message["headers"]

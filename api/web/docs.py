@@ -1,0 +1,34 @@
+"""GET /docs and the OpenAPI document."""
+
+from functools import cache
+from importlib.resources import files
+
+from ..http.connection import Connection
+from ..openapi import document
+from ..service import Service
+
+# The page brings all it needs; it sends requests to this server only.
+_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+_document = cache(document)
+
+
+async def openapi(service: Service, connection: Connection) -> None:
+    """GET /openapi.json and, where TGI has it, /api-doc/openapi.json."""
+    await connection.respond(200, _document(service.config.version), b"application/json")
+
+
+async def to_docs(_service: Service, connection: Connection) -> None:
+    """GET /docs."""
+    await connection.respond(303, headers=[(b"location", b"/docs/")])
+
+
+async def docs(_service: Service, connection: Connection) -> None:
+    """GET /docs/: a page that shows the document and sends requests."""
+    headers = [(b"content-security-policy", _POLICY)]
+    await connection.respond(200, _page(), b"text/html; charset=utf-8", headers)
+
+
+@cache
+def _page() -> bytes:
+    return files(__package__).joinpath("static", "docs.html").read_bytes()

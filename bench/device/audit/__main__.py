@@ -1,0 +1,135 @@
+"""Compiles every kernel for every architecture and says what came out: ``python -m headwater.bench.device.audit``.
+
+No GPU is needed. For each launch of each model: registers, spills, shared memory, resident blocks, widths of the loads
+in inner loops, matrix and copy instructions there, K/V buffers, and the time that memory or tensor cores need at least.
+Ends with status 1 if a rule of ``problems`` is broken.
+
+``--snapshot`` prints the lines that the tests compare: send them to tests/bench/device/audit_snapshot.txt after a
+change and the diff shows what the change did.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from triton import knobs
+
+from .binary import Facts, compile_and_read
+from .gpus import AUDITED_GPUS
+from .launches import FP8_FROM, MODELS, Launch, attention_launches, row_launches, sampler_launches
+
+_SPILL_BYTES = 0
+_ATTENTION = ("attention few rows", "attention many rows")
+_LINEARS = ("int8 linear, 16 rows", "fp8 linear, 16 rows")
+SNAPSHOT = (
+    (80, "llama-3.1-8b", _ATTENTION),
+    (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_LINEARS)),
+    (100, "llama-3.1-8b", _ATTENTION),
+    (120, "llama-3.1-8b", _ATTENTION),
+    (90, "smollm2-135m", _ATTENTION),
+    (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
+    (90, "gemma-3-4b", ("attention few rows",)),
+)
+_ROOMY = 2  # buffers: one is read while the next is on its way
+
+
+class Finding(NamedTuple):
+    """One launch on one architecture."""
+
+    model: str
+    launch: Launch
+    arch: int
+    facts: Facts
+
+
+def problems(finding: Finding) -> list[str]:
+    """The rules that a launch breaks."""
+    facts, gpu = finding.facts, AUDITED_GPUS[finding.arch]
+    found = []
+    if facts.loop_spills:
+        found.append(f"{facts.loop_spills} loads or stores of spilled registers where it matters")
+    if facts.stack_bytes > _SPILL_BYTES:
+        found.append(f"{facts.stack_bytes} bytes of registers spilled")
+    if facts.shared_bytes > gpu.block_shared_bytes:
+        found.append(f"{facts.shared_bytes} bytes of shared memory, {gpu.block_shared_bytes} is the limit")
+    if facts.blocks < finding.launch.min_blocks:
+        found.append(f"{facts.blocks} blocks fit on a multiprocessor, {finding.launch.min_blocks} are meant to")
+    narrow = sum(count for width, count in facts.loads.items() if width <= 2)
+    if narrow and facts.has_loop:
+        found.append(f"{narrow} loads of 1 or 2 bytes in an inner loop")
+    if facts.mma and facts.buffers < _ROOMY:
+        found.append("the next tile is not on its way while one is read")
+    return found
+
+
+def audit(archs: list[int], models: list[str]) -> Iterator[Finding]:
+    """Compile and read the launches of some models, and of the sampler, for some architectures."""
+    for arch in archs:
+        for model in MODELS:
+            if model.name in models and not (model.fp8_cache and arch < FP8_FROM):
+                for launch in attention_launches(model, arch) + row_launches(model, arch):
+                    yield Finding(model.name, launch, arch, compile_and_read(launch, arch))
+        for launch in sampler_launches():
+            yield Finding("any", launch, arch, compile_and_read(launch, arch))
+
+
+def snapshot() -> Iterator[Finding]:
+    """The few that stand for all: a test compares them with a committed file."""
+    models = {model.name: model for model in MODELS}
+    for arch, name, wanted in SNAPSHOT:
+        for launch in attention_launches(models[name], arch) + row_launches(models[name], arch):
+            if launch.name in wanted:
+                yield Finding(name, launch, arch, compile_and_read(launch, arch))
+
+
+def roof(finding: Finding) -> str:
+    """The least time of a launch on the architecture's card, and what bounds it; empty where no work was counted."""
+    launch, gpu = finding.launch, AUDITED_GPUS[finding.arch]
+    if not launch.traffic_bytes:
+        return ""
+    memory_us = launch.traffic_bytes / gpu.memory_gb_s * 1e-3
+    math_us = launch.flops / gpu.dense_tflops * 1e-6
+    bound = "memory" if memory_us >= math_us else "math"
+    return (
+        f"{launch.traffic_bytes / 1e6:.1f} MB, {launch.flops / 1e9:.1f} GFLOP: {max(memory_us, math_us):.1f} us {bound}"
+    )
+
+
+def describe(finding: Finding) -> str:
+    """One line: where, and every fact."""
+    facts = finding.facts
+    loads, stores = (
+        " ".join(f"{width}B:{count}" for width, count in widths.items()) or "-"
+        for widths in (facts.loads, facts.stores)
+    )
+    return (
+        f"sm_{finding.arch:<4}{finding.model:<23}{finding.launch.name:<25}"
+        f"regs {facts.registers:<4} spill {facts.stack_bytes:<4} shared {facts.shared_bytes:<7} "
+        f"blocks {facts.blocks:<3} buffers {facts.buffers}  mma {facts.mma:<4} async {facts.async_copies:<4} "
+        f"loads {loads}  stores {stores}"
+    )
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m headwater.bench.device.audit", description=__doc__)
+    names = [model.name for model in MODELS]
+    parser.add_argument("--arch", type=int, choices=list(AUDITED_GPUS), nargs="+", default=list(AUDITED_GPUS))
+    parser.add_argument("--model", choices=names, nargs="+", default=names)
+    parser.add_argument("--snapshot", action="store_true", help="only what tests/bench/device/audit_snapshot.txt holds")
+    arguments = parser.parse_args()
+    broken = 0
+    for finding in snapshot() if arguments.snapshot else audit(arguments.arch, arguments.model):
+        print(f"{describe(finding):<176} {roof(finding)}".rstrip(), flush=True)
+        for problem in problems(finding):
+            print(f"    BROKEN: {problem}", flush=True)
+            broken += 1
+    print(f"{broken} rules broken")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    if knobs.runtime.interpret:
+        sys.exit("TRITON_INTERPRET is set: kernels would be interpreted, not compiled")
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""The launches of real models, recorded without a GPU.
+
+The launchers run on CPU tensors that nothing reads; Triton's own binder turns their arguments into a signature with
+the attributes (alignment, divisibility) of a real launch, and a hook takes it before anything is compiled.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+
+from ....kernels import StepBatch
+from ....kernels.triton import activation, attention, attention_plan, linear, logprobs, norm, rope
+from ....kernels.triton import rows as small_ops
+from ....kernels.triton.sample_audited import AUDITED as SAMPLER_LAUNCHES
+from ....kernels.triton.tiles import Gpu
+from .gpus import AUDITED_GPUS
+
+_OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
+
+
+class Launch(NamedTuple):
+    """One specialisation of a kernel, as ``ASTSource`` and ``triton.compile`` take it, and the work of a launch."""
+
+    name: str
+    kernel: triton.JITFunction
+    signature: dict[str, str]
+    constexprs: dict[Any, object]
+    attrs: dict[Any, list[list[object]]]
+    options: dict[str, object]
+    traffic_bytes: int = 0  # read and written by a launch, each once
+    flops: int = 0
+    min_blocks: int = 1  # of one multiprocessor, that its grid counts on
+
+
+class Model(NamedTuple):
+    """The shapes of a model, as far as a kernel sees them."""
+
+    name: str
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    intermediate: int
+    window: int = 0
+    softcap: float = 0.0
+    qk_norm: bool = False
+    fp8_cache: bool = False
+
+
+MODELS = (
+    Model("smollm2-135m", 9, 3, 64, 576, 1536),
+    Model("llama-3.1-8b", 32, 8, 128, 4096, 14336),
+    Model("llama-3.1-8b-fp8-cache", 32, 8, 128, 4096, 14336, fp8_cache=True),
+    Model("qwen3-8b", 32, 8, 128, 4096, 12288, qk_norm=True),
+    Model("qwen2.5-7b", 28, 4, 128, 3584, 18944),
+    Model("phi-2", 32, 32, 80, 2560, 10240),
+    Model("phi-3-mini", 32, 32, 96, 3072, 8192),
+    Model("gemma-2-9b", 16, 8, 256, 3584, 14336, window=4096, softcap=50.0),
+    Model("gemma-3-4b", 8, 4, 256, 2560, 10240, window=1024, qk_norm=True),
+)
+
+# The steps whose bytes and FLOPs are counted.
+DECODE_ROWS, DECODE_TOKENS = 64, 4096  # sequences of one row each, tokens in each
+PREFILL_ROWS = 2048  # of one sequence, its first
+_PAGE_SIZE = 16
+_POSITIONS = 8192
+_VOCAB = 128256  # Llama 3
+FP8_FROM = 89  # the first architecture whose conversions Triton compiles
+
+
+class _NoDevice:
+    """Stands in for the CUDA driver while launches are recorded."""
+
+    def __init__(self, arch: int) -> None:
+        self._arch = arch
+
+    def get_current_device(self) -> int:
+        return self._arch  # launch caches are kept apart by it
+
+    def get_current_stream(self, device: int) -> int:
+        return device
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._arch, 32)
+
+
+@contextmanager
+def recording(arch: int) -> Iterator[list[Launch]]:
+    """Collect the launches made inside instead of running them. Triton cannot launch in this process from then on."""
+    launches: list[Launch] = []
+
+    def take(*, fn: Any, compile: dict[str, Any], **_: object) -> bool:
+        options = json.loads(compile["specialization_data"])["options"]
+        attrs = compile["configs"][0]
+        options = {name: options[name] for name in _OPTIONS}
+        kernel = fn.jit_function
+        launches.append(Launch(kernel.__name__, kernel, compile["signature"], compile["constants"], attrs, options))
+        return True  # do not compile, do not launch
+
+    triton.runtime.driver.set_active(_NoDevice(arch))
+    knobs.runtime.jit_cache_hook = take
+    try:
+        yield launches
+    finally:
+        knobs.runtime.jit_cache_hook = None
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def attention_launches(model: Model, arch: int) -> list[Launch]:
+    """Few rows at the decode step, many rows and the plan at the prefill step, merge at the decode step."""
+    gpu = AUDITED_GPUS[arch]
+    rows, tokens, kv_heads, dim = DECODE_ROWS, DECODE_TOKENS, model.kv_heads, model.head_dim
+    k_pages, v_pages = (_empty(16, kv_heads, _PAGE_SIZE, dim, dtype=_cache_dtype(model)) for _ in range(2))
+    int32 = torch.int32
+    batch = StepBatch(
+        _empty(rows, dtype=int32),
+        _empty(rows, dtype=torch.int64),
+        _empty(rows + 1, dtype=int32),
+        _empty(rows, dtype=int32),
+        _empty(rows, tokens // _PAGE_SIZE, dtype=int32),
+    )
+    q = _empty(rows, model.q_heads, dim)
+    plan = attention_plan.new_plan(
+        rows, rows, tokens, model.q_heads, kv_heads, dim, _PAGE_SIZE, q.device, model.window,
+        Gpu(arch, gpu.multiprocessors),
+    )  # fmt: skip
+    with recording(arch) as launches:
+        attention_plan.fill_plan(plan, batch)
+        attention.paged_attention(q, k_pages, v_pages, batch, plan, dim**-0.5, model.softcap)
+    planned, few, many, merge = launches
+
+    seen = min(tokens, model.window or tokens)
+    kv_bytes = 2 * kv_heads * dim * k_pages.element_size()  # of one position
+    partial_bytes = rows * (tokens // 256) * model.q_heads * (dim + 2) * 4
+    prefill_q_bytes = 2 * PREFILL_ROWS * model.q_heads * dim * 2
+    prefill_pairs = PREFILL_ROWS * (PREFILL_ROWS + 1) // 2
+    return [
+        planned._replace(name="plan"),
+        few._replace(
+            name="attention few rows",
+            traffic_bytes=rows * (seen * kv_bytes + model.q_heads * dim * 2) + partial_bytes,
+            flops=4 * rows * seen * model.q_heads * dim,
+            min_blocks=plan.few_rows.blocks,
+        ),
+        many._replace(
+            name="attention many rows",
+            traffic_bytes=PREFILL_ROWS * kv_bytes + prefill_q_bytes,
+            flops=4 * prefill_pairs * model.q_heads * dim,
+            min_blocks=plan.many_rows.blocks,
+        ),
+        merge._replace(name="attention merge", traffic_bytes=partial_bytes + q.nbytes),
+    ]
+
+
+def row_launches(model: Model, arch: int) -> list[Launch]:
+    """The kernels that work row by row, and the 8-bit linear layers, at the decode step."""
+    rows, heads = DECODE_ROWS, model.q_heads + 2 * model.kv_heads
+    x, weight = _empty(rows, model.hidden), _empty(model.hidden)
+    gate_up = _empty(rows, 2 * model.intermediate)
+    qkv = _empty(rows, heads * model.head_dim)
+    page_shape = (16, model.kv_heads, _PAGE_SIZE, model.head_dim)
+    k_pages, v_pages = (_empty(*page_shape, dtype=_cache_dtype(model)) for _ in range(2))
+    cos_sin = _empty(_POSITIONS, model.head_dim, dtype=torch.float32)
+    positions, slots = _empty(rows, dtype=torch.int32), _empty(rows, dtype=torch.int64)
+    batch = StepBatch(positions, slots, positions, positions, positions[:, None])
+    head_weight = _empty(model.head_dim)
+    qk_norm = rope.QkNorm(head_weight, head_weight, 1e-6) if model.qk_norm else None
+    token_ids = _empty(rows, dtype=torch.int64)
+    eight_bits = [
+        (dtype, count)
+        for dtype in ((torch.int8, torch.float8_e4m3fn) if arch >= FP8_FROM else (torch.int8,))
+        for count in (16, rows, PREFILL_ROWS)
+    ]
+    scale = _empty(model.hidden, dtype=torch.float32)
+    logits = _empty(rows, _VOCAB, dtype=torch.float32)
+    with recording(arch) as launches:
+        norm.rms_norm(x, weight, 1e-6)
+        norm.add_rms_norm(x, x, weight, 1e-6)
+        rope.rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, qk_norm)
+        activation.silu_and_mul(gate_up)
+        activation.gelu_tanh_and_mul(gate_up)
+        for dtype, count in eight_bits:
+            down = _empty(model.hidden, model.intermediate, dtype=dtype)
+            linear.pack_quantized(down, scale)(_empty(count, model.intermediate))
+        logprobs.token_logprobs(logits, token_ids)
+        small_ops.soft_cap(logits, 30.0)
+        small_ops.take_tokens(token_ids, token_ids, token_ids)
+        small_ops.count_tokens(_empty(rows, _VOCAB, dtype=torch.int32), positions, token_ids)
+    traffic = (
+        ("rms_norm", 2 * x.nbytes, 0),
+        ("add_rms_norm", 4 * x.nbytes, 0),
+        ("rope_and_write", 2 * qkv.nbytes, 0),
+        ("silu_and_mul", gate_up.nbytes * 3 // 2, 0),
+        ("gelu_tanh_and_mul", gate_up.nbytes * 3 // 2, 0),
+        *(
+            (
+                f"{'int8' if dtype == torch.int8 else 'fp8'} linear, {count} rows",
+                down.nbytes + 2 * count * (model.hidden + model.intermediate),
+                2 * count * down.numel(),
+            )
+            for dtype, count in eight_bits
+        ),
+        ("token_logprobs", logits.nbytes, 0),
+        ("soft_cap", 2 * logits.nbytes, 0),
+        ("take_tokens", 3 * token_ids.nbytes, 0),
+        ("count_tokens", token_ids.nbytes + positions.nbytes, 0),
+    )
+    return [
+        launch._replace(name=name, traffic_bytes=traffic_bytes, flops=flops)
+        for launch, (name, traffic_bytes, flops) in zip(launches, traffic, strict=True)
+    ]
+
+
+def sampler_launches() -> list[Launch]:
+    """The sampler's, which are the same for every model and architecture."""
+    return [
+        Launch(each.name, each.kernel, each.signature, dict(each.constexprs), dict(each.attrs), each.options)
+        for each in SAMPLER_LAUNCHES
+    ]
+
+
+def _cache_dtype(model: Model) -> torch.dtype:
+    return torch.float8_e4m3fn if model.fp8_cache else torch.bfloat16

@@ -1,0 +1,132 @@
+"""Models that exist as shapes only: config.json of real ones, and a checkpoint that makes its tensors up."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+
+from ....engine.checkpoint.safetensors_dir import Checkpoint
+from ....engine.config import EngineConfig
+from ....engine.limits import choose_limits
+from ....engine.models import DecoderModel, choose_dtypes, read_config
+from ....engine.models.weights import WeightLoader
+from ....engine.runner import Runner
+from ....kernels import Backend
+
+# The fields of the models' config.json that the runtime reads.
+SHAPES: dict[str, dict[str, object]] = {
+    "llama-3.1-8b": {
+        "architectures": ["LlamaForCausalLM"],
+        "torch_dtype": "bfloat16",
+        "hidden_act": "silu",
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "tie_word_embeddings": False,
+    },
+    "qwen2.5-7b": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "torch_dtype": "bfloat16",
+        "hidden_act": "silu",
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "use_sliding_window": False,
+        "tie_word_embeddings": False,
+    },
+    # The text model of google/gemma-3-4b-it, as the text-only class takes it.
+    "gemma-3-4b": {
+        "architectures": ["Gemma3ForCausalLM"],
+        "torch_dtype": "bfloat16",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "vocab_size": 262208,
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 1024,
+        "sliding_window_pattern": 6,
+        "final_logit_softcapping": None,
+        "attn_logit_softcapping": None,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+class MadeUpCheckpoint(Checkpoint):
+    """Has every tensor that is asked for, in the shape that is asked for."""
+
+    def __init__(self, make: Callable[[tuple[int, ...]], torch.Tensor]) -> None:
+        super().__init__(Path("made up"), {})
+        self._make = make
+
+    def __contains__(self, name: str) -> bool:
+        return True
+
+    def get(self, name: str, expected_shape: Sequence[int]) -> torch.Tensor:  # noqa: ARG002
+        return self._make(tuple(expected_shape))
+
+
+def make_runner(
+    shape: str,
+    backend: Backend,
+    device: torch.device,
+    make: Callable[[tuple[int, ...]], torch.Tensor],
+    num_layers: int | None = None,
+    kv_cache_bytes: int = 16 << 30,
+    max_total_tokens: int | None = None,
+    graph_rows: tuple[int, ...] | None = None,
+) -> Runner:
+    """The runner of a model of that shape, its weights made by ``make`` on the device. Raises ModelError.
+
+    ``graph_rows``: what steps are captured for, if not all that an engine has.
+    """
+    fields = dict(SHAPES[shape])
+    if num_layers is not None:
+        fields["num_hidden_layers"] = num_layers
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(fields))
+        model_config = read_config(Path(directory))
+        config = EngineConfig(
+            model_dir=Path(directory), model_id=shape, socket=Path(directory), device="cuda",
+            kv_cache_bytes=kv_cache_bytes, max_total_tokens=max_total_tokens,
+        )  # fmt: skip
+    dtypes = choose_dtypes(backend, model_config.dtype, None)
+    limits = choose_limits(config, model_config, dtypes.rows, device)
+    if graph_rows is not None:
+        limits = replace(limits, graph_rows=graph_rows)
+    checkpoint = MadeUpCheckpoint(make)
+    loader = WeightLoader(checkpoint, backend, dtypes, device)
+    model = DecoderModel(model_config, checkpoint, loader, limits.max_total_tokens)
+    return Runner(model, backend, limits, dtypes, device)

@@ -1,0 +1,126 @@
+"""The row-wise kernels and the 8-bit linear against their formulas in float64."""
+
+import torch
+import torch.nn.functional as F
+
+from ....kernels import StepBatch
+from ....kernels.triton import (
+    QkNorm,
+    add_rms_norm,
+    gelu_tanh_and_mul,
+    pack_linear,
+    quantize_linear,
+    rms_norm,
+    rope_and_write,
+    silu_and_mul,
+)
+from .setup import Results, Setup, compare, equal, need_fp8
+
+
+def normalised(h: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 0.0) -> torch.Tensor:
+    """RMSNorm of float64 ``h`` over its last dim."""
+    return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps) * (weight.double() + offset)
+
+
+def check_norms(setup: Setup) -> Results:
+    """rms_norm, add_rms_norm; a width that is no power of two, Gemma's offset, independence of the batch."""
+    for rows, hidden in [(3, 64), (2, 576)] if setup.tiny else [(1, 4096), (64, 4096), (2048, 3584), (77, 576)]:
+        x, residual = setup.randn(rows, hidden), setup.randn(rows, hidden, seed=1)
+        weight = setup.randn(hidden, seed=2)
+        for offset in (0.0, 1.0):
+            want = normalised(x.double(), weight, 1e-5, offset)
+            yield compare(f"rms_norm {rows} x {hidden}, offset {offset:.0f}", rms_norm(x, weight, 1e-5, offset), want)
+        total = x.double() + residual.double()
+        alone = add_rms_norm(x[-1:].clone(), residual[-1:].clone(), weight, 1e-5)
+        got = add_rms_norm(x, residual, weight, 1e-5)
+        yield compare(f"add_rms_norm {rows} x {hidden}", got, normalised(total, weight, 1e-5))
+        yield equal(f"add_rms_norm {rows} x {hidden}: the sum", residual, total.to(setup.dtype))
+        yield equal(f"add_rms_norm {rows} x {hidden}: a row alone", got[-1:], alone)
+
+
+def check_activations(setup: Setup) -> Results:
+    """SiLU and GELU, gated."""
+    for rows, width in [(3, 1), (2, 1536)] if setup.tiny else [(1, 14336), (64, 14336), (2048, 10240), (7, 2500)]:
+        gate_up = setup.randn(rows, 2 * width) * 4
+        gate, up = gate_up.double().chunk(2, -1)
+        yield compare(f"silu_and_mul {rows} x {width}", silu_and_mul(gate_up), F.silu(gate) * up)
+        want = F.gelu(gate, approximate="tanh") * up
+        yield compare(f"gelu_tanh_and_mul {rows} x {width}", gelu_tanh_and_mul(gate_up), want)
+
+
+def rotated(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """RoPE of float64 [rows, heads, head_dim], NeoX halves."""
+    cos, sin = cos_sin[positions.long()].double()[:, None].chunk(2, -1)
+    x1, x2 = x.chunk(2, -1)
+    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
+
+
+def check_rope_and_write(setup: Setup) -> Results:
+    """With and without QK-norm: Q, what is in the slots, and that nothing else was written."""
+    shapes = [(9, 3, 64), (4, 4, 80), (7, 1, 128)]
+    for q_heads, kv_heads, head_dim in shapes if setup.tiny else [*shapes, (32, 8, 128), (28, 4, 128), (8, 4, 256)]:
+        rows, page_size = (5, 16) if setup.tiny else (300, 16)
+        pages = rows // page_size + 3
+        qkv = setup.randn(rows, (q_heads + 2 * kv_heads) * head_dim)
+        angles = setup.randn(512, head_dim // 2, dtype=torch.float32) * 3
+        cos_sin = torch.cat([angles.cos(), angles.sin()], -1)
+        positions = torch.arange(rows, dtype=torch.int32, device=setup.device)
+        slots = torch.randperm(pages * page_size - page_size, generator=torch.Generator().manual_seed(0))[:rows]
+        slots = (slots + page_size).to(setup.device)
+        batch = StepBatch(positions, slots, *(setup.int32([0]),) * 3)
+        for offset in (None, 1.0):
+            shape = (pages, kv_heads, page_size, head_dim)
+            k_pages = torch.full(shape, torch.nan, dtype=setup.dtype, device=setup.device)
+            v_pages = k_pages.clone()
+            weights = setup.randn(2, head_dim, seed=3)
+            norm = None if offset is None else QkNorm(weights[0], weights[1], 1e-6, offset)
+            q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, norm)
+            heads = qkv.view(rows, -1, head_dim)
+            want_q, want_k = heads[:, :q_heads].double(), heads[:, q_heads:-kv_heads].double()
+            if offset is not None:
+                want_q = normalised(want_q, weights[0], 1e-6, offset)
+                want_k = normalised(want_k, weights[1], 1e-6, offset)
+            name = f"rope_and_write {q_heads}/{kv_heads} x {head_dim}" + ("" if norm is None else ", QK-norm")
+            yield compare(f"{name}: Q", q, rotated(want_q, cos_sin, positions))
+            at = (slots // page_size, slice(None), slots % page_size)
+            yield compare(f"{name}: K", k_pages[at], rotated(want_k, cos_sin, positions))
+            yield equal(f"{name}: V", v_pages[at], heads[:, -kv_heads:])
+            k_pages[at] = v_pages[at] = torch.nan
+            untouched = k_pages.isnan().all() & v_pages.isnan().all()
+            yield equal(f"{name}: nothing else written", untouched.cpu(), torch.tensor(True))
+
+
+def check_fp8_pages(setup: Setup) -> Results:
+    """An fp8 cache holds K and V over their scales; what does not fit saturates. Values are exact in fp8."""
+    need_fp8(setup)
+    head_dim, slots = 64, torch.tensor([16, 33], device=setup.device)
+    qkv = torch.randint(-7, 8, (2, 3 * head_dim), generator=torch.Generator().manual_seed(0)).to(setup.dtype)
+    qkv[0, -1] = 3e4
+    qkv = qkv.to(setup.device)
+    cos_sin = torch.cat([torch.ones(1, 32), torch.zeros(1, 32)], -1).to(setup.device)
+    batch = StepBatch(setup.int32([0, 0]), slots, *(setup.int32([0]),) * 3)
+    k_pages = torch.zeros(3, 1, 16, head_dim, dtype=torch.float8_e4m3fn, device=setup.device)
+    v_pages = torch.zeros_like(k_pages)
+    rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, k_scale=0.25, v_scale=0.5)
+    for name, pages, first, scale in (("K", k_pages, 64, 0.25), ("V", v_pages, 128, 0.5)):
+        want = (qkv[:, first : first + 64].float() / scale).clamp(-448, 448)
+        yield equal(f"fp8 pages: {name}", pages.view(48, head_dim)[slots].float(), want)
+
+
+def check_linears(setup: Setup) -> Results:
+    """int8 and fp8 weights against the rounded weights in float64; the unquantised one against its own."""
+    shapes = [(1, 64, 33), (17, 272, 130)]
+    large = [(1, 4096, 6144), (16, 14336, 4096), (64, 4096, 28672), (128, 3584, 4608), (300, 4096, 4096)]
+    for rows, inputs, outputs in shapes if setup.tiny else [*shapes, *large]:
+        x, weight = setup.randn(rows, inputs), setup.randn(outputs, inputs, seed=1)
+        bias = setup.randn(outputs, seed=2)
+        want = x.double() @ weight.double().T + bias.double()
+        yield compare(f"linear {rows} x {inputs} -> {outputs}", pack_linear(weight, bias)(x), want)
+        for dtype in (torch.int8, torch.float8_e4m3fn)[: 1 + setup.converts_fp8]:
+            linear = quantize_linear(weight, bias, dtype)
+            rounded = linear.weight.to(torch.float32).double() * linear.scale.double()[:, None]
+            want = x.double() @ rounded.T + bias.double()
+            name = f"{str(dtype).removeprefix('torch.')} linear {rows} x {inputs} -> {outputs}"
+            got = linear(x)
+            yield compare(name, got, want)
+            yield equal(f"{name}: again", linear(x), got)

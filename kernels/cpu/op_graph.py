@@ -1,0 +1,198 @@
+"""How an op of the CPU backend runs: at once, or recorded in a graph that is launched every step.
+
+An op is one or several phases (thread_pool.py): a kernel compiled for C callers, a record of arguments, and a formula for the
+number of work items. Outside of ``capture`` it runs and is waited for. Inside, it is appended to a graph, for the row
+count of each launch: what CUDA graphs are to a GPU, without a graph for every size. So a step of hundreds of phases
+costs Python one call.
+"""
+
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import cfunc, types
+
+from .machine import aligned_empty
+from .thread_pool import KERNEL, PHASE_WORDS, RING, thread_pool
+
+_ITEM = types.void(*[types.intp] * 5)  # arguments, item, thread, rows, sequences
+NUMBA_TYPES = {
+    torch.float32: types.float32,
+    torch.bfloat16: types.uint16,
+    torch.int8: types.int8,
+    torch.float8_e4m3fn: types.uint8,
+}
+
+
+_names: dict[int, str] = {}  # of kernels, by their addresses
+
+
+def record(**fields: type) -> np.dtype:
+    """Type of a kernel's arguments: int for addresses and sizes, float for fp32 constants."""
+    kinds = {int: np.int64, float: np.float32}
+    return np.dtype([(name, kinds[kind]) for name, kind in fields.items()], align=True)
+
+
+def work_item(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
+    """Decorates a maker of kernels: called with dtypes, it gives the address of the kernel compiled for them.
+
+    A kernel is ``kernel(arguments, item, thread, rows, sequences)``, all integers, ``arguments`` an address.
+    """
+
+    @cache
+    def compiled(*kinds: Any) -> Any:
+        kernel = cfunc(_ITEM, cache=True, error_model="numpy")(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)))
+        address = kernel.address
+        assert address is not None, "compiled, but nowhere"
+        _names[address] = make.__name__.strip("_").replace("_", " ")
+        return kernel
+
+    return lambda *kinds: compiled(*kinds).address
+
+
+class _Graph:
+    """Phases that were recorded, what they point to, and memory for what they hand on to each other."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[int, ...]] = []
+        self.kept: list[Any] = []
+        self._made: set[int] = set()  # addresses
+        self._free: defaultdict[tuple[torch.Size, torch.dtype], list[torch.Tensor]] = defaultdict(list)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory that is given to a later call once the tensor is dropped: phases run one after the other."""
+        free = self._free[torch.Size(shape), dtype]
+        if free:
+            buffer = free.pop()
+        else:
+            buffer = aligned_empty(shape, dtype)
+            self.kept.append(buffer)
+            self._made.add(buffer.data_ptr())
+        tensor = buffer.view(shape)
+        weakref.finalize(tensor, free.append, buffer).atexit = False
+        return tensor
+
+    def keep(self, tensors: list[torch.Tensor]) -> None:
+        """Keep what others made; the graph's own tensors are dropped for their memory to be used again."""
+        self.kept += [tensor for tensor in tensors if tensor.data_ptr() not in self._made]
+
+
+_graph: _Graph | None = None
+# What launches that nobody waits for still look at: no thread is as many launches behind as the ring has slots.
+_under_way: deque[Any] = deque(maxlen=RING)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """What an op returns, or needs while it runs."""
+    return aligned_empty(shape, dtype) if _graph is None else _graph.empty(shape, dtype)
+
+
+def run(
+    kernel: int,
+    kind: np.dtype,
+    arguments: dict[str, Any],
+    rows: int,
+    sequences: int = 0,
+    *,
+    fixed: int = 0,
+    per_rows: int = 0,
+    per_sequence: int = 0,
+    times: int = 1,
+) -> None:
+    """One phase of ``times * (fixed + rows / per_rows, rounded up + sequences * per_sequence)`` work items.
+
+    Args:
+        kernel: address that ``work_item`` gave.
+        kind: type of its arguments, from ``record``.
+        arguments: by field name: tensors (contiguous; passed by address), None (0), or numbers.
+        rows: that there are; when recorded, each launch says how many.
+        sequences: the same.
+    """
+    values, tensors = _fill(kind, arguments)
+    phase = (kernel, values.ctypes.data, fixed, per_rows, per_sequence, times)
+    assert len(phase) == PHASE_WORDS
+    if _graph is not None:
+        _graph.phases.append(phase)
+        _graph.kept.append(values)
+        _graph.keep(tensors)
+        return
+    workers = thread_pool()
+    workers.release(workers.launch(np.array([phase], np.int64), rows, sequences))
+
+
+def _fill(kind: np.dtype, arguments: dict[str, Any]) -> tuple[np.ndarray, list[torch.Tensor]]:
+    """The record of arguments, and the tensors that it points to."""
+    values = np.zeros(1, kind)
+    tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
+    for name, value in arguments.items():
+        values[name] = value.data_ptr() if isinstance(value, torch.Tensor) else 0 if value is None else value
+    return values, tensors
+
+
+def is_recording() -> bool:
+    """Whether ops are recorded."""
+    return _graph is not None
+
+
+class Prepared:
+    """One phase that is launched often, outside of graphs, and never waited for."""
+
+    def __init__(self, kernel: int, kind: np.dtype, arguments: dict[str, int], fixed: int) -> None:
+        self._values, _ = _fill(kind, arguments)
+        self._phases = np.array([(kernel, self._values.ctypes.data, fixed, 0, 0, 1)], np.int64)
+
+    def launch(self, *tensors: torch.Tensor) -> None:
+        """Run it after all that was launched before; ``tensors`` are what it points to."""
+        _under_way.append((self, tensors))
+        thread_pool().launch(self._phases, 0, 0)
+
+
+class Program:
+    """A recorded graph."""
+
+    def __init__(self, graph: _Graph) -> None:
+        self._kept = graph.kept
+        self._phases = np.array(graph.phases, np.int64).reshape(-1, PHASE_WORDS)
+        self._ticket = 0
+
+    def launch(self, rows: int, sequences: int = 0) -> None:
+        """Run it after all that was launched before, for so many rows and sequences. Returns at once."""
+        _under_way.append(self)  # it may be dropped before its last launch is over
+        self._ticket = thread_pool().launch(self._phases, rows, sequences)
+
+    def seconds(self) -> dict[str, float]:
+        """How long each kernel took in the last launch, all its phases together; waits for its end."""
+        times: defaultdict[str, float] = defaultdict(float)
+        for phase, seconds in zip(
+            self._phases, thread_pool().phase_seconds(self._ticket, len(self._phases)), strict=True
+        ):
+            times[_names[int(phase[KERNEL])]] += float(seconds)
+        return dict(times)
+
+
+def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:
+    """Record the ops that ``function`` calls for the largest of ``sizes`` rows; it is called once."""
+    global _graph
+    assert _graph is None, "a capture inside a capture"
+    _graph = graph = _Graph()
+    try:
+        kept = function(max(sizes))
+    finally:
+        _graph = None
+    graph.kept.append(kept)
+    return Program(graph)
+
+
+class Event:
+    """The point that the launches had reached when it was made."""
+
+    def __init__(self) -> None:
+        self._ticket = thread_pool().last
+
+    def wait(self) -> None:
+        """Sleep until the kernels have come to that point."""
+        thread_pool().wait(self._ticket)

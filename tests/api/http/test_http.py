@@ -1,0 +1,215 @@
+"""The HTTP side of the real server process: methods, bodies that are none, headers, limits."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import ApiServer, run_api_server
+
+JSON = {"content-type": "application/json"}
+TEXT = "text/plain; charset=utf-8"
+PARSE = "Failed to parse the request body as JSON: "
+SHAPE = "Failed to deserialize the JSON body into the target type: "
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/"])
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "text"),
+    [
+        ({}, b"{}", 415, "Expected request with `Content-Type: application/json`"),
+        (
+            {"content-type": "application/x-www-form-urlencoded"},
+            b"{}",
+            415,
+            "Expected request with `Content-Type: application/json`",
+        ),
+        (JSON, b"", 400, PARSE + "EOF while parsing at line 1 column 0"),
+        (JSON, b'{"inputs": ', 400, PARSE + "EOF while parsing at line 1 column 11"),
+        (
+            JSON,
+            b'{"inputs":"\\ud83d"}',
+            400,
+            PARSE + "lone leading surrogate in hex escape, or EOF while parsing at line 1 column 19",
+        ),
+        (JSON, b"{}", 422, SHAPE + "Object missing required field `inputs`"),
+        (JSON, b'{"inputs":"a","parameters":{"seed":-1}}', 422, SHAPE + "parameters.seed: Expected `int` >= 0"),
+        (JSON, b'{"inputs":"%s"}' % (b"a" * 100_000), 413, "Failed to buffer the request body: length limit exceeded"),
+    ],
+)
+def test_bodies_that_cannot_be_read(
+    server: ApiServer, path: str, headers: dict[str, str], body: bytes, status: int, text: str
+) -> None:
+    response, data = server.request("POST", path, body, headers)
+    assert (response.status, response.getheader("content-type")) == (status, TEXT)
+    assert data.decode() == text
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON", "application/ld+json"])
+def test_content_types_that_are_json(server: ApiServer, content_type: str) -> None:
+    response, _ = server.request("POST", "/generate", b"{}", {"content-type": content_type})
+    assert response.status == 422
+
+
+def test_a_body_without_a_length_has_the_same_limit(server: ApiServer) -> None:
+    connection = server.connect()
+    chunks = (b"a" * 1000 for _ in range(101))
+    connection.request("POST", "/generate", chunks, JSON, encode_chunked=True)
+    assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/nothing", 404, None),
+        ("POST", "/generate/", 404, None),
+        ("GET", "/generate", 405, "POST"),
+        ("DELETE", "/", 405, "GET,HEAD,POST"),
+        ("POST", "/health", 405, "GET,HEAD"),
+    ],
+)
+def test_routes_that_are_none(server: ApiServer, method: str, path: str, status: int, allow: str | None) -> None:
+    response, data = server.request(method, path)
+    assert (response.status, data, response.getheader("allow")) == (status, b"", allow)
+    assert response.getheader("access-control-allow-origin") == "*"
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ping"])
+def test_health(server: ApiServer, path: str) -> None:
+    response, data = server.request("GET", path)
+    assert (response.status, data) == (200, b"")
+
+
+def test_head_is_get_without_its_body(server: ApiServer) -> None:
+    get, data = server.request("GET", "/info")
+    head, nothing = server.request("HEAD", "/info")
+    assert (head.status, nothing) == (200, b"")
+    assert head.getheader("content-length") == get.getheader("content-length") == str(len(data))
+
+
+def test_info(server: ApiServer) -> None:
+    response, data = server.request("GET", "/info")
+    assert response.getheader("content-type") == "application/json"
+    info: dict[str, Any] = json.loads(data)
+    assert list(info) == [
+        "model_id",
+        "model_sha",
+        "model_pipeline_tag",
+        "max_concurrent_requests",
+        "max_best_of",
+        "max_stop_sequences",
+        "max_input_tokens",
+        "max_total_tokens",
+        "validation_workers",
+        "max_client_batch_size",
+        "router",
+        "version",
+        "sha",
+        "docker_label",
+    ]
+    assert (info["model_id"], info["max_concurrent_requests"]) == ("tiny", 4)
+    assert (info["max_input_tokens"], info["max_total_tokens"]) == (63, 64)  # the engine's, as nothing else was asked
+
+
+def test_preflight_on_any_path(server: ApiServer) -> None:
+    for path in ("/generate_stream", "/nothing"):
+        asked = {
+            "origin": "http://a.example",
+            "access-control-request-headers": "authorization,content-type,user-agent",
+        }
+        response, data = server.request("OPTIONS", path, None, asked)
+        assert (response.status, data) == (200, b"")
+        assert response.getheader("access-control-allow-origin") == "*"
+        assert response.getheader("access-control-allow-methods") == "GET,POST"
+        assert response.getheader("access-control-allow-headers") == asked["access-control-request-headers"]
+        assert response.getheader("vary") == "origin, access-control-request-method, access-control-request-headers"
+
+
+def test_a_request_id_comes_back(server: ApiServer) -> None:
+    response, _ = server.request("GET", "/health", None, {"x-request-id": "mine"})
+    assert response.getheader("x-request-id") == "mine"
+    response, _ = server.request("GET", "//health", None, {"x-amzn-trace-id": "the hub's"})
+    assert (response.status, response.getheader("x-request-id")) == (200, "the hub's")
+    first, _ = server.request("GET", "/health")
+    second, _ = server.request("GET", "/health")
+    assert len({first.getheader("x-request-id"), second.getheader("x-request-id")}) == 2
+
+
+NASTY: list[tuple[bytes, int]] = [
+    (b'{"inputs":"a","parameters":{"temperature":NaN}}', 400),
+    (b'{"inputs":"a","parameters":{"temperature":Infinity}}', 400),
+    (b'{"inputs":"a","parameters":{"temperature":1e400}}', 422),
+    (b'{"inputs":"a","parameters":{"temperature":1e308}}', 422),
+    (b'{"inputs":"a","parameters":{"top_k":99999999999999999999999}}', 422),
+    (b'{"inputs":"a","parameters":{"seed":%s}}' % (b"9" * 5000), 422),
+    (b'{"inputs":"a","parameters":{"max_new_tokens":5.5}}', 422),
+    (b'{"inputs":"a","parameters":{"do_sample":1}}', 422),
+    (b'{"inputs":"a","parameters":[]}', 422),
+    (b'{"inputs":["a"]}', 422),
+    (b'"a"', 422),
+    (b"null", 422),
+    (b'{"inputs":"\xff"}', 400),
+    (b'{"inputs":"\xed\xa0\xbd"}', 400),  # a surrogate in UTF-8
+    (b'{"inputs":"\\ud83d"}', 400),
+    (b'{"inputs":"\\udc00"}', 400),
+    (b'{"inputs":"a"} trailing', 400),
+    (b"\xef\xbb\xbf" + b'{"inputs":"a"}', 400),
+    (b'{"inputs":"a","x":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400),
+    (b'{"inputs":"a","parameters":{"grammar":{"type":"json","value":' + b'{"a":' * 15_000 + b"1" + b"}" * 15_000, 400),
+    (b'{"inputs":"a","parameters":{"logit_bias":{"x":1}}}', 422),
+    (b'{"inputs":"a","parameters":{"logit_bias":{"99999999999999999999999":1}}}', 422),
+    (b'{"inputs":"a","parameters":{"stop":["a",null]}}', 422),
+    (b'{"inputs":"a","parameters":{"grammar":{"type":"json","value":{"a":%s}}}}' % (b"9" * 400), 422),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), NASTY)
+def test_nasty_bodies_are_the_clients_fault(server: ApiServer, body: bytes, status: int) -> None:
+    parameters_only = b'"top_k":0,'  # so that no body that can be read is generated for
+    body = body.replace(b'"parameters":{', b'"parameters":{' + parameters_only)
+    response, data = server.request("POST", "/generate", body, JSON)
+    assert (response.status, b"Traceback" in data) == (status, False)
+    assert server.request("GET", "/health")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [("/health", {"x-long": "a" * 500_000}, 431), ("/" + "a" * 70_000, {}, 414)],
+    ids=["headers", "url"],
+)
+def test_heads_that_are_too_long(server: ApiServer, path: str, headers: dict[str, str], status: int) -> None:
+    response, _ = server.request("GET", path, None, headers)
+    assert response.status == status
+
+
+# An API key
+
+
+@pytest.fixture(scope="module")
+def locked_server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[ApiServer]:
+    with run_api_server(tmp_path_factory.mktemp("locked"), model_dir, api_key="Sésame") as server:
+        yield server
+
+
+@pytest.mark.parametrize("header", [None, "", "Sésame", "Bearer", "Bearer sésame", "Bearer Sésame ", "Basic Sésame"])
+def test_without_the_key_nothing_is_served_but_health(locked_server: ApiServer, header: str | None) -> None:
+    headers = {} if header is None else {"authorization": header.encode().decode("latin-1")}
+    for method, path in (("POST", "/generate"), ("GET", "/generate"), ("GET", "/info"), ("GET", "/metrics")):
+        response, data = locked_server.request(method, path, b"", headers)
+        if header == "Bearer Sésame ":  # HTTP takes no space at the end of a value for part of it
+            assert response.status != 401
+            continue
+        assert (response.status, data, response.getheader("www-authenticate")) == (401, b"", "Bearer")
+        assert response.getheader("access-control-allow-origin") == "*"
+    for path in ("/", "/health", "/ping"):
+        assert locked_server.request("GET", path, None, headers)[0].status == 200
+    assert locked_server.request("GET", "/nothing", None, headers)[0].status == 404
+    assert locked_server.request("OPTIONS", "/generate", None, headers)[0].status == 200
+
+
+def test_with_the_key_all_is_served(locked_server: ApiServer) -> None:
+    headers = {"authorization": "bearer Sésame".encode().decode("latin-1")}
+    assert locked_server.request("GET", "/info", None, headers)[0].status == 200
+    assert locked_server.request("POST", "/generate", b"{}", headers | JSON)[0].status == 422

@@ -1,0 +1,83 @@
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from headwater.api.http.errors import ValidationError
+from headwater.api.text.grammar import AnyGrammar, engine_grammar
+from headwater.engine.messages import Grammar
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+TEXT = json.dumps(SCHEMA | {"additionalProperties": False}, separators=(",", ":"))
+
+_decode = msgspec.json.Decoder(AnyGrammar)
+
+
+def grammar(**given: Any) -> Grammar | None:
+    return engine_grammar(_decode.decode(json.dumps(given)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"type": "json", "value": SCHEMA},
+        {"type": "json", "value": TEXT},
+        {"type": "json_object", "value": SCHEMA},
+        {"type": "json_schema", "value": {"name": "n", "schema": SCHEMA}},  # TGI
+        {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}},  # OpenAI
+    ],
+)
+def test_all_ways_to_write_a_schema(given: dict[str, Any]) -> None:
+    assert grammar(**given) == Grammar("json_schema", TEXT)
+
+
+def test_other_kinds() -> None:
+    assert grammar(type="regex", value="a|b") == Grammar("regex", "a|b")
+    assert grammar(type="text") is None
+    assert grammar(type="json_object") == Grammar("json_schema", '{"type":"object"}')
+    # Without `properties`, which TGI wants.
+    assert grammar(type="json", value={"type": "array"}) == Grammar("json_schema", '{"type":"array"}')
+
+
+def test_only_what_is_listed_is_generated() -> None:
+    point = {"properties": {"x": {"type": "number"}}}
+    nested = {
+        "properties": {"properties": point, "b": {"anyOf": [point, {"type": "null"}]}, "c": {"items": point}},
+        "$defs": {"p": point, "any": {"type": "object"}, "open": point | {"additionalProperties": {"type": "string"}}},
+        "enum": [{"properties": {}}],
+    }
+    given = grammar(type="json", value=nested)
+    assert given is not None
+    closed = point | {"additionalProperties": False}
+    assert json.loads(given.text) == {
+        "properties": {"properties": closed, "b": {"anyOf": [closed, {"type": "null"}]}, "c": {"items": closed}},
+        "$defs": {"p": closed, "any": {"type": "object"}, "open": point | {"additionalProperties": {"type": "string"}}},
+        "enum": [{"properties": {}}],
+        "additionalProperties": False,
+    }
+    combined = {"allOf": [point, {"properties": {"y": {}}}]}
+    assert grammar(type="json", value=combined) == Grammar("json_schema", json.dumps(combined, separators=(",", ":")))
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"type": "json", "value": "{"}, "grammar is not valid: "),
+        ({"type": "json", "value": "[" * 100_000}, "grammar is not valid: "),
+        ({"type": "json", "value": 5}, "grammar is not supported"),
+        ({"type": "json", "value": '{"items":' * 700 + "{}" + "}" * 700}, "grammar is not valid: nested too deeply"),
+        ({"type": "json", "value": None}, "grammar is not supported"),
+        ({"type": "json_schema"}, "grammar is not valid: `json_schema` is missing"),
+    ],
+)
+def test_refusals(given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        grammar(**given)
+    assert caught.value.error.startswith(f"Input validation error: {reason}")
+
+
+@pytest.mark.parametrize("given", [{"type": "yaml", "value": ""}, {"type": "regex"}, {"type": "json"}, {"value": {}}])
+def test_what_has_no_grammars_shape(given: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        grammar(**given)

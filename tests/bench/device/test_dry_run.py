@@ -1,0 +1,149 @@
+"""The runner on a recorded device: launches per layer, bytes, signatures that stay the same, and that all compile.
+
+In processes of their own: nothing may be interpreted, and Triton cannot launch where launches were recorded.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+# A layer of Llama: what its own kernels and the vendor's linears come to today. The goal is 8.
+LAYER = {
+    "_rope_and_write_kernel": 1,
+    "_attention_kernel": 2,
+    "_merge_kernel": 1,
+    "linear": 4,
+    "_rms_norm_kernel": 2,
+    "_act_and_mul_kernel": 1,
+}
+SMALL_LAYER = LAYER | {"_attention_kernel": 1}  # of a step so small that no sequence can have many rows
+OUTSIDE = 10  # launches of a step: the sampled tokens, plan, embedding, last norm; rows, head, fp32, sampler 2, counts
+LAYERS = 2
+
+
+def run(script: str) -> dict:
+    """The JSON that a script prints."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+LLAMA = f"""
+import json
+from collections import Counter
+from headwater.bench.device.dry_run.__main__ import compile_all, new_signatures, record_steps
+from headwater.bench.device.dry_run.work import LAUNCHES
+
+records = record_steps("llama-3.1-8b", 90, {LAYERS})
+launches = {{key: launch for record in records for key, launch in record.signatures.items()}}
+print(json.dumps({{
+    "layers": {{record.step.name: Counter(record.layer) for record in records}},
+    "launches": {{record.step.name: record.count(*LAUNCHES) for record in records}},
+    "traffic": {{record.step.name: record.traffic._asdict() for record in records}},
+    "host": {{
+        record.step.name: Counter(each.kind for each in record.work if each.kind not in LAUNCHES) for record in records
+    }},
+    "new": new_signatures(records),
+    "kernels": sorted(launch.name for launch in launches.values()),
+    "failures": compile_all(launches, 90),
+}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def llama() -> dict:
+    return run(LLAMA)
+
+
+def test_launches_of_a_layer_and_of_a_step(llama):
+    for step, layer in llama["layers"].items():
+        want = SMALL_LAYER if step.startswith("decode 1") else LAYER
+        assert layer == want, step
+        if "rare" not in step:
+            assert llama["launches"][step] == LAYERS * sum(want.values()) + OUTSIDE, step
+
+
+def test_no_launch_is_specialised_anew_when_batch_or_lengths_change(llama):
+    assert llama["new"] == []
+
+
+def test_every_launch_compiles(llama):
+    assert llama["failures"] == []
+    assert set(LAYER) - {"linear"} <= set(llama["kernels"])
+    assert {"_plan_kernel", "tiles_kernel", "rows_kernel"} <= set(llama["kernels"])
+
+
+def test_bytes_of_a_decode_step(llama):
+    traffic = llama["traffic"]["decode 64"]
+    hidden, intermediate, vocab, kv = 4096, 14336, 128256, 8 * 128
+    layer = hidden * (hidden + 2 * kv) + hidden * hidden + 3 * hidden * intermediate
+    assert traffic["weights"] == 2 * (LAYERS * layer + vocab * hidden)
+    # 64 sequences of 4096 tokens are read, one position of each is written.
+    assert traffic["kv"] == 2 * 2 * kv * LAYERS * 64 * (4096 + 1)
+    assert 0 < traffic["rest"] < 0.1 * (traffic["weights"] + traffic["kv"] + traffic["rows"])
+
+
+def test_the_host_waits_for_nothing_until_a_step_is_launched(llama):
+    # Rows, page tables and sampling parameters go there, what was sampled comes back.
+    assert all(host == {"upload": 3, "download": 1} for host in llama["host"].values())
+
+
+# Faults, each of which the dry run has to find: what to put in place of an op of the backend.
+FAULTY = """
+import json
+
+import torch
+import triton
+
+from headwater.bench.device.dry_run.__main__ import new_signatures, record_steps
+from headwater.bench.device.dry_run.work import WAITS
+from headwater.kernels import load_backend
+from headwater.kernels.triton import activation
+
+backend = load_backend("triton")
+right = backend.{op}
+
+def wrong(*arguments):
+    {fault}
+    return right(*arguments)
+
+backend.{op} = wrong
+records = record_steps("llama-3.1-8b", 90, 1)
+waits = [each.kind for record in records for each in record.work if each.kind in WAITS]
+print(json.dumps({{"new": new_signatures(records), "waits": waits}}))
+"""
+
+
+def test_a_batch_size_that_is_compiled_for_is_found():
+    fault = "activation._BLOCK = triton.next_power_of_2(len(arguments[0]))"
+    found = run(FAULTY.format(op="silu_and_mul", fault=fault))["new"]
+    assert any(line.startswith("_act_and_mul_kernel anew for 'decode 8': BLOCK") for line in found)
+
+
+def test_a_wait_of_the_host_is_found():
+    fault = "arguments = (arguments[0], arguments[1].clone())"  # not pinned any more
+    assert set(run(FAULTY.format(op="copy", fault=fault))["waits"]) == {"upload and wait"}
+
+
+def test_a_wait_within_a_capture_is_found():
+    with pytest.raises(AssertionError, match="in a capture: download and wait of"):
+        run(FAULTY.format(op="count_tokens", fault="arguments[2].tolist()"))
+
+
+def test_a_window_is_a_launch_of_its_own():
+    script = """
+import json
+from headwater.bench.device.dry_run.__main__ import new_signatures, record_steps
+
+records = record_steps("gemma-3-4b", 90, 6)
+kernels = [launch.name for launch in records[0].signatures.values()]
+print(json.dumps({"new": new_signatures(records), "attention": kernels.count("_attention_kernel")}))
+"""
+    found = run(script)
+    assert found == {"new": [], "attention": 4}  # two roles, with and without the window
