@@ -1,6 +1,6 @@
 """How an op of the CPU backend runs: at once, or recorded in a graph that is launched every step.
 
-An op is one or several phases (thread_pool.py): a kernel compiled for C callers, a record of arguments, and a formula for the
+An op is one or several phases (thread_pool.py): a kernel compiled for C callers, its arguments, and a formula for the
 number of work items. Outside of ``capture`` it runs and is waited for. Inside, it is appended to a graph, for the row
 count of each launch: what CUDA graphs are to a GPU, without a graph for every size. So a step of hundreds of phases
 costs Python one call.

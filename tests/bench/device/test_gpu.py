@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from headwater.bench.device.gpu.__main__ import check_rows as gpu_checks
+from headwater.bench.device.gpu import check_rows
 from headwater.bench.device.gpu.parts import PARTS, Part, run_part, run_parts
 from headwater.bench.device.gpu.setup import Setup
 
@@ -110,9 +110,9 @@ def test_a_check_holds(part):
 
 @pytest.mark.parametrize("wrong", [lambda y: y * 1.001, lambda y: y * torch.nan])
 def test_a_wrong_kernel_is_noticed(monkeypatch, wrong):
-    right = gpu_checks.rms_norm
-    monkeypatch.setattr(gpu_checks, "rms_norm", lambda *arguments: wrong(right(*arguments)))
-    outcome = run_part(Part("check norms", gpu_checks.check_norms), TINY)
+    right = check_rows.rms_norm
+    monkeypatch.setattr(check_rows, "rms_norm", lambda *arguments: wrong(right(*arguments)))
+    outcome = run_part(Part("check norms", check_rows.check_norms), TINY)
     assert outcome.status == "failed"
     assert {each.name.split()[0] for each in outcome.comparisons if not each.holds} == {"rms_norm"}
 
@@ -141,7 +141,7 @@ from unittest import mock
 
 import torch
 
-from headwater.bench import gpu_decode, gpu_figures, gpu_figures_attention
+from headwater.bench.device.gpu import decode, figures, figures_attention
 from headwater.bench.device.gpu.parts import PARTS, run_part
 from headwater.bench.device.gpu.setup import Setup
 from headwater.bench.device.dry_run.fake_device import DEVICE, recorded_device
@@ -161,12 +161,12 @@ def events_s(run, count):
 free = 80 << 30
 with (
     recorded_device(90),
-    mock.patch.object(gpu_figures, "seconds_per_call", once),
-    mock.patch.object(gpu_figures, "copies_beyond_l2", return_value=2),
-    mock.patch.object(gpu_figures_attention, "seconds_per_call", once),
-    mock.patch.object(gpu_figures_attention, "copies_beyond_l2", return_value=2),
-    mock.patch.object(gpu_decode, "events_s", events_s),
-    mock.patch.object(gpu_decode, "capture"),
+    mock.patch.object(figures, "seconds_per_call", once),
+    mock.patch.object(figures, "copies_beyond_l2", return_value=2),
+    mock.patch.object(figures_attention, "seconds_per_call", once),
+    mock.patch.object(figures_attention, "copies_beyond_l2", return_value=2),
+    mock.patch.object(decode, "events_s", events_s),
+    mock.patch.object(decode, "capture"),
     mock.patch.object(torch.cuda, "mem_get_info", return_value=(free, free)),
     mock.patch.object(torch.cuda, "synchronize"),
 ):
