@@ -27,7 +27,7 @@ from ..engine.config import decode_config
 from .config import ApiConfig
 from .generation.permits import create_permits
 from .launch.worker_settings import WorkerSettings, set_worker_settings
-from .log import configure_logging
+from .telemetry.log import configure_logging
 
 # Connections, not requests: each takes one while it lives, idle ones too. Far above any number of requests in
 # progress, so that refusals, health and metrics are still answered.

@@ -7,17 +7,16 @@ from contextlib import contextmanager
 import msgspec
 
 from ...engine.messages import SamplingParams
+from ..engine_client.remote_sequence import EngineError
 from ..http.connection import Connection
 from ..http.errors import ApiError, DeadlineError, GenerationError, OverloadedError, ValidationError
 from ..http.sse import KEEP_ALIVE_S
-from ..resume.journal import Part, part_of, restore
-from ..service import Service
-from .remote_sequence import EngineError, Waker
-from .request_stats import RequestStats
-from .text_sequence import SequenceOutput, TextSequence
-
-_SEED_BITS = 53  # of a derived seed, which may be shown: JavaScript clients could not send a larger one back unchanged
-_MASK = 2**64 - 1
+from ..telemetry.request_stats import RequestStats
+from ..text.text_sequence import SequenceOutput, TextSequence
+from .limits import derived_seed
+from .request_context import request_context
+from .service import Service
+from .token_source import EngineTokens
 
 
 @contextmanager
@@ -45,13 +44,12 @@ class GenerationRequest:
 
     def __init__(self, service: Service, connection: Connection, stats: RequestStats) -> None:
         self._service = service
-        self._waker = Waker()
+        context = request_context()
+        self._tokens = context.token_source(EngineTokens(service.engine))
         timeout_s = service.config.request_timeout
+        self._deadline = context.arrival + timeout_s if timeout_s else None
         assert service.metrics is not None
         stats.on_gap = service.metrics.gap
-        self._journal = connection.journal
-        arrival = time.monotonic() if self._journal is None else self._journal.asked.arrival
-        self._deadline = arrival + timeout_s if timeout_s else None
         self.connection = connection
         self.stats = stats
         self.sequences: list[TextSequence] = []
@@ -76,33 +74,32 @@ class GenerationRequest:
         Args:
             keep_stop: a stop string stays in the text.
         """
-        service, sequences = self._service, []
+        sequences = []
         for index in range(count):
             own = sampling if index == 0 else msgspec.structs.replace(sampling, seed=derived_seed(sampling.seed, index))
-            remote = service.engine.prepare(prompt_ids, own, self._waker, self._left_s())
-            if self._journal is None or not self._journal.replaying:
-                service.engine.go_on(remote)
-            sequences.append(TextSequence(len(self.sequences), remote, service.tokenizer, stops, keep_stop))
-            self.sequences.append(sequences[-1])
-            self._open += 1
+            remote = self._tokens.start(prompt_ids, own, self._left_s())
+            number = len(self.sequences) + index
+            sequences.append(TextSequence(number, remote, self._service.tokenizer, stops, keep_stop))
+        self.sequences += sequences
+        self._open += count
         self.stats.submit(sequences[0].remote)
-        assert service.metrics is not None
-        service.metrics.submitted(self.stats, len(prompt_ids), sampling.max_new_tokens)
+        assert self._service.metrics is not None
+        self._service.metrics.submitted(self.stats, len(prompt_ids), sampling.max_new_tokens)
         return sequences
 
-    async def next(self, timeout_s: float | None = None) -> list[SequenceOutput]:
-        """What came since the last call, by index; nothing if the time (default: until a keep-alive) is over.
+    async def next(self) -> list[SequenceOutput]:
+        """What came since the last call, by index; nothing if it is time for a keep-alive or for the deadline.
 
         Safe to cancel. Raises ApiError if a sequence failed.
         """
-        if self._journal is not None and self._journal.replaying:
-            if (parts := self._journal.again()) is not None:
-                return self._take_again(parts)
-            for sequence in self.sequences:
-                if sequence.finish_reason is None:
-                    self._service.engine.go_on(sequence.remote)
-        await self._waker.wait(self._wait_s(KEEP_ALIVE_S if timeout_s is None else timeout_s))
-        return self._take()
+        left_s = self._left_s()
+        came_now = await self._tokens.receive(KEEP_ALIVE_S if left_s is None else min(KEEP_ALIVE_S, left_s))
+        outputs = self._take()
+        if outputs and came_now:
+            self.stats.received(outputs)
+        elif not outputs and self._is_late and not self.done:
+            raise DeadlineError(self._service.config.request_timeout)
+        return outputs
 
     async def finish(self) -> list[SequenceOutput]:
         """Wait for the end of every sequence: all of its tokens, by index. Raises ApiError."""
@@ -119,48 +116,29 @@ class GenerationRequest:
 
     def abort(self) -> None:
         """Drop every sequence that still runs."""
-        self._waker.close()
+        self._tokens.close()
         for sequence in self.sequences:
             sequence.remote.abort()
 
     def _take(self) -> list[SequenceOutput]:
-        found = []
-        parts = []
-        journal = self._journal
+        outputs = []
         for sequence in self.sequences:
             if sequence.finish_reason is None:
-                begin = 0 if journal is None else sequence.remote.taken
                 try:
                     output = sequence.take()
                 except EngineError as error:
                     raise self._api_error(error) from error
                 if output is not None:
-                    found.append(output)
+                    outputs.append(output)
                     self._open -= sequence.finish_reason is not None
-                    if journal is not None:
-                        parts.append(part_of(sequence.index, sequence.remote, begin))
-        if found:
-            if journal is not None:
-                journal.add(parts)
-            self.stats.received(found)
-        elif self._deadline is not None and time.monotonic() >= self._deadline and not self.done:
-            raise DeadlineError(self._service.config.request_timeout)
-        return found
+        return outputs
 
-    def _take_again(self, parts: list[Part]) -> list[SequenceOutput]:
-        """What an earlier run of this request took at a time."""
-        for part in parts:
-            restore(self.sequences[part.index].remote, part)
-        found = [output for part in parts if (output := self.sequences[part.index].take()) is not None]
-        self._open -= sum(output.sequence.finish_reason is not None for output in found)
-        return found
+    @property
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _left_s(self) -> float | None:
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
-
-    def _wait_s(self, timeout_s: float) -> float:
-        left = self._left_s()
-        return timeout_s if left is None else min(timeout_s, left)
 
     def _api_error(self, error: EngineError) -> ApiError:
         match error.error_type:
@@ -170,14 +148,6 @@ class GenerationRequest:
                 return OverloadedError()
             case "timeout":
                 return DeadlineError(self._service.config.request_timeout)
-        if self._deadline is not None and time.monotonic() >= self._deadline:  # it came from waiting for an engine
+        if self._is_late:  # it came from waiting for an engine
             return DeadlineError(self._service.config.request_timeout)
         return GenerationError(str(error))
-
-
-def derived_seed(seed: int, index: int) -> int:
-    """The seed of a request's ``index``-th sequence: SplitMix64 (Steele, Lea & Flood 2014), shortened."""
-    z = (seed + index * 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return (z ^ (z >> 31)) >> (64 - _SEED_BITS)

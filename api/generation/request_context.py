@@ -1,48 +1,57 @@
-"""What a request gets by chance or by the clock: drawn once, or, where it is run again, the same as the first time."""
+"""What a request has of its own beside its body: when it began, what it draws at random, where its tokens come from.
+
+A request that runs again after its worker died (resume/replay.py) has the context of its first run, and so gives the
+same answer.
+"""
 
 import random
-import secrets
 import time
 from contextvars import ContextVar
 
-_SYSTEM = random.SystemRandom()
-_SEED_BITS = 128
+from .token_source import EngineTokens, TokenSource
+
+_SYSTEM_RANDOM = random.SystemRandom()
 
 
-class Draws:
-    """The source of one request that may have to be run again.
+class RequestContext:
+    """That of a request which runs for the first time.
 
     Attributes:
-        seed: of ``source``, which everything is drawn from.
+        arrival: time.monotonic(), one clock for all processes of a machine.
         created: Unix time, seconds.
+        random: of names and sampling; nothing that must not be guessed.
     """
 
-    def __init__(self, seed: int | None = None, created: int | None = None) -> None:
-        """Those of an earlier run, or new ones."""
-        self.seed = secrets.randbits(_SEED_BITS) if seed is None else seed
+    def __init__(
+        self, arrival: float | None = None, created: int | None = None, source: random.Random = _SYSTEM_RANDOM
+    ) -> None:
+        self.arrival = time.monotonic() if arrival is None else arrival
         self.created = int(time.time()) if created is None else created
-        self.source = random.Random(self.seed)  # of names and sampling, nothing that must not be guessed
+        self.random = source
 
-    def use(self) -> None:
-        """From now on, in this context."""
-        _draws.set(self)
-
-
-_draws: ContextVar[Draws | None] = ContextVar("draws", default=None)
+    def token_source(self, engine: EngineTokens) -> TokenSource:
+        """Where the request's tokens come from."""
+        return engine
 
 
-def source() -> random.Random:
+_current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
+
+
+def use_context(context: RequestContext) -> None:
+    """From now on, in this task."""
+    _current.set(context)
+
+
+def request_context() -> RequestContext:
+    """That of the request at hand."""
+    return _current.get() or RequestContext()
+
+
+def random_source() -> random.Random:
     """Draws for the request at hand."""
-    draws = _draws.get()
-    return _SYSTEM if draws is None else draws.source
+    return request_context().random
 
 
-def hex_digits(count: int) -> str:
-    """So many at random."""
-    return f"{source().getrandbits(4 * count):0{count}x}"
-
-
-def created() -> int:
-    """When the request at hand began, Unix time."""
-    draws = _draws.get()
-    return int(time.time()) if draws is None else draws.created
+def random_hex(digits: int) -> str:
+    """So many hexadecimal digits."""
+    return f"{random_source().getrandbits(4 * digits):0{digits}x}"

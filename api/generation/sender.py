@@ -5,8 +5,8 @@ from collections.abc import Callable
 from ..http.connection import Headers
 from ..http.errors import ApiError
 from ..http.sse import KEEP_ALIVE
+from ..text.text_sequence import SequenceOutput
 from .request import GenerationRequest
-from .text_sequence import SequenceOutput
 
 
 async def send_events(

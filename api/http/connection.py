@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..resume.journal import SCOPE_KEY, Journal
 from .errors import ClientGone, ReaderStalled, TransportError
-from .json_errors import json_error
+from .json_body import json_error
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 # A reader that takes nothing for this long is gone for all practical purposes (a JavaScript client that leaves its
@@ -43,10 +43,11 @@ class Connection:
     """Request and response.
 
     Attributes:
+        scope: of ASGI.
         headers: of the request, names in lower case; of repeated ones the last.
+        route: path of the route as the table has it; path_params: what stands in the place of its parameters.
         request_id: the client's x-request-id or x-amzn-trace-id, or a new one.
         started, finished: of the response.
-        journal: of a resumable stream, what it needs to go on in another worker.
         gone: the client closed the connection before the response was finished.
     """
 
@@ -59,11 +60,13 @@ class Connection:
         self._stalled = False
         self._write_began = math.inf  # loop.time() of the write in progress
         self._loop = asyncio.get_running_loop()
+        self.scope = scope
         self.method: str = scope["method"]
         # Some clients join a base URL that ends in a slash with a path that begins with one.
         self.path: str = "/" + scope["path"].lstrip("/")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.journal: Journal | None = scope.get(SCOPE_KEY)
+        self.route = ""
+        self.path_params: dict[str, str] = {}
         self.started = False
         self.finished = False
         self.gone = False

@@ -3,13 +3,19 @@
 import msgspec
 from msgspec import Struct
 
-from ..tgi.schema import ErrorResponse
 from .errors import ApiError, TransportError
 
 JSON = b"application/json"
 TEXT = b"text/plain; charset=utf-8"
 
 _OPENAI_PREFIX = "/v1/"
+
+
+class ErrorResponse(Struct):
+    """A refusal or failure on one of TGI's routes."""
+
+    error: str
+    error_type: str
 
 
 class OpenAIError(Struct):

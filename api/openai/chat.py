@@ -1,14 +1,13 @@
 """POST /v1/chat/completions, and /chat_tokenize, which stops where the model would begin."""
 
-import msgspec
 from msgspec import UNSET
 
 from ..generation.request import GenerationRequest, open_generation
-from ..generation.text_sequence import SequenceOutput
+from ..generation.service import Service
 from ..http.connection import Connection
-from ..service import Service
 from ..text.grammar import engine_grammar
-from ..tgi.schema import SimpleToken
+from ..text.text_sequence import SequenceOutput
+from ..text.token_list import token_list
 from .chat_stream import stream_chat
 from .chunks import Envelope, encode, finish_reason_of, usage_of
 from .conversation import prompt_of
@@ -28,16 +27,9 @@ from .schema import (
 from .tools.choice import tools_of
 from .tools.reader import CallReader
 
-decode_chat = msgspec.json.Decoder(ChatRequest)
 
-
-async def chat_completions(service: Service, connection: Connection) -> None:
-    """POST /v1/chat/completions."""
-    await answer_chat(service, connection, await connection.read_json(decode_chat, service.config.payload_limit))
-
-
-async def answer_chat(service: Service, connection: Connection, request: ChatRequest) -> None:
-    """Answer or stream, as the request says. Raises ApiError."""
+async def chat_completions(service: Service, connection: Connection, request: ChatRequest) -> None:
+    """POST /v1/chat/completions: answer or stream, as the request says. Raises ApiError."""
     with open_generation(service, connection, max(request.n or 1, 1)) as generation:
         reader = await start_chat(service, generation, request)
         envelope = Envelope(service, "chatcmpl", request.model)
@@ -60,13 +52,10 @@ async def answer_chat(service: Service, connection: Connection, request: ChatReq
         await connection.respond(200, body, b"application/json", headers)
 
 
-async def chat_tokenize(service: Service, connection: Connection) -> None:
-    """POST /chat_tokenize: the prompt of a conversation, and its tokens."""
-    request = await connection.read_json(decode_chat, service.config.payload_limit)
+async def chat_tokenize(service: Service, connection: Connection, request: ChatRequest) -> None:
+    """POST /chat_tokenize: the prompt of a conversation, and its tokens. Raises ApiError."""
     prompt = await prompt_of(request, tools_of(request), service.chat_templates)
-    data = prompt.text.encode()
-    spans = await service.tokenizer.spans(prompt.text, add_special_tokens=False)
-    tokens = [SimpleToken(i, data[start:stop].decode(errors="replace"), start, stop) for i, start, stop in spans]
+    tokens = await token_list(service.tokenizer, prompt.text, add_special_tokens=False)
     await connection.respond(200, encode(ChatTokenizeResponse(tokens, prompt.text)), b"application/json")
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from ..generation.request import GenerationRequest
 from ..generation.sender import send_events
-from ..generation.text_sequence import SequenceOutput, TextSequence
+from ..generation.service import Service
 from ..http.error_body import openai_error
 from ..http.errors import ApiError
 from ..http.sse import event_of
-from ..service import Service
+from ..text.text_sequence import SequenceOutput, TextSequence
 from .chunks import DONE, Chunks, Envelope, encode, finish_reason_of
 from .logprobs import chat_logprobs
 from .schema import ChatLogprobs, ChatRequest, Delta, FunctionCall, ToolCallDelta

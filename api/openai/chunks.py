@@ -4,11 +4,11 @@ from typing import Literal
 
 import msgspec
 
-from ..generation import request_context as draws
 from ..generation.request import GenerationRequest
-from ..generation.text_sequence import TextSequence
+from ..generation.request_context import random_hex, request_context
+from ..generation.service import Service
 from ..http.sse import event_of
-from ..service import Service
+from ..text.text_sequence import TextSequence
 from .schema import FinishReason, PromptTokensDetails, StreamOptions, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -27,8 +27,8 @@ class Envelope:
     """
 
     def __init__(self, service: Service, kind: Literal["chatcmpl", "cmpl"], model: str | None) -> None:
-        self.id = f"{kind}-{draws.hex_digits(24)}"
-        self.created = draws.created()
+        self.id = f"{kind}-{random_hex(24)}"
+        self.created = request_context().created
         self.model = service.config.model_id if model is None or model in _NO_MODEL else model
         self.system_fingerprint = f"{service.config.version}-native"
 

@@ -9,11 +9,11 @@ from msgspec import Struct
 from ...engine.messages import SamplingParams
 from ..generation.request import GenerationRequest, open_generation
 from ..generation.sender import send_events
-from ..generation.text_sequence import SequenceOutput, TextSequence
+from ..generation.service import Service
 from ..http.connection import Connection
-from ..service import Service
 from ..text.detokenizer import Detokenizer
 from ..text.grammar import engine_grammar
+from ..text.text_sequence import SequenceOutput, TextSequence
 from ..text.tokenizer import Tokenizer
 from .chat_stream import error_event
 from .chunks import Chunks, Envelope, encode, finish_reason_of, usage_of
@@ -22,17 +22,9 @@ from .logprobs import CompletionLogprobsBuilder
 from .sampling import Checked, check
 from .schema import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 
-decode_completion = msgspec.json.Decoder(CompletionRequest)
 
-
-async def completions(service: Service, connection: Connection) -> None:
-    """POST /v1/completions."""
-    request = await connection.read_json(decode_completion, service.config.payload_limit)
-    await answer_completion(service, connection, request)
-
-
-async def answer_completion(service: Service, connection: Connection, request: CompletionRequest) -> None:
-    """Answer or stream, as the request says. Raises ApiError."""
+async def completions(service: Service, connection: Connection, request: CompletionRequest) -> None:
+    """POST /v1/completions: answer or stream, as the request says. Raises ApiError."""
     if request.suffix is not None:
         raise SuffixError
     prompts = _prompts(request)

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..generation.text_sequence import SequenceOutput
-from ..tgi.schema import Token
+from ..text.text_sequence import SequenceOutput, Token
 from .schema import CompletionLogprobs, TokenLogprob, TopLogprob
 
 _REPLACEMENT = "\ufffd"  # shown for a part of a character

@@ -4,12 +4,10 @@ from urllib.parse import unquote
 
 import msgspec
 
+from ..generation.service import Service
 from ..http.connection import Connection
-from ..service import Service
 from .errors import UnknownModelError
 from .schema import Model, ModelList
-
-MODEL_PREFIX = "/v1/models/"
 
 
 async def models(service: Service, connection: Connection) -> None:
@@ -19,7 +17,7 @@ async def models(service: Service, connection: Connection) -> None:
 
 async def model(service: Service, connection: Connection) -> None:
     """GET /v1/models/{id}; an id may have slashes."""
-    name = unquote(connection.path.removeprefix(MODEL_PREFIX))
+    name = unquote(connection.path_params["id"])
     if name != service.config.model_id:
         raise UnknownModelError(name)
     await connection.respond(200, msgspec.json.encode(_model(service)), b"application/json")

@@ -4,25 +4,31 @@ import msgspec
 from msgspec import Struct
 
 from ...engine.messages import Grammar, SamplingParams
-from ..tgi.validation import Limits, check_stops, clip_factor, draw_seed, granted_tokens, resolve_logit_bias
+from ..generation.limits import (
+    FLOAT32_MAX,
+    MAX_SEED,
+    Limits,
+    check_stops,
+    clip_factor,
+    draw_seed,
+    granted_tokens,
+    resolve_logit_bias,
+)
 from .errors import InvalidRequestError
 from .schema import SamplingFields
 
 MAX_CHOICES = 128  # as OpenAI
 MAX_TOP_LOGPROBS = 20  # as OpenAI; the engine gives no more
 
-_FLOAT32_MAX = 3.4028234663852886e38
-_SEED_MASK = 2**64 - 1  # OpenAI's seeds are signed
-
 # Least, most (both allowed) of what has a range.
 _RANGES = {
-    "temperature": (0.0, _FLOAT32_MAX),
+    "temperature": (0.0, FLOAT32_MAX),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
     "typical_p": (0.0, 1.0),
     "frequency_penalty": (-2.0, 2.0),
     "presence_penalty": (-2.0, 2.0),
-    "repetition_penalty": (0.0, _FLOAT32_MAX),
+    "repetition_penalty": (0.0, FLOAT32_MAX),
 }
 
 
@@ -79,7 +85,7 @@ def check(
         top_k=max(request.top_k or 0, 0),
         top_p=request.top_p or 1.0,
         repetition_penalty=clip_factor(1.0 if request.repetition_penalty is None else request.repetition_penalty),
-        seed=draw_seed() if request.seed is None else request.seed & _SEED_MASK,
+        seed=draw_seed() if request.seed is None else request.seed & MAX_SEED,
         stop_token_ids=() if request.ignore_eos else eos_ids,
         min_p=request.min_p or 0.0,
         typical_p=request.typical_p or 1.0,

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from ..http.json_body import I32, U32
 from ..text.grammar import AnyGrammar
-from ..tgi.schema import I32, U32, SimpleToken
+from ..text.token_list import SimpleToken
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -293,15 +294,3 @@ class ChatTokenizeResponse(Struct):
 
     tokenize_response: list[SimpleToken]
     templated_text: str
-
-
-class VertexRequest(Struct):
-    """Body of /vertex."""
-
-    instances: list[dict[str, Any]]  # each as a body of /generate or of /v1/chat/completions
-
-
-class VertexResponse(Struct):
-    """Texts, one an instance."""
-
-    predictions: list[str]

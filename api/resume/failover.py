@@ -9,12 +9,13 @@ import logging
 from contextlib import suppress
 
 from ...engine.frames import FrameError
-from ..http.connection import Connection, Message
+from ..http.connection import Application, Connection, Message
 from ..http.errors import OverloadedError, StreamNotFoundError
 from .event_log import EventLog
 from .journal import Journal
 from .middleware import is_stream, run_handler
 from .registry import StreamRegistry
+from .replay import JournaledContext
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +26,16 @@ def claim(streams: StreamRegistry, stream_id: str, owner: int) -> None:
         streams.journal_path(stream_id, owner).rename(streams.journal_path(stream_id, streams.worker))
 
 
-def take_over(streams: StreamRegistry, stream_id: str, connection: Connection) -> EventLog | None:
+def take_over(streams: StreamRegistry, stream_id: str, connection: Connection, app: Application) -> EventLog | None:
     """Run the request of a stream again that has a journal of this worker's; None if it has none.
 
     Args:
         connection: of the client that came back; it has shown the key.
+        app: answers requests.
     """
     path = streams.journal_path(stream_id, streams.worker)
-    run = _Run(streams)
     try:
-        run.begin(stream_id, Journal.read(path, run.restored), connection)
+        journal = Journal.read(path)
     except FileNotFoundError:
         return None
     except (OSError, FrameError) as error:
@@ -42,31 +43,29 @@ def take_over(streams: StreamRegistry, stream_id: str, connection: Connection) -
         path.unlink(missing_ok=True)
         return None
     logger.info("resumable stream: taken over from a worker that has died")
-    return run.log
+    return _Rerun(streams, stream_id, journal).begin(app, connection)
 
 
-class _Run:
-    """One request, answered into the log of its stream."""
+class _Rerun:
+    """One request, answered again into the log of its stream."""
 
-    def __init__(self, streams: StreamRegistry) -> None:
+    def __init__(self, streams: StreamRegistry, stream_id: str, journal: Journal) -> None:
         self._streams = streams
+        self._journal = journal
         self._over = asyncio.Event()
         self._refused = 0  # with this status
-        self._body: bytes | None = None  # until the handler has it
+        self._body: bytes | None = journal.request.body  # until the handler has it
+        self._log = streams.adopt(stream_id, self._over, journal)
 
-    def begin(self, stream_id: str, journal: Journal, connection: Connection) -> None:
-        assert self._streams.application is not None
-        asked = journal.asked
-        self._body = asked.body
+    def begin(self, app: Application, connection: Connection) -> EventLog:
+        """Returns the log; it is restored when the events of the earlier run are in it."""
+        request = self._journal.request
         key = [(name, value) for name, value in connection.headers.items() if name == b"authorization"]
-        scope = {"type": "http", "method": asked.method, "path": asked.path, "headers": [*asked.headers, *key]}
-        self.log = self._streams.adopt(stream_id, self._over, journal)
-        handler = run_handler(self._streams.application, journal, scope, self._receive, self._send)
+        scope = {"type": "http", "method": request.method, "path": request.path, "headers": [*request.headers, *key]}
+        context = JournaledContext(self._journal, self._log.restored.set)
+        handler = run_handler(app(scope, self._receive, self._send), context)
         handler.add_done_callback(self._on_done)
-
-    def restored(self) -> None:
-        """All tokens of the earlier run were taken, and their events are in the log."""
-        self.log.restored.set()
+        return self._log
 
     async def _receive(self) -> Message:
         if self._body is not None:
@@ -79,17 +78,17 @@ class _Run:
         if message["type"] == "http.response.start":
             self._refused = 0 if is_stream(message) else message["status"]
         elif not self._refused:
-            await self.log.append(message.get("body", b""), not message.get("more_body", False))
+            await self._log.append(message.get("body", b""), not message.get("more_body", False))
 
     def _on_done(self, handler: "asyncio.Task[None]") -> None:
-        if self.log.ended:
+        if self._log.ended:
             self._streams.trim()
         elif self._refused == OverloadedError.status:
-            self.log.failure = OverloadedError()
-            self._streams.give_back(self.log)
+            self._log.failure = OverloadedError()
+            self._streams.give_back(self._log)
         else:
             error = None if handler.cancelled() else handler.exception()
             logger.warning("resumable stream cut: %s", error or f"status {self._refused}")
-            self.log.failure = StreamNotFoundError("The stream's worker died, and it can't go on")
-            self._streams.drop(self.log)  # its end will never come
-        self.log.restored.set()
+            self._log.failure = StreamNotFoundError("The stream's worker died, and it can't go on")
+            self._streams.drop(self._log)  # its end will never come
+        self._log.restored.set()

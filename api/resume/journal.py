@@ -1,14 +1,15 @@
 """A resumable stream's own file: what another worker needs to go on with it after the death of this one.
 
-It holds the request, what was drawn for it, and every token before it is sent on. Who reads it runs the request again:
-the same code makes the same events of the same tokens, and then the engine goes on behind the last of them, as it does
-after a restart. The file lies in the private directory of the sockets, and goes with the stream.
+It holds the request, the seed of what it draws at random, and its tokens, each before it is sent on. The file lies in
+the private directory of the sockets, and goes with the stream. What a worker makes of it: replay.py.
 """
 
 import logging
 import os
+import secrets
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,140 +18,98 @@ from msgspec import Struct
 
 from ...engine.frames import FrameError, FrameReader, encode_frame
 from ...engine.messages import Tokens
-from ..generation.remote_sequence import RemoteSequence
-from ..generation.request_context import Draws
 
-SCOPE_KEY = "headwater.journal"  # where a request's ASGI scope has its journal
+_SEED_BYTES = 16
+_PRIVATE_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 
 logger = logging.getLogger(__name__)
 
 
-class Asked(Struct, tag="asked", array_like=True):
+class RequestEntry(Struct, tag="request", array_like=True):
     """The request, without what only its connection needs to know, such as its key."""
 
     method: str
     path: str
     headers: list[tuple[bytes, bytes]]
-    body: bytes
-    seed: bytes  # big-endian, of what is drawn
-    created: int
+    body: bytes  # filled in when it is there
+    seed: bytes  # big-endian, of what is drawn at random
+    created: int  # Unix time, seconds
     arrival: float  # time.monotonic(), one clock for all processes of a machine
 
 
-class Part(Struct, array_like=True):
-    """What one sequence of the request got at a time."""
+class SequenceTokens(Struct, array_like=True):
+    """What one sequence of the request received at a time."""
 
-    index: int
+    index: int  # of the sequence within its request
     tokens: Tokens
     queue_s: float | None = None
     cached_tokens: int = 0
     prompt_logprobs: list[float] = []  # with its first tokens
 
 
-class Taken(Struct, tag="taken", array_like=True):
-    """What was taken together, and so makes up the same events."""
+class TokensEntry(Struct, tag="tokens", array_like=True):
+    """What was received together, and so makes up the same events."""
 
-    parts: list[Part]
-
-
-Entry = Asked | Taken
+    sequences: list[SequenceTokens]
 
 
-def part_of(index: int, remote: RemoteSequence, begin: int) -> Part:
-    """What was taken of a request's ``index``-th sequence, from token ``begin`` on."""
-    new = slice(begin, remote.taken)
-    tokens = Tokens(
-        remote.request_id, remote.token_ids[new], remote.logprobs[new], remote.finish_reason,
-        remote.top_ids[new], remote.top_logprobs[new],
-    )  # fmt: skip
-    prompt_logprobs = remote.prompt_logprobs if begin == 0 else []
-    return Part(index, tokens, remote.queue_s, remote.cached_tokens, prompt_logprobs)
-
-
-def restore(remote: RemoteSequence, part: Part) -> None:
-    """Let it have got that."""
-    remote.queue_s, remote.cached_tokens = part.queue_s, part.cached_tokens
-    remote.prompt_logprobs = part.prompt_logprobs or remote.prompt_logprobs
-    remote.extend(part.tokens)
-
-
-_SEED_BYTES = 16
-_UNTOLD = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+Entry = RequestEntry | TokensEntry
 
 
 class Journal:
     """Of one stream.
 
     Attributes:
-        asked: the request; its body is filled in when it is there.
-        draws: what the request gets by chance.
-        replaying: there are tokens of an earlier run that were not taken again yet.
+        request: its first entry.
+        earlier: tokens of an earlier run that were not replayed yet, in their order.
     """
 
-    def __init__(self, asked: Asked, draws: Draws) -> None:
-        self.asked = asked
-        self.draws = draws
+    def __init__(self, request: RequestEntry, earlier: Sequence[TokensEntry] = ()) -> None:
+        self.request = request
+        self.earlier = deque(earlier)
         self._path: Path | None = None
         self._file: int | None = None
-        self._entries: list[bytes] = []  # until there is a file
-        self._earlier: deque[list[Part]] = deque()
-        self._on_restored: Callable[[], None] = _ignore
-        self.replaying = False
+        self._pending: list[bytes] = []  # entries until there is a file
 
     @classmethod
-    def begin(cls, scope: dict[str, Any], arrival: float) -> "Journal":
+    def begin(cls, scope: dict[str, Any]) -> "Journal":
         """Of a request that has just come."""
-        draws = Draws()
-        headers = [(name, value) for name, value in scope["headers"] if name not in _UNTOLD]
-        seed = draws.seed.to_bytes(_SEED_BYTES, "big")
-        return cls(Asked(scope["method"], scope["path"], headers, b"", seed, draws.created, arrival), draws)
+        headers = [(name, value) for name, value in scope["headers"] if name not in _PRIVATE_HEADERS]
+        seed = secrets.token_bytes(_SEED_BYTES)
+        return cls(RequestEntry(scope["method"], scope["path"], headers, b"", seed, int(time.time()), time.monotonic()))
 
     @classmethod
-    def read(cls, path: Path, on_restored: Callable[[], None]) -> "Journal":
+    def read(cls, path: Path) -> "Journal":
         """What an earlier worker left; what comes is added to it.
-
-        Args:
-            on_restored: called when all of its tokens were taken again.
 
         Raises:
             OSError, FrameError: it is not there, or not whole.
         """
-        asked, *entries = _read(path)
-        if not isinstance(asked, Asked):
+        request, *entries = FrameReader[Entry](Entry).feed(path.read_bytes())
+        if not isinstance(request, RequestEntry):
             raise FrameError("a journal without its beginning")
-        journal = cls(asked, Draws(int.from_bytes(asked.seed, "big"), asked.created))
-        journal._earlier.extend(entry.parts for entry in entries if isinstance(entry, Taken))
-        journal._on_restored = on_restored
-        journal.replaying = True
+        journal = cls(request, [entry for entry in entries if isinstance(entry, TokensEntry)])
         # Its worker may have died within a write.
-        os.truncate(path, sum(len(encode_frame(entry)) for entry in (asked, *entries)))
+        os.truncate(path, sum(len(encode_frame(entry)) for entry in (request, *entries)))
         journal._path, journal._file = path, os.open(path, os.O_WRONLY | os.O_APPEND)
         return journal
 
     def open(self, path: Path) -> None:
         """Write it from now on. Without a file the stream goes on, but not beyond its worker."""
         self._path = path
-        with self._losing():
+        with self._given_up_on_error():
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-            self._write(b"".join([encode_frame(self.asked), *self._entries]))
-        self._entries.clear()
+            self._write(b"".join([encode_frame(self.request), *self._pending]))
+        self._pending.clear()
 
-    def add(self, parts: Sequence[Part]) -> None:
+    def append(self, sequences: list[SequenceTokens]) -> None:
         """These tokens are about to be sent on."""
-        entry = encode_frame(Taken(list(parts)))
+        entry = encode_frame(TokensEntry(sequences))
         if self._path is None:
-            self._entries.append(entry)
+            self._pending.append(entry)
         elif self._file is not None:
-            with self._losing():
+            with self._given_up_on_error():
                 self._write(entry)
-
-    def again(self) -> list[Part] | None:
-        """The next tokens of the earlier run; None when all were taken."""
-        if self._earlier:
-            return self._earlier.popleft()
-        self.replaying = False
-        self._on_restored()
-        return None
 
     def close(self) -> None:
         """Write no more, but leave it to who comes next."""
@@ -170,17 +129,10 @@ class Journal:
             data = data[os.write(self._file, data) :]
 
     @contextmanager
-    def _losing(self) -> Iterator[None]:
-        """A file that can't be written is given up: half of it would be a lie."""
+    def _given_up_on_error(self) -> Iterator[None]:
+        """A file that can't be written is deleted: half of it would be a lie."""
         try:
             yield
         except OSError as error:
             logger.warning("resumable stream: not kept beyond this worker: %s", error)
             self.delete()
-
-
-def _read(path: Path) -> list[Entry]:
-    return list(FrameReader[Entry](Entry).feed(path.read_bytes()))
-
-
-def _ignore() -> None: ...

@@ -1,31 +1,82 @@
-"""StreamRegistry that outlive their connection: what stands between a handler and a client that asked for it.
+"""Streams that outlive their connection: the layer between the application and a client that asked for it.
 
 A request with ``X-Stream-Resumable: 1`` is handled by a task of its own, whose receive() and send() are those of a
-Response here. Its events go into a log; the connection reads from the log, and when it is lost,
-``GET /streams/{X-Stream-Id}`` with ``Last-Event-ID`` reads on. If nobody does within the grace period, the handler is
-told that its client has gone, like any other. Each stream has a journal, so that it outlives its worker, too:
-takeover.py.
+ResumableResponse here. Its events go into a log; the connection reads from the log, and when it is lost,
+``GET /streams/{X-Stream-Id}`` with ``Last-Event-ID`` reads on (reconnect.py). If nobody does within the grace period,
+the handler is told that its client has gone, like any other. Each stream has a journal, so that it outlives its
+worker, too (failover.py).
 """
 
 import asyncio
 import contextvars
 import logging
-import time
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
-from ..http.connection import STALL_TIMEOUT_S, Message, Receive, Scope, Send
+from ..generation.request_context import RequestContext, use_context
+from ..http.connection import STALL_TIMEOUT_S, Application, Message, Receive, Scope, Send
 from ..http.errors import ReaderStalled
 from .event_log import EventLog
-from .journal import SCOPE_KEY, Journal
-from .registry import Application, StreamRegistry
+from .journal import Journal
+from .registry import StreamRegistry
+from .relay import StreamRelay
+from .replay import JournaledContext
 
+REQUEST_HEADER = b"x-stream-resumable"
 ID_HEADER = b"x-stream-id"
+SCOPE_KEY = "headwater.resume"  # where the scope of every request has the middleware
 
 logger = logging.getLogger(__name__)
 
 
-class Response:
+class ResumeMiddleware:
+    """ASGI application around another one.
+
+    Attributes:
+        app: the application.
+        streams: the resumable streams of this worker.
+    """
+
+    def __init__(self, app: Application, worker: int, grace_s: float, directory: Path) -> None:
+        """See StreamRegistry."""
+        self.app = app
+        self.streams = StreamRegistry(worker, grace_s, directory)
+        self._relay = StreamRelay(self.streams)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        scope[SCOPE_KEY] = self
+        if self._is_wanted(scope):
+            await ResumableResponse(self.streams, receive, send).run(self.app, scope)
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_wanted(self, scope: Scope) -> bool:
+        """The request asks for a stream that outlives its connection."""
+        asked = scope["method"] == "POST" and (REQUEST_HEADER, b"1") in scope["headers"]
+        return asked and self.streams.grace_s > 0
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def stopping() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                self.streams.close()
+                self._relay.stop()
+            return message
+
+        async def started(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await self._relay.start()
+                self.streams.expire_left()
+            await send(message)
+
+        await self.app(scope, stopping, started)
+
+
+class ResumableResponse:
     """The answer to one request, resumable if it is an event stream."""
 
     def __init__(self, streams: StreamRegistry, receive: Receive, send: Send) -> None:
@@ -39,12 +90,12 @@ class Response:
         self._body_read = asyncio.Event()
         self._over = asyncio.Event()  # nobody waits for an answer any more
 
-    async def run(self, application: Application, scope: Scope) -> None:
+    async def run(self, app: Application, scope: Scope) -> None:
         """Let the application answer. Raises ReaderStalled to cut the connection."""
         reader = asyncio.current_task()
         assert reader is not None
-        self._journal = Journal.begin(scope, time.monotonic())
-        handler = run_handler(application, self._journal, scope, self.receive, self.send)
+        self._journal = Journal.begin(scope)
+        handler = run_handler(app(scope, self.receive, self.send), JournaledContext(self._journal))
         handler.add_done_callback(self._on_handler_done)
         gone = asyncio.ensure_future(self._until_gone())
         gone.add_done_callback(lambda _: self._on_gone(reader))
@@ -71,7 +122,7 @@ class Response:
         self._body.append(message.get("body", b""))
         if not message.get("more_body", False):
             assert self._journal is not None
-            self._journal.asked.body = b"".join(self._body)
+            self._journal.request.body = b"".join(self._body)
             self._body_read.set()
         return message
 
@@ -115,25 +166,22 @@ class Response:
             self._streams.drop(self._log)  # its end will never come
 
 
-def run_handler(
-    application: Application, journal: Journal, scope: Scope, receive: Receive, send: Send
-) -> "asyncio.Task[None]":
-    """A task that answers a request, and draws from its journal's source."""
-    context = contextvars.copy_context()
-    context.run(journal.draws.use)
-    answer = application({**scope, SCOPE_KEY: journal}, receive, send)
-    return asyncio.get_running_loop().create_task(_finish(answer), context=context)
+def run_handler(answer: Awaitable[None], context: RequestContext) -> "asyncio.Task[None]":
+    """A task that answers a request which has this context."""
+    variables = contextvars.copy_context()
+    variables.run(use_context, context)
+    return asyncio.get_running_loop().create_task(_finish(answer), context=variables)
 
 
 async def _finish(answer: Awaitable[None]) -> None:
     await answer
 
 
+def is_stream(message: Message) -> bool:
+    """A response starts that is an event stream."""
+    return (b"content-type", b"text/event-stream") in message["headers"]
+
+
 def stream_headers(stream_id: str) -> list[tuple[bytes, bytes]]:
     """Of every response that carries a resumable stream; scripts of other origins may read its id."""
     return [(ID_HEADER, stream_id.encode()), (b"access-control-expose-headers", ID_HEADER)]
-
-
-def is_stream(message: Message) -> bool:
-    """The response that begins so is an event stream."""
-    return (b"content-type", b"text/event-stream") in message["headers"]

@@ -3,37 +3,27 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..http.connection import Receive, Scope, Send
 from ..http.errors import StreamNotFoundError
 from .event_log import EventLog
 from .journal import Journal
-
-REQUEST_HEADER = b"x-stream-resumable"
 
 # Of all streams of a worker that have ended and wait for a client that may come back; the oldest go first.
 MAX_ENDED_BYTES = 64 << 20
 
 _ID = re.compile(r"[0-9]{1,3}-[A-Za-z0-9_-]{22}")  # the number of the worker that began it, and 128 random bits
 
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-
-class _Open(NamedTuple):
+class _Stream(NamedTuple):
     log: EventLog
     over: asyncio.Event  # set when nobody will read it any more
     journal: Journal
 
 
 class StreamRegistry:
-    """The resumable streams of one worker.
-
-    Attributes:
-        application: answers a request; set by whoever does.
-    """
+    """The resumable streams of one worker."""
 
     def __init__(self, worker: int, grace_s: float, directory: Path) -> None:
         """Of the worker with that number.
@@ -43,75 +33,62 @@ class StreamRegistry:
             directory: a private one, that all workers share; journals lie there.
         """
         self.worker = worker
-        self.application: Application | None = None
-        self._grace_s = grace_s
-        self._directory = directory
-        self._open: dict[str, _Open] = {}  # oldest first
-
-    def wanted(self, scope: Scope) -> bool:
-        """The request asks for a stream that outlives its connection."""
-        return self._grace_s > 0 and scope["method"] == "POST" and (REQUEST_HEADER, b"1") in scope["headers"]
+        self.grace_s = grace_s
+        self.directory = directory
+        self._streams: dict[str, _Stream] = {}  # oldest first
 
     def find(self, stream_id: str) -> EventLog | None:
         """The stream, if it is one of this worker's."""
-        found = self._open.get(stream_id)
-        return None if found is None else found.log
+        stream = self._streams.get(stream_id)
+        return None if stream is None else stream.log
 
     def open(self, over: asyncio.Event, journal: Journal) -> EventLog:
         """A new stream; ``over`` is set when nobody will read it any more."""
-        log = EventLog(f"{self.worker}-{secrets.token_urlsafe(16)}", self._grace_s, self.drop)
+        log = EventLog(f"{self.worker}-{secrets.token_urlsafe(16)}", self.grace_s, self.drop)
         journal.open(self.journal_path(log.id, self.worker))
-        self._open[log.id] = _Open(log, over, journal)
+        self._streams[log.id] = _Stream(log, over, journal)
         return log
 
     def adopt(self, stream_id: str, over: asyncio.Event, journal: Journal) -> EventLog:
         """A stream that another worker began; its log is to be restored."""
-        log = EventLog(stream_id, self._grace_s, self.drop)
+        log = EventLog(stream_id, self.grace_s, self.drop)
         log.restored.clear()
-        self._open[log.id] = _Open(log, over, journal)
+        self._streams[log.id] = _Stream(log, over, journal)
         return log
 
     def owner(self, stream_id: str) -> int:
         """Number of the worker that has the stream, or had it. Raises StreamNotFoundError for what is no id."""
         if _ID.fullmatch(stream_id) is None:
             raise StreamNotFoundError
-        journal = next(self._directory.glob(f"stream-{stream_id}.*"), None)
+        journal = next(self.directory.glob(f"stream-{stream_id}.*"), None)
         return int(stream_id.partition("-")[0] if journal is None else journal.suffix[1:])
 
     def journal_path(self, stream_id: str, worker: int) -> Path:
         """The journal of a stream that this worker has. Its name changes with the owner."""
-        return self._directory / f"stream-{stream_id}.{worker}"
+        return self.directory / f"stream-{stream_id}.{worker}"
 
     def expire_left(self) -> None:
         """What an earlier worker of this number left waits for the grace period, too."""
-        for path in self._directory.glob(f"stream-*.{self.worker}"):
-            self.expire(path)
-
-    def expire(self, path: Path) -> None:
-        """Forget a journal whose stream nobody takes over in time."""
-        asyncio.get_running_loop().call_later(self._grace_s, self._delete_left, path)
-
-    def _delete_left(self, path: Path) -> None:
-        if path.stem.partition("-")[2] not in self._open:
-            path.unlink(missing_ok=True)
+        for path in self.directory.glob(f"stream-*.{self.worker}"):
+            self._expire(path)
 
     def drop(self, log: EventLog) -> None:
         """Forget a stream, and end what generates it."""
-        if (found := self._open.pop(log.id, None)) is not None:
+        if (stream := self._streams.pop(log.id, None)) is not None:
             log.close()
-            found.over.set()
-            found.journal.delete()
+            stream.over.set()
+            stream.journal.delete()
 
     def give_back(self, log: EventLog) -> None:
         """A stream that can't go on here and now: another worker may, or this one later."""
-        found = self._open.pop(log.id)
+        stream = self._streams.pop(log.id)
         log.close()
-        found.journal.close()
-        self.expire(self.journal_path(log.id, self.worker))
+        stream.journal.close()
+        self._expire(self.journal_path(log.id, self.worker))
 
     def trim(self) -> None:
         """Keep what ended streams hold within the bound."""
-        ended = [log for log, *_ in self._open.values() if log.ended and not log.has_reader]
+        ended = [log for log, *_ in self._streams.values() if log.ended and not log.has_reader]
         size = sum(log.size for log in ended)
         for log in ended:
             if size <= MAX_ENDED_BYTES:
@@ -121,5 +98,13 @@ class StreamRegistry:
 
     def close(self) -> None:
         """Forget all."""
-        for log, *_ in list(self._open.values()):
+        for log, *_ in list(self._streams.values()):
             self.drop(log)
+
+    def _expire(self, path: Path) -> None:
+        """Forget a journal whose stream nobody takes over in time."""
+        asyncio.get_running_loop().call_later(self.grace_s, self._delete_left, path)
+
+    def _delete_left(self, path: Path) -> None:
+        if path.stem.partition("-")[2] not in self._streams:
+            path.unlink(missing_ok=True)

@@ -21,24 +21,24 @@ class OwnerGoneError(StreamNotFoundError):
     """The worker that should have the stream doesn't: it has died."""
 
 
-def relay_path(engine_socket: Path, worker: int) -> Path:
+def relay_path(directory: Path, worker: int) -> Path:
     """The socket of a worker."""
-    return engine_socket.with_name(f"streams-{worker}.sock")
+    return directory / f"streams-{worker}.sock"
 
 
 class StreamRelay:
     """This worker's socket."""
 
-    def __init__(self, streams: StreamRegistry, path: Path) -> None:
+    def __init__(self, streams: StreamRegistry) -> None:
         self._streams = streams
-        self._path = path
+        self._path = relay_path(streams.directory, streams.worker)
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen, in the place of a worker that had the same number."""
         self._server = await asyncio.start_unix_server(self._serve, self._path)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Listen no more."""
         if self._server is not None:
             self._server.close()

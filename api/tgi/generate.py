@@ -11,11 +11,12 @@ from msgspec import UNSET
 
 from ..generation.request import GenerationRequest, open_generation
 from ..generation.sender import send_events
-from ..generation.text_sequence import SequenceOutput, TextSequence
+from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.error_body import native_error
 from ..http.sse import encode_event, event_of, shortest_float32
-from ..service import Service
+from ..text.text_sequence import SequenceOutput, TextSequence
+from ..text.token_list import token_list
 from . import validation
 from .schema import (
     BestOfSequence,
@@ -25,38 +26,28 @@ from .schema import (
     GenerateRequest,
     GenerateResponse,
     PrefillToken,
-    SimpleToken,
     StreamDetails,
     StreamResponse,
 )
 
-_decode_generate = msgspec.json.Decoder(GenerateRequest)
-_decode_compat = msgspec.json.Decoder(CompatGenerateRequest)
 _encoder = msgspec.json.Encoder()
 
 
-async def generate(service: Service, connection: Connection) -> None:
-    """POST /generate."""
-    request = await connection.read_json(_decode_generate, service.config.payload_limit)
+async def generate(service: Service, connection: Connection, request: GenerateRequest) -> None:
+    """POST /generate. Raises ApiError."""
     await _Generate(service, connection, request).answer()
 
 
-async def generate_stream(service: Service, connection: Connection) -> None:
-    """POST /generate_stream."""
-    request = await connection.read_json(_decode_generate, service.config.payload_limit)
+async def generate_stream(service: Service, connection: Connection, request: GenerateRequest) -> None:
+    """POST /generate_stream. Raises ApiError."""
     await _Generate(service, connection, request).stream()
 
 
-async def compat_generate(service: Service, connection: Connection) -> None:
-    """POST /: the body says whether to stream; an answer without streaming is a list of one.
+async def compat_generate(service: Service, connection: Connection, request: CompatGenerateRequest) -> None:
+    """POST /: the body says whether to stream; an answer without streaming is a list of one. Raises ApiError.
 
     Differs from TGI: ``return_full_text`` is false unless asked for, whatever the model.
     """
-    await answer_compat(service, connection, await connection.read_json(_decode_compat, service.config.payload_limit))
-
-
-async def answer_compat(service: Service, connection: Connection, request: CompatGenerateRequest) -> None:
-    """Answer or stream, as the request says. Raises ApiError."""
     route = _Generate(service, connection, request)
     if request.stream:
         await route.stream()
@@ -64,12 +55,9 @@ async def answer_compat(service: Service, connection: Connection, request: Compa
         await route.answer(as_list=True)
 
 
-async def tokenize(service: Service, connection: Connection) -> None:
+async def tokenize(service: Service, connection: Connection, request: GenerateRequest) -> None:
     """POST /tokenize: a list of the tokens of ``inputs``, special ones included; parameters change nothing."""
-    request = await connection.read_json(_decode_generate, service.config.payload_limit)
-    data = request.inputs.encode()
-    spans = await service.tokenizer.spans(request.inputs)
-    tokens = [SimpleToken(i, data[start:stop].decode(errors="replace"), start, stop) for i, start, stop in spans]
+    tokens = await token_list(service.tokenizer, request.inputs)
     await connection.respond(200, _encoder.encode(tokens), b"application/json")
 
 

@@ -2,11 +2,11 @@
 
 import msgspec
 
-from ..generation.engine_health import Liveness
+from ..engine_client.health import Liveness
+from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.errors import UnhealthyError
-from ..metrics import CONTENT_TYPE
-from ..service import Service
+from ..telemetry.metrics import CONTENT_TYPE
 from .schema import Info
 
 

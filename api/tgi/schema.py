@@ -4,17 +4,11 @@ Every optional field takes null, which older clients send for each field they do
 integer types; what a value may mean is checked in validation.py, with TGI's own sentences.
 """
 
-from typing import Annotated, Literal
+from msgspec import UNSET, Struct, UnsetType
 
-from msgspec import UNSET, Meta, Struct, UnsetType
-
+from ..http.json_body import I32, U32, Size
 from ..text.grammar import AnyGrammar
-
-U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-I32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-Size = Annotated[int, Meta(ge=0)]
-
-FinishReason = Literal["length", "eos_token", "stop_sequence"]
+from ..text.text_sequence import FinishReason, Token
 
 
 class GenerateParameters(Struct):
@@ -63,15 +57,6 @@ class CompatGenerateRequest(GenerateRequest):
     """Body of POST /."""
 
     stream: bool | None = None
-
-
-class Token(Struct, gc=False):
-    """One generated token; ``logprob`` is null if it isn't finite."""
-
-    id: int
-    text: str
-    logprob: float | None
-    special: bool
 
 
 class StreamDetails(Struct, gc=False):
@@ -130,22 +115,6 @@ class GenerateResponse(Struct):
 
     generated_text: str
     details: Details | UnsetType = UNSET
-
-
-class ErrorResponse(Struct):
-    """A refusal or failure."""
-
-    error: str
-    error_type: str
-
-
-class SimpleToken(Struct, gc=False):
-    """One token of a text; a special token that was added around it has none of it."""
-
-    id: int
-    text: str
-    start: int  # bytes of UTF-8 before it
-    stop: int
 
 
 class Info(Struct):

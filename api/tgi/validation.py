@@ -4,40 +4,20 @@ A field whose meaning this server does not implement is refused when it is set t
 result; it is never ignored.
 """
 
-from collections.abc import Mapping, Sequence
-
-from msgspec import Struct
-
 from ...engine.messages import SamplingParams
-from ..generation import request_context as draws
+from ..generation.limits import (
+    FLOAT32_MAX,
+    MAX_SEED,
+    Limits,
+    check_stops,
+    clip_factor,
+    draw_seed,
+    granted_tokens,
+    resolve_logit_bias,
+)
 from ..http.errors import ValidationError
 from ..text.grammar import engine_grammar
 from .schema import GenerateParameters, GenerateRequest
-
-# TGI generates in legs of this many tokens and checks only the first against the total: a client may ask for "as many
-# as there is room for" with a huge max_new_tokens.
-_LEG_TOKENS = 1024
-
-_FLOAT32_MAX = 3.4028234663852886e38
-_MAX_SEED = 2**64 - 1
-# A seed drawn here is shown in details; above 2^53 JavaScript clients could not send it back unchanged.
-_DRAWN_SEED_BITS = 53
-# Closer to 0 than this, temperature and penalty would overflow 32-bit logits; no distribution differs visibly.
-_MIN_FACTOR = 1e-6
-_MAX_FACTOR = 1e6
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """What this server allows."""
-
-    max_best_of: int
-    max_stop_sequences: int
-    max_top_n_tokens: int
-    max_input_tokens: int
-    max_total_tokens: int  # prompt + generated tokens of one sequence
-    max_logit_bias: int = 1024  # entries
-    vocab_size: int = 2**31 - 1
-    grammar_support: bool = True
 
 
 def check(request: GenerateRequest, limits: Limits, stream: bool) -> None:
@@ -63,14 +43,6 @@ def check(request: GenerateRequest, limits: Limits, stream: bool) -> None:
         raise ValidationError("`adapter_id` is not supported by this server: no adapter is loaded")
 
 
-def check_stops(stops: Sequence[str], limits: Limits) -> None:
-    """Raises ValidationError."""
-    if len(stops) > limits.max_stop_sequences:
-        raise ValidationError(f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(stops)}")
-    if "" in stops:
-        raise ValidationError("`stop` sequences cannot be empty")
-
-
 def _check_best_of(parameters: GenerateParameters, limits: Limits, stream: bool) -> None:
     best_of = 1 if parameters.best_of is None else parameters.best_of
     if stream and best_of != 1:
@@ -93,7 +65,7 @@ def _check_ranges(parameters: GenerateParameters) -> None:
         value = getattr(parameters, name)
         if value is not None and value <= 0:
             raise ValidationError(f"`{name}` must be strictly positive")
-        if value is not None and value > _FLOAT32_MAX:
+        if value is not None and value > FLOAT32_MAX:
             raise ValidationError(f"`{name}` must fit in a 32-bit float")
     frequency_penalty = parameters.frequency_penalty
     if frequency_penalty is not None and not -2 <= frequency_penalty <= 2:
@@ -106,8 +78,8 @@ def _check_ranges(parameters: GenerateParameters) -> None:
         raise ValidationError("`top_k` must be strictly positive")
     if parameters.max_new_tokens == 0:
         raise ValidationError("`max_new_tokens` must be strictly positive")
-    if parameters.seed is not None and parameters.seed > _MAX_SEED:
-        raise ValidationError(f"`seed` must be <= {_MAX_SEED}. Given: {parameters.seed}")
+    if parameters.seed is not None and parameters.seed > MAX_SEED:
+        raise ValidationError(f"`seed` must be <= {MAX_SEED}. Given: {parameters.seed}")
 
 
 def _check_beyond_tgi(parameters: GenerateParameters, limits: Limits) -> None:
@@ -119,40 +91,6 @@ def _check_beyond_tgi(parameters: GenerateParameters, limits: Limits) -> None:
     if most is not None and least > most:
         raise ValidationError(f"`min_new_tokens` must be <= `max_new_tokens`. Given: {least} and {most}")
     resolve_logit_bias(parameters.logit_bias, limits)
-
-
-def resolve_logit_bias(given: Mapping[int, float] | None, limits: Limits) -> tuple[tuple[int, float], ...]:
-    """What to add to the logits of which tokens, as the engine takes it. Raises ValidationError."""
-    if not given:
-        return ()
-    if len(given) > limits.max_logit_bias:
-        raise ValidationError(f"`logit_bias` supports up to {limits.max_logit_bias} tokens. Given: {len(given)}")
-    for token_id, bias in given.items():
-        if not 0 <= token_id < limits.vocab_size:
-            raise ValidationError(f"`logit_bias` token ids must be >= 0 and < {limits.vocab_size}. Given: {token_id}")
-        if not -100 <= bias <= 100:
-            raise ValidationError("`logit_bias` values must be >= -100.0 and <= 100.0")
-    return tuple(sorted((token_id, bias) for token_id, bias in given.items() if bias))
-
-
-def granted_tokens(input_tokens: int, max_new_tokens: int | None, limits: Limits) -> int:
-    """How many tokens a prompt of that length may get. Raises ValidationError if prompt and answer do not fit."""
-    room = max(limits.max_total_tokens - input_tokens, 0)
-    asked = room if max_new_tokens is None else max_new_tokens
-    leg = min(asked, _LEG_TOKENS)
-    if input_tokens + leg > limits.max_total_tokens:
-        raise ValidationError(
-            f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
-            f"Given: {input_tokens} `inputs` tokens and {leg} `max_new_tokens`"
-        )
-    if input_tokens > limits.max_input_tokens:
-        raise ValidationError(f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {input_tokens}")
-    return min(asked, room)
-
-
-def draw_seed() -> int:
-    """For a request that brings none."""
-    return draws.source().getrandbits(_DRAWN_SEED_BITS)
 
 
 def resolve(
@@ -201,8 +139,3 @@ def resolve(
         top_n=parameters.top_n_tokens or 0,
         prompt_logprobs=bool(parameters.decoder_input_details),
     )
-
-
-def clip_factor(factor: float) -> float:
-    """A temperature or repetition penalty that 32-bit logits survive."""
-    return min(max(factor, _MIN_FACTOR), _MAX_FACTOR)

@@ -3,19 +3,16 @@
 from functools import cache
 from importlib.resources import files
 
+from ..generation.service import Service
 from ..http.connection import Connection
-from ..openapi import document
-from ..service import Service
 
 # The page brings all it needs; it sends requests to this server only.
 _POLICY = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
-_document = cache(document)
 
-
-async def openapi(service: Service, connection: Connection) -> None:
+async def openapi(_service: Service, connection: Connection) -> None:
     """GET /openapi.json and, where TGI has it, /api-doc/openapi.json."""
-    await connection.respond(200, _document(service.config.version), b"application/json")
+    await connection.respond(200, connection.scope["app"].openapi(), b"application/json")
 
 
 async def to_docs(_service: Service, connection: Connection) -> None:

@@ -3,9 +3,8 @@
 from functools import cache
 from importlib.resources import files
 
-from ..handler import Handler
+from ..generation.service import Service
 from ..http.connection import Connection
-from ..service import Service
 from ..tgi.info import health
 
 # All that the page needs comes from this server.
@@ -29,11 +28,9 @@ async def root(service: Service, connection: Connection) -> None:
         await health(service, connection)
 
 
-def _asset(name: str) -> Handler:
-    async def asset(_service: Service, connection: Connection) -> None:
-        await _send_file(connection, name)
-
-    return asset
+async def asset(_service: Service, connection: Connection) -> None:
+    """GET /page/...: what the page needs."""
+    await _send_file(connection, connection.route.rpartition("/")[2])
 
 
 async def _send_file(connection: Connection, name: str, *headers: tuple[bytes, bytes]) -> None:
@@ -43,9 +40,3 @@ async def _send_file(connection: Connection, name: str, *headers: tuple[bytes, b
 @cache
 def _read(name: str) -> bytes:
     return files(__package__).joinpath("static", name).read_bytes()
-
-
-# No secrets, and no page without them: open to all, as GET / is.
-ASSETS: dict[str, dict[str, Handler]] = {
-    f"/page/{name}": {"GET": _asset(name)} for name in ("app.js", "client.js", "style.css")
-}

@@ -20,6 +20,8 @@ from hypothesis import settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from headwater.api.config import ApiConfig
+from headwater.api.engine_client.client import EngineClient
+from headwater.api.engine_client.remote_sequence import RemoteSequence, Waker
 from headwater.engine.config import encode_config
 from headwater.engine.frames import FrameReader, encode_frame
 from headwater.engine.messages import (
@@ -27,6 +29,7 @@ from headwater.engine.messages import (
     Failed,
     Hello,
     PromptLogprobs,
+    SamplingParams,
     Started,
     Stats,
     Step,
@@ -79,6 +82,15 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     byte_tokenizer().save(str(path / "tokenizer.json"))
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 257}))
     return path
+
+
+def submit(
+    client: EngineClient, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
+) -> RemoteSequence:
+    """A new sequence, begun."""
+    sequence = client.prepare(prompt_ids, sampling, waker, timeout_s)
+    client.submit(sequence)
+    return sequence
 
 
 class EnginePeer:

@@ -11,11 +11,12 @@ import pytest
 
 from headwater.api.app import App
 from headwater.api.config import ApiConfig
-from headwater.api.generation import remote_sequence, request
+from headwater.api.engine_client import remote_sequence
+from headwater.api.generation import request
 from headwater.api.generation.permits import Permits, create_permits
+from headwater.api.generation.service import Service
 from headwater.api.http import connection
 from headwater.api.http.errors import ReaderStalled
-from headwater.api.service import Service
 from headwater.api.tgi import generate as routes_native
 
 from .conftest import DEADLINE_S, EnginePeer, byte_ids

@@ -3,8 +3,8 @@
 import string
 from collections.abc import Iterator
 
-from ...generation import request_context as draws
-from ...generation.text_sequence import SequenceOutput, TextSequence
+from ...generation.request_context import random_hex, random_source
+from ...text.text_sequence import SequenceOutput, TextSequence
 from ..chunks import finish_reason_of
 from ..schema import FinishReason
 from .choice import Tools
@@ -43,8 +43,8 @@ class CallReader:
     def new_id(self) -> str:
         """For one more call."""
         if self._form is MISTRAL:
-            return "".join(draws.source().choice(_ALPHANUMERIC) for _ in range(_MISTRAL_ID_LENGTH))
-        return f"call_{draws.hex_digits(24)}"
+            return "".join(random_source().choice(_ALPHANUMERIC) for _ in range(_MISTRAL_ID_LENGTH))
+        return f"call_{random_hex(24)}"
 
     def _parser(self, sequence: TextSequence) -> ToolParser:
         parser = self._parsers.get(sequence.index)

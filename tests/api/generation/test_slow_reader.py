@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headwater.api.generation.remote_sequence import MAX_UNREAD_TOKENS, EngineError, RemoteSequence, Waker
+from headwater.api.engine_client.remote_sequence import MAX_UNREAD_TOKENS, EngineError, RemoteSequence, Waker
 from headwater.engine.messages import SamplingParams, Tokens
 
 from ..conftest import DEADLINE_S, ApiServer, EnginePeer, byte_ids, run_api_server, wait_until

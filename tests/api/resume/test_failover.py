@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from headwater.api.resume.journal import Journal, Part, Taken
+from headwater.api.resume.journal import Journal, SequenceTokens, TokensEntry
+from headwater.api.resume.replay import JournaledContext
 from headwater.engine.frames import encode_frame
 from headwater.engine.messages import Submit, Tokens
 
@@ -234,34 +235,38 @@ def test_nothing_waits_longer_than_the_grace_period_nor_has_the_key(tmp_path: Pa
 @pytest.mark.parametrize("cut", [0, 1, 7])
 def test_a_write_that_was_cut_off_is_forgotten(tmp_path: Path, cut: int) -> None:
     scope = {"method": "POST", "path": "/", "headers": [(b"x-a", b"b")]}
-    journal = Journal.begin(scope, 1.5)
-    parts = [[Part(0, Tokens(1, [token_id], [-1.0]))] for token_id in range(3)]
-    journal.add(parts[0])  # before there is a file
+    journal = Journal.begin(scope)
+    entries = [TokensEntry([SequenceTokens(0, Tokens(1, [token_id], [-1.0]))]) for token_id in range(3)]
+    journal.append(entries[0].sequences)  # before there is a file
     path = tmp_path / "journal"
     journal.open(path)
-    journal.add(parts[1])
+    journal.append(entries[1].sequences)
     journal.close()
     whole = path.read_bytes()
-    path.write_bytes(whole + encode_frame(Taken(parts[2]))[:cut])
-    done: list[int] = []
-    read = Journal.read(path, lambda: done.append(1))
-    assert (read.asked, read.draws.source.random()) == (journal.asked, journal.draws.source.random())
-    read.add(parts[2])
-    assert path.read_bytes() == whole + encode_frame(Taken(parts[2]))
-    assert [read.again(), read.again(), done, read.again(), done] == [parts[0], parts[1], [1], None, [1]]
-    assert not read.replaying
+    path.write_bytes(whole + encode_frame(entries[2])[:cut])
+    read = Journal.read(path)
+    assert (read.request, list(read.earlier)) == (journal.request, entries[:2])
+    read.append(entries[2].sequences)
+    assert path.read_bytes() == whole + encode_frame(entries[2])
+
+
+def test_a_request_that_runs_again_draws_what_it_drew() -> None:
+    journal = Journal.begin({"method": "POST", "path": "/", "headers": []})
+    first, again = JournaledContext(journal), JournaledContext(journal, lambda: None)
+    assert [first.random.random() for _ in range(3)] == [again.random.random() for _ in range(3)]
+    assert (first.created, first.arrival) == (again.created, again.arrival)
 
 
 def test_a_disk_that_is_full_costs_nobody_a_stream(tmp_path: Path) -> None:
-    journal = Journal.begin({"method": "POST", "path": "/", "headers": []}, 0.0)
+    journal = Journal.begin({"method": "POST", "path": "/", "headers": []})
     journal.open(tmp_path / "missing" / "journal")
-    journal.add([])
+    journal.append([])
     journal.delete()
     with Path("/dev/full").open("wb") as full:
-        journal = Journal.begin({"method": "POST", "path": "/", "headers": []}, 0.0)
+        journal = Journal.begin({"method": "POST", "path": "/", "headers": []})
         journal.open(tmp_path / "journal")
         assert journal._file is not None
         os.dup2(full.fileno(), journal._file)
-        journal.add([])
+        journal.append([])
     assert not (tmp_path / "journal").exists()
-    journal.add([])
+    journal.append([])

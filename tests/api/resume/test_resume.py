@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 from headwater.api.app import App
 from headwater.api.config import ApiConfig
 from headwater.api.generation.permits import Permits, create_permits
-from headwater.api.http import connection as connection
+from headwater.api.generation.service import Service
+from headwater.api.http import connection
+from headwater.api.http.connection import Application
 from headwater.api.http.errors import ReaderDismissed
-from headwater.api.resume import event_log
-from headwater.api.resume import registry as streams
-from headwater.api.service import Service
+from headwater.api.resume import event_log, registry
+from headwater.api.resume.middleware import ResumeMiddleware
 
 from ..conftest import ApiServer, EnginePeer, byte_ids, read_event, run_api_server, wait_until
 
@@ -27,27 +29,42 @@ TEXT = "abcdefghij"
 
 
 @asynccontextmanager
-async def workers(model_dir: Path, peer: EnginePeer, count: int = 1, **settings: Any) -> AsyncIterator[list[App]]:
+async def workers(
+    model_dir: Path, peer: EnginePeer, count: int = 1, **settings: Any
+) -> AsyncIterator[list[ResumeMiddleware]]:
     """Applications of several workers, in one process."""
     permits = peer.path.with_name("permits")
     create_permits(permits)
     config = ApiConfig(model_dir=model_dir, model_id="tiny", engine_socket=peer.path, **settings)
-    services = []
-    for _ in range(count):
-        service = Service(config, Permits(permits, config.max_concurrent_requests))
-        await service.start()
-        services.append(service)
-    try:
-        yield [App(service, parent_pid=0) for service in services]
-    finally:
-        for service in services:
-            await service.stop()
+    grace_s, directory = config.stream_resume_grace, peer.path.parent
+    async with AsyncExitStack() as running:
+        apps = []
+        for _ in range(count):
+            service = Service(config, Permits(permits, config.max_concurrent_requests))
+            app = App(service, os.getppid())
+            apps.append(ResumeMiddleware(app, service.permits.index, grace_s, directory))
+            await running.enter_async_context(lifespan(apps[-1]))
+        yield apps
+
+
+@asynccontextmanager
+async def lifespan(app: Application) -> AsyncIterator[None]:
+    """What Granian tells an application, from its start to its end."""
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    task = asyncio.ensure_future(app({"type": "lifespan"}, told.get, answers.put))
+    for phase in ("startup", "shutdown"):
+        await told.put({"type": f"lifespan.{phase}"})
+        assert await answers.get() == {"type": f"lifespan.{phase}.complete"}
+        if phase == "startup":
+            yield
+    await task
 
 
 class Request:
     """One request as Granian would hand it over."""
 
-    def __init__(self, app: App, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> None:
+    def __init__(self, app: Application, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> None:
         self.gone = asyncio.Event()
         self.sent: list[dict[str, Any]] = []
         self._parts: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -82,11 +99,11 @@ class Request:
             await asyncio.sleep(0.005)
 
 
-def post(app: App) -> Request:
+def post(app: Application) -> Request:
     return Request(app, "POST", "/generate_stream", HEADERS, json.dumps({"inputs": "x"}).encode())
 
 
-def get(app: App, stream_id: str, after: str | None = None) -> Request:
+def get(app: Application, stream_id: str, after: str | None = None) -> Request:
     headers = {} if after is None else {"last-event-id": after}
     return Request(app, "GET", f"/streams/{stream_id}", headers)
 
@@ -205,7 +222,7 @@ def test_a_stream_that_nobody_reads_for_too_long_ends(
 
 
 def test_what_ended_streams_hold_is_bounded(model_dir: Path, peer: EnginePeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MAX_ENDED_BYTES", 400)
+    monkeypatch.setattr(registry, "MAX_ENDED_BYTES", 400)
 
     async def run() -> None:
         async with workers(model_dir, peer) as (app,):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from headwater.api.web.page import ASSETS
+from headwater.api.routes import ROUTES
 
 from ..conftest import ApiServer, run_api_server
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+ASSETS = [route.path for route in ROUTES if route.path.startswith("/page/")]
 SVG = "http://www.w3.org/2000/svg"  # the name of a language, nothing that is fetched
 
 

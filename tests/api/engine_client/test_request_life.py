@@ -17,14 +17,17 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headwater.api.generation import engine_client, remote_sequence
-from headwater.api.generation.engine_client import ENGINE_WAIT_S, EngineClient, _Connection
-from headwater.api.generation.remote_sequence import EngineError, RemoteSequence, Waker
+from headwater.api.engine_client import client as engine_client
+from headwater.api.engine_client import remote_sequence
+from headwater.api.engine_client.client import ENGINE_WAIT_S, EngineClient, _Connection
+from headwater.api.engine_client.remote_sequence import EngineError, RemoteSequence, Waker
 from headwater.engine.flight_recorder import FlightRecorder, flight_path
 from headwater.engine.frames import FrameReader, encode_frame
 from headwater.engine.messages import Abort, Hello, SamplingParams, Stats, Step, Submit, ToEngine, Tokens
 from headwater.engine.quarantine import Quarantine
 from headwater.engine.sequence import SequenceKey
+
+from ..conftest import submit
 
 T = TypeVar("T")
 
@@ -292,7 +295,7 @@ class RequestLife(RuleBasedStateMachine):
         return self.runner.run(coroutine)
 
     async def _submit(self, prompt: int, sampling: SamplingParams) -> RemoteSequence:
-        return self.client.submit([prompt], sampling, Waker())
+        return submit(self.client, [prompt], sampling, Waker())
 
     async def _receive(self, data: bytes) -> None:
         assert self.connection is not None

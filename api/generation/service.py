@@ -5,22 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .config import ApiConfig
-from .generation.engine_client import EngineClient
-from .generation.permits import Permits
-from .generation.request_stats import RequestStats
-from .http.connection import Connection
-from .http.errors import ApiError, ReaderStalled
-from .log import log_request
-from .metrics import Metrics
-from .resume.registry import StreamRegistry
-from .resume.relay import StreamRelay, relay_path
-from .text.chat_template_files import load_chat_templates
-from .text.tokenizer import Tokenizer
-from .tgi.validation import Limits
+from ..config import ApiConfig
+from ..engine_client.client import EngineClient
+from ..http.connection import Connection
+from ..http.errors import ApiError, ReaderStalled
+from ..telemetry.log import log_request
+from ..telemetry.metrics import Metrics
+from ..telemetry.request_stats import RequestStats
+from ..text.chat_template_files import load_chat_templates
+from ..text.tokenizer import Tokenizer
+from ..tgi.validation import Limits
+from .permits import Permits
 
 if TYPE_CHECKING:
-    from .tracing import Tracer
+    from ..telemetry.tracing import Tracer
 
 
 class Service:
@@ -32,8 +30,6 @@ class Service:
         self.tokenizer = Tokenizer(config.model_dir, config.validation_workers)
         self.chat_templates = load_chat_templates(config.model_dir)
         self.engine = EngineClient(config.engine_socket, config.heartbeat_timeout)
-        self.streams = StreamRegistry(permits.index, config.stream_resume_grace, config.engine_socket.parent)
-        self._relay = StreamRelay(self.streams, relay_path(config.engine_socket, permits.index))
         self._tracer: Tracer | None = None
         self.metrics: Metrics | None = None  # its buckets depend on the engine's limits
 
@@ -41,8 +37,6 @@ class Service:
         """Connect to the engine. Raises EngineError if it isn't there in time."""
         self.engine.start()
         await self.engine.wait_ready()
-        await self._relay.start()
-        self.streams.expire_left()
         if self.config.otlp_endpoint is not None:
             self._tracer = self._new_tracer(self.config.otlp_endpoint)
         limits = self.limits()
@@ -52,14 +46,12 @@ class Service:
 
     async def stop(self) -> None:
         """Leave the engine."""
-        self.streams.close()
-        await self._relay.stop()
         if self._tracer is not None:
             await self._tracer.close()
         await self.engine.stop()
 
     def _new_tracer(self, endpoint: str) -> "Tracer":
-        from .tracing import Tracer  # what it needs is optional
+        from ..telemetry.tracing import Tracer  # what it needs is optional
 
         return Tracer(endpoint, self.config.otlp_service_name, self.config.version, self.config.model_id)
 
@@ -91,7 +83,7 @@ class Service:
     def record(self, connection: Connection) -> Iterator[RequestStats]:
         """Count, time and log one request that generates, however it ends."""
         assert self.metrics is not None
-        stats = RequestStats(connection.request_id, connection.path)
+        stats = RequestStats(connection.request_id, connection.route)
         self.metrics.begin()
         try:
             yield stats

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from headwater.api.http.json_errors import json_error
+from headwater.api.http.json_body import json_error
 from headwater.api.tgi.schema import CompatGenerateRequest
 
 SHAPE = "Failed to deserialize the JSON body into the target type: "

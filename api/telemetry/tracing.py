@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .generation.request_stats import RequestStats
+from .request_stats import RequestStats
 
 _SIGNAL_PATH = "/v1/traces"
 _EXPORT_DELAY_MS = 1000.0

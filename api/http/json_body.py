@@ -1,10 +1,16 @@
-"""What is wrong with a JSON body, in the words and with the status of TGI's HTTP layer."""
+"""JSON bodies: their integer types, and what is wrong with one, in the words and status of TGI's HTTP layer."""
 
 import re
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from .errors import TransportError
+
+U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+I32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Size = Annotated[int, Meta(ge=0)]
 
 _BYTE = re.compile(r"^JSON is malformed: (.*) \(byte (\d+)\)$")
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")

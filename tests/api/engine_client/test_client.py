@@ -6,14 +6,15 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from headwater.api.generation import engine_client, remote_sequence
-from headwater.api.generation.engine_client import EngineClient
-from headwater.api.generation.remote_sequence import EngineError, RemoteSequence, Waker
+from headwater.api.engine_client import client as engine_client
+from headwater.api.engine_client import remote_sequence
+from headwater.api.engine_client.client import EngineClient
+from headwater.api.engine_client.remote_sequence import EngineError, RemoteSequence, Waker
 from headwater.engine.flight_recorder import FlightRecorder, flight_path
 from headwater.engine.frames import encode_frame
 from headwater.engine.messages import SamplingParams, Started, Step, Tokens
 
-from ..conftest import DEADLINE_S, EnginePeer
+from ..conftest import DEADLINE_S, EnginePeer, submit
 
 GREEDY = SamplingParams(max_new_tokens=9, greedy=True)
 
@@ -30,7 +31,7 @@ async def connected(peer: EnginePeer) -> AsyncIterator[EngineClient]:
 
 
 async def start(client: EngineClient, prompt_ids: list[int]) -> RemoteSequence:
-    return client.submit(prompt_ids, GREEDY, Waker())
+    return submit(client, prompt_ids, GREEDY, Waker())
 
 
 async def taken(generation: RemoteSequence) -> list[int]:
@@ -74,7 +75,7 @@ def test_one_reader_waits_for_several_generations(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
             waker = Waker()
-            generations = [client.submit([1], GREEDY, waker) for _ in range(2)]
+            generations = [submit(client, [1], GREEDY, waker) for _ in range(2)]
             for _ in generations:
                 await asyncio.to_thread(peer.submitted)
             await waker.wait(0.001)  # the time is over
@@ -154,7 +155,7 @@ def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: Engi
 
     async def run() -> None:
         async with connected(peer) as client:
-            first = client.submit([1, 2], wants_all, Waker(), timeout_s=500.0)
+            first = submit(client, [1, 2], wants_all, Waker(), timeout_s=500.0)
             second = await start(client, [3])
             for _ in range(2):
                 await asyncio.to_thread(peer.submitted)

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, val
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ..engine.messages import Hello, Stats
-from .generation.request_stats import RequestStats
+from ...engine.messages import Hello, Stats
+from .request_stats import RequestStats
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 

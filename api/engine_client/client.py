@@ -17,7 +17,7 @@ from ...engine.flight_recorder import FlightRecord, flight_path
 from ...engine.frames import FrameError, FrameReader, encode_frame
 from ...engine.messages import Abort, FromEngine, Hello, SamplingParams, Stats, Step
 from ..config import DEFAULT_HEARTBEAT_TIMEOUT_S
-from .engine_health import DeviceHealth, EngineHealth, LoopHealth, ProcessHealth
+from .health import DeviceHealth, EngineHealth, LoopHealth, ProcessHealth
 from .poison import SUSPECT, Death
 from .remote_sequence import EngineError, RemoteSequence, Waker
 
@@ -86,30 +86,25 @@ class EngineClient:
         assert self.hello is not None
         return self.hello
 
-    def submit(
+    def prepare(
         self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
     ) -> RemoteSequence:
-        """Start a sequence, as soon as the engine is there; it fails if that takes too long.
+        """A sequence that the engine doesn't know yet.
 
         Args:
             waker: woken whenever something came for the sequence.
             timeout_s: until it must be over; None: no limit.
         """
-        remote = self.prepare(prompt_ids, sampling, waker, timeout_s)
-        self.go_on(remote)
-        return remote
-
-    def prepare(
-        self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
-    ) -> RemoteSequence:
-        """A sequence that the engine doesn't know yet: ``go_on`` starts it."""
         return RemoteSequence(next(self._request_ids), prompt_ids, sampling, waker, self._abort, timeout_s)
 
-    def go_on(self, remote: RemoteSequence) -> None:
-        """Let the engine generate what follows the tokens that the sequence has."""
+    def submit(self, remote: RemoteSequence) -> None:
+        """Let the engine, as soon as it is there, generate what follows the tokens that the sequence has.
+
+        The sequence fails if that takes too long.
+        """
         self._live[remote.request_id] = remote
         if self._transport is not None:
-            self._transport.write(encode_frame(remote.submit()))
+            self._transport.write(encode_frame(remote.as_submit()))
 
     def is_healthy(self) -> bool:
         """The engine is connected and makes progress."""
@@ -171,7 +166,7 @@ class EngineClient:
         self._transport = transport
         self._connected.set()
         for remote in self._live.values():
-            message = remote.submit(suspect=remote.suspicion >= SUSPECT)
+            message = remote.as_submit(suspect=remote.suspicion >= SUSPECT)
             message.replayed = True
             transport.write(encode_frame(message))
         if self._live:

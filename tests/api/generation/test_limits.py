@@ -1,4 +1,4 @@
-from headwater.api.generation.request import derived_seed
+from headwater.api.generation.limits import derived_seed
 
 
 def test_derived_seeds_are_those_of_the_paper_and_can_be_sent_back_by_javascript() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headwater.api.generation.poison import GUILTY, SUSPECT, Death
-from headwater.api.generation.remote_sequence import RemoteSequence
+from headwater.api.engine_client.poison import GUILTY, SUSPECT, Death
+from headwater.api.engine_client.remote_sequence import RemoteSequence
 from headwater.api.launch.supervisor import Cause
 from headwater.engine.flight_recorder import FlightRecord, FlightRecorder, Key
 from headwater.engine.messages import Hello, SamplingParams, Tokens
@@ -42,7 +42,7 @@ class Engines:
         for request_id in guilty:
             del self.live[request_id]
         for generation in self.live.values():
-            generation.submit()
+            generation.as_submit()
         return guilty
 
     def suspects(self) -> set[int]:

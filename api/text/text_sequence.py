@@ -1,15 +1,26 @@
 """Tokens of one sequence with their texts, up to where the text ends: what every generating route reads from."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import Struct
 
+from ..engine_client.remote_sequence import EngineError, RemoteSequence
 from ..http.sse import shortest_float32
-from ..text.detokenizer import Detokenizer
-from ..text.stop_strings import StopStrings
-from ..text.tokenizer import Tokenizer
-from ..tgi.schema import FinishReason, Token
-from .remote_sequence import EngineError, RemoteSequence
+from .detokenizer import Detokenizer
+from .stop_strings import StopStrings
+from .tokenizer import Tokenizer
+
+FinishReason = Literal["length", "eos_token", "stop_sequence"]
+
+
+class Token(Struct, gc=False):
+    """One generated token; ``logprob`` is null if it isn't finite."""
+
+    id: int
+    text: str
+    logprob: float | None
+    special: bool
 
 
 class TextSequence:

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 
-from .remote_sequence import RemoteSequence
-from .text_sequence import SequenceOutput, TextSequence
+from ..engine_client.remote_sequence import RemoteSequence
+from ..text.text_sequence import SequenceOutput, TextSequence
 
 
 class RequestStats:

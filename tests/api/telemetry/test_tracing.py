@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from headwater.api import cli
 
-from .conftest import ApiServer, byte_ids, run_api_server, wait_until
+from ..conftest import ApiServer, byte_ids, run_api_server, wait_until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 JSON = {"content-type": "application/json"}

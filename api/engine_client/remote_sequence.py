@@ -74,10 +74,11 @@ class RemoteSequence:
             them, empty if none were asked for.
         prompt_logprobs: of prompt tokens 1, 2, ...; empty if they were not asked for or are not there yet.
         finish_reason: None until the last token was received.
+        dropped: nobody wants its tokens any more.
         queue_s: seconds until its first step; None until then.
         cached_tokens: tokens of its prompt that were not computed.
         arrival: time.monotonic().
-        suspicion: how much speaks for its being what engines die of (blame.py).
+        suspicion: how much speaks for its being what engines die of (poison.py).
     """
 
     def __init__(
@@ -111,10 +112,11 @@ class RemoteSequence:
         self.top_logprobs: list[list[float]] = []
         self.prompt_logprobs: list[float] = []
         self.finish_reason: FinishReason | None = None
+        self.dropped = False
         self.queue_s: float | None = None
         self.cached_tokens = 0
 
-    def submit(self, *, suspect: bool = False) -> Submit:
+    def as_submit(self, *, suspect: bool = False) -> Submit:
         """What starts it in an engine, or goes on with it in the next one. Its time runs from its arrival."""
         known = self._known_at_submit = len(self.token_ids)
         sampling = self.sampling
@@ -134,13 +136,9 @@ class RemoteSequence:
             self._waker.wake()  # the error behind these tokens is news, too
         return slice(taken, self._taken)
 
-    @property
-    def taken(self) -> int:
-        """Tokens taken so far."""
-        return self._taken
-
     def abort(self) -> None:
         """Drop the sequence, if it still runs: nobody wants its tokens."""
+        self.dropped = True
         self._drop(self)
 
     def extend(self, tokens: Tokens) -> None:

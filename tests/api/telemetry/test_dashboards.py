@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import ApiServer
+from ..conftest import ApiServer
 
-FOLDER = Path(__file__).parents[2] / "docs" / "grafana"
+FOLDER = Path(__file__).parents[3] / "docs" / "grafana"
 NAME = re.compile(r"\b(?:tgi|headwater)_[a-z_]+\b")
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
 # What other panels say better.

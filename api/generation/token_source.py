@@ -1,0 +1,57 @@
+"""Where the tokens of one request's sequences come from."""
+
+from typing import Protocol
+
+from ...engine.messages import SamplingParams
+from ..engine_client.client import EngineClient
+from ..engine_client.remote_sequence import RemoteSequence, Waker
+
+
+class TokenSource(Protocol):
+    """What a request sees of it."""
+
+    def start(self, prompt_ids: list[int], sampling: SamplingParams, timeout_s: float | None) -> RemoteSequence:
+        """A new sequence; ``timeout_s``: until it must be over, None: no limit."""
+        ...
+
+    async def receive(self, timeout_s: float) -> bool:
+        """Wait until a sequence has something to take, or the time is over. Safe to cancel.
+
+        Returns False if it was generated before this run of the request.
+        """
+        ...
+
+    def close(self) -> None:
+        """Nobody will wait any more."""
+        ...
+
+
+class EngineTokens:
+    """The engine generates them."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+        self._waker = Waker()
+
+    def prepare(self, prompt_ids: list[int], sampling: SamplingParams, timeout_s: float | None) -> RemoteSequence:
+        """A sequence that the engine doesn't know yet."""
+        return self._engine.prepare(prompt_ids, sampling, self._waker, timeout_s)
+
+    def submit(self, sequence: RemoteSequence) -> None:
+        """Let the engine generate what follows the tokens that the sequence has."""
+        self._engine.submit(sequence)
+
+    def start(self, prompt_ids: list[int], sampling: SamplingParams, timeout_s: float | None) -> RemoteSequence:
+        """See TokenSource."""
+        sequence = self.prepare(prompt_ids, sampling, timeout_s)
+        self.submit(sequence)
+        return sequence
+
+    async def receive(self, timeout_s: float) -> bool:
+        """See TokenSource."""
+        await self._waker.wait(timeout_s)
+        return True
+
+    def close(self) -> None:
+        """See TokenSource."""
+        self._waker.close()

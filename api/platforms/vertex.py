@@ -1,0 +1,68 @@
+"""POST /vertex: what Google's Vertex AI sends, several prompts or conversations, answered by their texts."""
+
+from typing import Any
+
+import msgspec
+
+from ..generation.request import GenerationRequest, open_generation
+from ..generation.service import Service
+from ..http.connection import Connection
+from ..openai.chat import start_chat
+from ..openai.errors import InvalidRequestError
+from ..openai.schema import ChatRequest
+from ..tgi import validation
+from ..tgi.schema import GenerateParameters, GenerateRequest
+
+
+class VertexRequest(msgspec.Struct):
+    """Body of /vertex."""
+
+    instances: list[dict[str, Any]]  # each as a body of /generate or of /v1/chat/completions
+
+
+class VertexResponse(msgspec.Struct):
+    """Texts, one an instance."""
+
+    predictions: list[str]
+
+
+async def vertex(service: Service, connection: Connection, request: VertexRequest) -> None:
+    """One text for each instance. Raises ApiError."""
+    if not request.instances:
+        raise InvalidRequestError("`instances` cannot be empty", "instances")
+    instances = [_instance(instance, index) for index, instance in enumerate(request.instances)]
+    with open_generation(service, connection, len(instances)) as generation:
+        for instance in instances:
+            if isinstance(instance, ChatRequest):
+                await start_chat(service, generation, instance)
+            else:
+                await _start_generate(service, generation, instance)
+        await generation.finish()
+        texts = [sequence.generated_text for sequence in generation.sequences]
+        await connection.respond(200, msgspec.json.encode(VertexResponse(texts)), b"application/json")
+
+
+def _instance(instance: dict[str, Any], index: int) -> ChatRequest | GenerateRequest:
+    kind: Any = ChatRequest if "messages" in instance else GenerateRequest
+    try:
+        request = msgspec.convert(instance, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"instances[{index}]: {error}", "instances") from None
+    if isinstance(request, ChatRequest):
+        request.n = 1  # one text an instance
+    return request
+
+
+async def _start_generate(service: Service, generation: GenerationRequest, request: GenerateRequest) -> None:
+    """As TGI: it samples unless told not to."""
+    limits, tokenizer = service.limits(), service.tokenizer
+    parameters = request.parameters or GenerateParameters()
+    if parameters.do_sample is None:
+        parameters.do_sample = True
+    request.parameters = parameters
+    parameters.best_of = None
+    validation.check(request, limits, stream=False)
+    prompt_ids = await tokenizer.encode(request.inputs, parameters.truncate)
+    sampling = validation.resolve(parameters, len(prompt_ids), limits, tokenizer.eos_ids)
+    generation.stats.input_characters += len(request.inputs)
+    generation.start(prompt_ids, sampling, parameters.stops)

@@ -1,0 +1,260 @@
+"""Every route: method, path, who answers it, and what goes in and comes out.
+
+App finds handlers, methods (405) and protection (401) here, and OpenAPI, logs and traces what a route is called.
+"""
+
+from typing import Any
+
+from .engine_client.health import Liveness
+from .http.error_body import OpenAIErrorResponse
+from .http.routing import Parameter, Route
+from .openai.chat import chat_completions, chat_tokenize
+from .openai.completions import completions
+from .openai.models import model, models
+from .openai.schema import (
+    ChatChunk,
+    ChatCompletion,
+    ChatRequest,
+    ChatTokenizeResponse,
+    Completion,
+    CompletionRequest,
+    Model,
+    ModelList,
+)
+from .platforms.sagemaker import invocations
+from .platforms.vertex import VertexRequest, VertexResponse, vertex
+from .resume.reconnect import resume
+from .text.token_list import SimpleToken
+from .tgi.generate import compat_generate, generate, generate_stream, tokenize
+from .tgi.info import health, info, live, metrics
+from .tgi.schema import CompatGenerateRequest, GenerateRequest, GenerateResponse, Info, StreamResponse
+from .web.docs import docs, openapi, to_docs
+from .web.page import asset, root
+
+_GENERATION_ERRORS = (422, 424, 429, 504)
+_TGI, _OPENAI, _PLATFORMS, _SERVER = "Text generation", "OpenAI", "Platforms", "Server"
+_TGI_STREAM = (
+    "Each event is `data: ` and one line of JSON; the last has `generated_text`. "
+    "What fails after the first token is an event, too."
+)
+_OPENAI_STREAM = (
+    "Each event is `data: ` and one line of JSON; `data: [DONE]` is the last. "
+    "What fails after the first token is an event with an `error`."
+)
+_RESUMABLE = Parameter(
+    name="X-Stream-Resumable",
+    place="header",
+    pattern="^1$",
+    description="`1`: a stream's answer bears an `X-Stream-Id`, and who lost the connection goes on at `/streams/`.",
+)
+
+_TGI_ROUTES = (
+    Route(
+        method="POST",
+        path="/",
+        handler=compat_generate,
+        request=CompatGenerateRequest,
+        response=list[GenerateResponse],
+        event=StreamResponse,
+        errors=_GENERATION_ERRORS,
+        parameters=(_RESUMABLE,),
+        tag=_TGI,
+        summary="Generate; `stream` in the body says how to answer",
+        description=_TGI_STREAM,
+    ),
+    Route(
+        method="POST",
+        path="/generate",
+        handler=generate,
+        request=GenerateRequest,
+        response=GenerateResponse,
+        errors=_GENERATION_ERRORS,
+        tag=_TGI,
+        summary="Generate, then answer",
+    ),
+    Route(
+        method="POST",
+        path="/generate_stream",
+        handler=generate_stream,
+        request=GenerateRequest,
+        event=StreamResponse,
+        errors=_GENERATION_ERRORS,
+        parameters=(_RESUMABLE,),
+        tag=_TGI,
+        summary="Generate, and send each token as it comes",
+        description=_TGI_STREAM,
+    ),
+    Route(
+        method="POST",
+        path="/tokenize",
+        handler=tokenize,
+        request=GenerateRequest,
+        response=list[SimpleToken],
+        tag=_TGI,
+        summary="The tokens of a text",
+        description="`start` and `stop` count bytes of UTF-8.",
+    ),
+    Route(
+        method="POST",
+        path="/chat_tokenize",
+        handler=chat_tokenize,
+        request=ChatRequest,
+        response=ChatTokenizeResponse,
+        errors=(422,),
+        tag=_TGI,
+        summary="The prompt of a conversation, and its tokens",
+        description="`start` and `stop` count bytes of UTF-8.",
+    ),
+)
+
+_OPENAI_ROUTES = (
+    Route(
+        method="POST",
+        path="/v1/chat/completions",
+        handler=chat_completions,
+        request=ChatRequest,
+        response=ChatCompletion,
+        event=ChatChunk,
+        errors=_GENERATION_ERRORS,
+        error=OpenAIErrorResponse,
+        parameters=(_RESUMABLE,),
+        tag=_OPENAI,
+        summary="Go on with a conversation",
+        description=_OPENAI_STREAM,
+    ),
+    Route(
+        method="POST",
+        path="/v1/completions",
+        handler=completions,
+        request=CompletionRequest,
+        response=Completion,
+        event=Completion,
+        errors=_GENERATION_ERRORS,
+        error=OpenAIErrorResponse,
+        parameters=(_RESUMABLE,),
+        tag=_OPENAI,
+        summary="Go on with a text",
+        description=_OPENAI_STREAM,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models",
+        handler=models,
+        response=ModelList,
+        error=OpenAIErrorResponse,
+        tag=_OPENAI,
+        summary="The model that is served",
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{id}",
+        handler=model,
+        response=Model,
+        errors=(404,),
+        error=OpenAIErrorResponse,
+        parameters=(Parameter(name="id", place="path", description="Of the model; it may have slashes."),),
+        tag=_OPENAI,
+        summary="The model of that name, if it is served",
+    ),
+)
+
+_PLATFORM_ROUTES = (
+    Route(
+        method="POST",
+        path="/invocations",
+        handler=invocations,
+        request=Any,  # a schema of msgspec has no union of bodies that bear no tag
+        response=dict[str, Any] | list[Any],
+        event=dict[str, Any],
+        errors=_GENERATION_ERRORS,
+        parameters=(_RESUMABLE,),
+        tag=_PLATFORMS,
+        summary="SageMaker: a body of POST /, /v1/chat/completions or /v1/completions, answered as there",
+    ),
+    Route(
+        method="POST",
+        path="/vertex",
+        handler=vertex,
+        request=VertexRequest,
+        response=VertexResponse,
+        errors=_GENERATION_ERRORS,
+        tag=_PLATFORMS,
+        summary="Vertex: several prompts or conversations at a time",
+    ),
+)
+
+_SERVER_ROUTES = (
+    Route(
+        method="GET",
+        path="/info",
+        handler=info,
+        response=Info,
+        tag=_SERVER,
+        summary="What is served, and its limits",
+    ),
+    *(
+        Route(
+            method="GET",
+            path=path,
+            handler=handler,
+            protected=False,
+            errors=(503,),
+            tag=_SERVER,
+            summary="Whether requests can be served",
+        )
+        for path, handler in (("/", root), ("/health", health), ("/ping", health))
+    ),
+    Route(
+        method="GET",
+        path="/health/live",
+        handler=live,
+        protected=False,
+        response=Liveness,
+        tag=_SERVER,
+        summary="Whether the server lives, and how its engine is",
+        description="200 while the engine is away, too: it is started again.",
+    ),
+    Route(
+        method="GET",
+        path="/streams/{id}",
+        handler=resume,
+        event=dict[str, Any],
+        errors=(404, 422, 429),
+        parameters=(
+            Parameter(name="id", place="path", description="`X-Stream-Id` of the answer that the stream began with."),
+            Parameter(
+                name="Last-Event-ID",
+                place="header",
+                pattern=r"^[0-9]{1,18}$",
+                description="Number in the last `id:` line that came.",
+            ),
+        ),
+        tag=_SERVER,
+        summary="Go on with a stream whose connection was lost",
+        description="What follows the event in `Last-Event-ID`, all that is kept without it; "
+        "an id is forgotten when nobody has read for some time. Who reads before is cut off. "
+        "429: the process that had the stream died, and there is no room to go on now; come back.",
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=metrics,
+        media_type="text/plain",
+        tag=_SERVER,
+        summary="Prometheus metrics",
+    ),
+)
+
+# A page is where a key is typed in, and has no secrets: open to all, like whether the server lives.
+_WEB_ROUTES = (
+    *(
+        Route(method="GET", path=f"/page/{name}", handler=asset, protected=False)
+        for name in ("app.js", "client.js", "style.css")
+    ),
+    Route(method="GET", path="/docs", handler=to_docs, protected=False),
+    Route(method="GET", path="/docs/", handler=docs, protected=False),
+    Route(method="GET", path="/openapi.json", handler=openapi),
+    Route(method="GET", path="/api-doc/openapi.json", handler=openapi),
+)
+
+ROUTES: tuple[Route, ...] = (*_TGI_ROUTES, *_OPENAI_ROUTES, *_PLATFORM_ROUTES, *_SERVER_ROUTES, *_WEB_ROUTES)
