@@ -11,7 +11,7 @@ from .generation.permits import Permits
 from .generation.service import Service
 from .http.connection import Application, Connection, Receive, Scope, Send
 from .http.error_body import error_body
-from .http.errors import ApiError, ClientGone, ReaderStalled, TransportError
+from .http.errors import ApiError, ClientDisconnect, ReaderStalled, TransportError
 from .http.routing import Router
 from .launch.worker_settings import worker_settings
 from .openapi import document
@@ -56,7 +56,7 @@ class App:
     async def _answer(self, connection: Connection) -> None:
         try:
             await self._dispatch(connection)
-        except ClientGone:
+        except ClientDisconnect:
             pass
         except (ApiError, TransportError) as error:
             if not connection.started:

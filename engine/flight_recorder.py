@@ -1,11 +1,11 @@
 """What the engine is doing, written down where it outlives the engine: a small file that other processes map.
 
-The supervisor reads the time of the loop's last turn, and takes an engine whose loop stands still for dead. After a
-death an API worker reads which of its sequences were in the engine's hands at that moment: a fault that a request
-causes lies with one of those. No lock: a reader looks at one time stamp, or after the writer's end.
+The supervisor's watchdog reads when the loop last went round, and takes an engine whose loop stands still for dead.
+After a crash an API worker reads which of its sequences were in flight: if a request caused it, it is one of those. No
+lock: a reader looks at one time stamp, or after the writer's end.
 
-    header     pid, loop, steps, step_begin, step_end, trial (connection, request id)
-    section    count, then (connection, request id) for each sequence; 0 and 1: steps under way, 2: being taken in,
+    header     pid, loop, steps, step_begin, step_end, the one in quarantine (connection, request id)
+    section    count, then (connection, request id) for each sequence; 0 and 1: steps under way, 2: being admitted,
                3: waiting for their grammar to be compiled
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 Key = tuple[int, int]  # a worker's connection, and its request id there
 
 _HEADER = struct.Struct("=qdqddqq")
-_PID, _LOOP, _STEPS, _STEP_BEGIN, _STEP_END, _TRIAL = 0, 8, 16, 24, 32, 40
+_PID, _LOOP, _STEPS, _STEP_BEGIN, _STEP_END, _QUARANTINED = 0, 8, 16, 24, 32, 40
 _COUNT, _KEY, _TIME = struct.Struct("=q"), struct.Struct("=qq"), struct.Struct("=d")
 _CAPACITY = 4096  # sequences of a section; those beyond are not noted
 _SECTION_BYTES = _COUNT.size + _CAPACITY * _KEY.size
 _SIZE = _HEADER.size + 4 * _SECTION_BYTES
-_TAKING_IN, _COMPILING = 2, 3
+_ADMITTING, _COMPILING = 2, 3
 _NOBODY: Key = (-1, -1)
 
 
@@ -60,7 +60,7 @@ class FlightRecorder:
         self._begin_s = [0.0, 0.0]  # of the steps under way
         self._compiling = 0
 
-    def turn(self) -> None:
+    def beat(self) -> None:
         """The loop goes round."""
         _TIME.pack_into(self._map, _LOOP, time.monotonic())
 
@@ -81,9 +81,9 @@ class FlightRecorder:
         _TIME.pack_into(self._map, _STEP_END, time.monotonic())
         self._note_begin()
 
-    def take_in(self, key: Key | None) -> None:
+    def admit(self, key: Key | None) -> None:
         """A sequence is looked at for the first time; None: that went well."""
-        self._write(_TAKING_IN, () if key is None else (key,))
+        self._write(_ADMITTING, () if key is None else (key,))
 
     def compile(self, keys: Collection[Key]) -> None:
         """These wait for their grammars."""
@@ -91,9 +91,9 @@ class FlightRecorder:
             self._write(_COMPILING, keys)
         self._compiling = len(keys)
 
-    def try_out(self, key: Key | None) -> None:
-        """The one sequence that is on trial."""
-        _KEY.pack_into(self._map, _TRIAL, *(key or _NOBODY))
+    def quarantine(self, key: Key | None) -> None:
+        """The one sequence that is in quarantine; None: there is none."""
+        _KEY.pack_into(self._map, _QUARANTINED, *(key or _NOBODY))
 
     def _note_begin(self) -> None:
         under_way = self._begun > self._ended
@@ -140,12 +140,12 @@ class FlightRecord:
         return time.monotonic() - float(_TIME.unpack_from(self._map, _STEP_END)[0])
 
     @property
-    def trial(self) -> Key | None:
-        """The sequence that was on trial."""
-        key = _KEY.unpack_from(self._map, _TRIAL)
+    def quarantined(self) -> Key | None:
+        """The sequence that was in quarantine."""
+        key = _KEY.unpack_from(self._map, _QUARANTINED)
         return None if key == _NOBODY else key
 
-    def in_hand(self) -> set[Key]:
+    def in_flight(self) -> set[Key]:
         """The sequences that the engine was at work on."""
         keys: set[Key] = set()
         for section in range(4):

@@ -1,7 +1,7 @@
-"""Sequences that were in the hands of an engine that died: each runs alone for a moment, so that a guilty one is found.
+"""Sequences that were in flight when an engine crashed: each runs alone for a moment, so that a poison one is found.
 
-An engine that dies at a trial died of that one sequence: nothing else was under way. A suspect is cleared when it got
-past the place at which it was when the engine died. Until the last trial is over all others wait, cleared ones too;
+An engine that crashes then does so because of that one sequence: nothing else was under way. A suspect is cleared when
+it is past the place at which it was at the crash. Until the last suspect is through all others wait, cleared ones too;
 what was computed for them is in the prefix cache.
 """
 
@@ -31,12 +31,12 @@ class _Waiting(NamedTuple):
 
 
 class Quarantine:
-    """The suspect on trial, those that wait for theirs, and everybody else."""
+    """The suspect that runs alone, those that wait for their turn, and everybody else."""
 
     def __init__(self) -> None:
         self._suspects: deque[_Waiting] = deque()
         self._others: list[_Waiting] = []
-        self._tokens = 0  # that the one on trial got
+        self._tokens = 0  # of the one that runs alone
         self.current: SequenceKey | None = None
 
     @property
@@ -56,7 +56,7 @@ class Quarantine:
         self._others.append(_Waiting(key, submit, time.monotonic()))
 
     def begin(self) -> tuple[SequenceKey, Submit]:
-        """The suspect whose trial begins now. There is one, and no other is on trial."""
+        """The suspect that runs alone from now on. There is one, and no other runs."""
         assert self.current is None
         suspect = self._suspects.popleft()
         self.current = suspect.key
@@ -64,12 +64,12 @@ class Quarantine:
         return suspect.key, suspect.resumed()
 
     def release(self) -> list[tuple[SequenceKey, Submit]]:
-        """Everybody else, as all trials are over."""
+        """Everybody else, as all suspects are through."""
         others, self._others = self._others, []
         return [(waiting.key, waiting.resumed()) for waiting in others]
 
     def observe(self, connection: int, step: Step) -> None:
-        """See what became of the one on trial."""
+        """See what becomes of the one that runs alone."""
         if self.current is None or self.current.connection != connection:
             return
         request_id = self.current.request_id

@@ -53,7 +53,7 @@ class EngineServer:
         self._next_connection = 0
         self._stopped = False
         self._was_idle = False
-        self._trials = Quarantine()
+        self._quarantine = Quarantine()
         # Before anybody can connect: who does reads it.
         self._flight = FlightRecorder(flight_path(path))
         engine.before_step = self._before_step
@@ -82,14 +82,14 @@ class EngineServer:
     def serve(self) -> None:
         """Run until the lifeline ends or ``stop`` is called."""
         while not self._stopped:
-            self._flight.turn()
+            self._flight.beat()
             busy = self._engine.has_work
             if not busy and not self._was_idle:
                 self._engine.check()
             self._was_idle = not busy
             for key, events in self._selector.select(0 if busy else HEARTBEAT_S):
                 key.data(events)
-            self._hold_trials()
+            self._run_quarantine()
             self._flight.compile(self._engine.compiling)
             if self._engine.has_work:
                 self._step()
@@ -98,9 +98,9 @@ class EngineServer:
 
     def _step(self) -> None:
         for connection, step in self._engine.step().items():
-            self._trials.observe(connection, step)
+            self._quarantine.observe(connection, step)
             self._send(self._workers[connection], encode_frame(step))
-        self._flight.try_out(self._trials.current)
+        self._flight.quarantine(self._quarantine.current)
 
     def _before_step(self, chunks: list[Chunk]) -> None:
         self._flight.begin_step(chunk.sequence.key for chunk in chunks)
@@ -157,38 +157,38 @@ class EngineServer:
         key = SequenceKey(worker.connection, message.request_id)
         match message:
             case Submit(suspect=True):
-                self._trials.add(key, message)
-            case Submit() if self._trials.active:
-                self._trials.hold(key, message)
+                self._quarantine.add(key, message)
+            case Submit() if self._quarantine.active:
+                self._quarantine.hold(key, message)
             case Submit():
-                self._take_in(key, message)
+                self._admit(key, message)
             case Abort():
-                self._trials.drop(key)
+                self._quarantine.drop(key)
                 self._engine.abort(*key)
 
-    def _hold_trials(self) -> None:
+    def _run_quarantine(self) -> None:
         """While there are suspects, run one of them alone; then everybody."""
-        trials = self._trials
-        while trials.active and trials.current is None:
+        quarantine = self._quarantine
+        while quarantine.active and quarantine.current is None:
             for key, submit in self._engine.withdraw_all():
-                trials.hold(key, submit)
+                quarantine.hold(key, submit)
             while self._engine.has_work:  # rows of those are still under way
                 self._step()
-            if trials.active:  # a worker may have gone meanwhile
-                self._take_in(*trials.begin())
-        if not trials.active:
-            for key, submit in trials.release():
-                self._take_in(key, submit)
+            if quarantine.active:  # a worker may have gone meanwhile
+                self._admit(*quarantine.begin())
+        if not quarantine.active:
+            for key, submit in quarantine.release():
+                self._admit(key, submit)
 
-    def _take_in(self, key: SequenceKey, submit: Submit) -> None:
-        self._flight.try_out(self._trials.current)
-        self._flight.take_in(key)
+    def _admit(self, key: SequenceKey, submit: Submit) -> None:
+        self._flight.quarantine(self._quarantine.current)
+        self._flight.admit(key)
         failed = self._engine.submit(key.connection, submit)
-        self._flight.take_in(None)
+        self._flight.admit(None)
         worker = self._workers.get(key.connection)
         if failed is not None and worker is not None:
             step = Step(self._engine.stats(), failed=[failed])
-            self._trials.observe(key.connection, step)
+            self._quarantine.observe(key.connection, step)
             self._send(worker, encode_frame(step))
 
     def _send_heartbeats(self) -> None:
@@ -224,5 +224,5 @@ class EngineServer:
             return
         self._selector.unregister(worker.sock)
         worker.sock.close()
-        self._trials.drop_all(worker.connection)
+        self._quarantine.drop_all(worker.connection)
         self._engine.abort_all(worker.connection)

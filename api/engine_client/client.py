@@ -18,7 +18,7 @@ from ...engine.frames import FrameError, FrameReader, encode_frame
 from ...engine.messages import Abort, FromEngine, Hello, SamplingParams, Stats, Step
 from ..config import DEFAULT_HEARTBEAT_TIMEOUT_S
 from .health import DeviceHealth, EngineHealth, LoopHealth, ProcessHealth
-from .poison import SUSPECT, Death
+from .poison import SUSPECT, EngineExit
 from .remote_sequence import EngineError, RemoteSequence, Waker
 
 RECONNECT_DELAY_S = 0.1
@@ -49,7 +49,7 @@ class EngineClient:
         self._last_frame = 0.0
         self._task: asyncio.Task[None] | None = None
         self._flight: FlightRecord | None = None  # of the engine that is or was connected last
-        self._death: Death | None = None  # of that engine, while no other has said hello
+        self._exit: EngineExit | None = None  # of that engine, while no other has said hello
         self._lost_at = 0.0  # time.monotonic()
         self._away_check: asyncio.TimerHandle | None = None
         self.hello: Hello | None = None
@@ -155,12 +155,12 @@ class EngineClient:
 
     def _on_hello(self, hello: Hello, transport: asyncio.Transport) -> None:
         logger.info("engine: %s on %s, %s", hello.model_id, hello.device, hello.dtype)
-        if self._death is not None:
-            for remote in self._death.accuse(self._live.values(), hello):
+        if self._exit is not None:
+            for remote in self._exit.find_poison(self._live.values(), hello):
                 del self._live[remote.request_id]
                 remote.fail(EngineError("the engine died of this request, twice"))
                 logger.error("engine: it died of sequence %d, which is given up", remote.request_id)
-            self._death = None
+            self._exit = None
         self.hello = hello
         self._flight = _flight_record(self._socket, hello.pid)
         self._transport = transport
@@ -199,7 +199,7 @@ class EngineClient:
         assert self.hello is not None
         self._transport = None
         self._connected.clear()
-        self._death = Death(self.hello, self._flight)
+        self._exit = EngineExit(self.hello, self._flight)
         self._lost_at = time.monotonic()
         self._watch_absence()
         logger.warning("engine: connection lost, %d sequences wait for the next one", len(self._live))

@@ -1,15 +1,15 @@
-"""Which sequence makes engines die: found by what an engine wrote down before its end, and by running suspects alone.
+"""Which request crashes engines (a poison request): found from the flight record of each, by running suspects alone.
 
-An engine's death accuses every sequence that it was at work on, if it ended of itself (an exception, a segmentation
-fault, a step without end). One that was killed while the kernel ended processes for their memory may have run a step
-that took all of it, or may have had no part in it: that weighs half. Above a first threshold a sequence runs as the
-engine's only suspect, and then only that one is accused; above a second it is given up.
+A crash (an exception, a segmentation fault, a step without end) makes every sequence that was in flight a suspect. A
+kill while the kernel ended processes for their memory may be a step's fault, or not: it weighs half. From a first
+threshold on a sequence is a suspect, and the next engine runs it in quarantine, as the only one; what happens then can
+only be its own fault. At a second threshold it is given up.
 
-    crash, crash         the usual poison: the first death accuses its batch, the second happens at its trial
-    kill, kill, kill, kill   the same where memory runs out: two deaths until there is a trial, two in it
+    crash, crash             the usual poison: suspected with its batch, then convicted in quarantine
+    kill, kill, kill, kill   the same where memory runs out: two before quarantine, two in it
 
-Whoever else ends an engine, as often as he likes, accuses nobody. A sequence that gets past the place where the engine
-died is beyond suspicion again.
+Any other end of an engine says nothing about its sequences. One that gets past the place where the engine ended is no
+suspect any more.
 """
 
 from collections.abc import Iterable
@@ -18,25 +18,26 @@ from ...engine.flight_recorder import FlightRecord, Key
 from ...engine.messages import Hello
 from .remote_sequence import RemoteSequence
 
-_KILLED, _CRASHED = 1, 2  # weights of a death
+_KILLED, _CRASHED = 1, 2  # weights of an engine's end
 SUSPECT = 2
-GUILTY = 4
+POISON = 4
 
 
-class Death:
+class EngineExit:
     """What is known of an engine that is gone."""
 
     def __init__(self, hello: Hello, record: FlightRecord | None) -> None:
         """``record`` is read now."""
         self.pid = hello.pid
         self._connection = hello.connection
-        in_hand: set[Key] = record.in_hand() if record is not None else set()
-        trial = record.trial if record is not None else None
-        self._on_trial = trial if trial in in_hand else None
-        self._in_hand = in_hand if self._on_trial is None else {self._on_trial}
+        self._in_flight: set[Key] = record.in_flight() if record is not None else set()
+        quarantined = record.quarantined if record is not None else None
+        self._was_alone = quarantined is not None and quarantined in self._in_flight
+        if quarantined is not None and self._was_alone:
+            self._in_flight = {quarantined}
 
-    def accuse(self, live: Iterable[RemoteSequence], successor: Hello) -> list[RemoteSequence]:
-        """Add to the suspicion of those that it may have been. Returns those that it was.
+    def find_poison(self, live: Iterable[RemoteSequence], successor: Hello) -> list[RemoteSequence]:
+        """Add to the suspicion of the sequences that were in flight. Returns those that are poison.
 
         Args:
             live: of this worker.
@@ -50,10 +51,10 @@ class Death:
             weight = _KILLED
         else:
             return []
-        guilty = []
-        for remote in live:
-            if (self._connection, remote.request_id) in self._in_hand:
-                remote.suspicion += weight
-                if self._on_trial is not None and remote.suspicion >= GUILTY:
-                    guilty.append(remote)
-        return guilty
+        poison = []
+        for sequence in live:
+            if (self._connection, sequence.request_id) in self._in_flight:
+                sequence.suspicion += weight
+                if self._was_alone and sequence.suspicion >= POISON:
+                    poison.append(sequence)
+        return poison

@@ -14,7 +14,7 @@ from ..telemetry.metrics import Metrics
 from ..telemetry.request_stats import RequestStats
 from ..text.chat_template_files import load_chat_templates
 from ..text.tokenizer import Tokenizer
-from ..tgi.validation import Limits
+from .limits import Limits
 from .permits import Permits
 
 if TYPE_CHECKING:

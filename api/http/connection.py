@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import ClientGone, ReaderStalled, TransportError
+from .errors import ClientDisconnect, ReaderStalled, TransportError
 from .json_body import json_error
 
 Scope = dict[str, Any]
@@ -85,7 +85,7 @@ class Connection:
         return self._request_id.decode("latin-1")
 
     async def read_json(self, decoder: msgspec.json.Decoder[T], limit_bytes: int) -> T:
-        """The request's body. Raises TransportError with the status and text of contract.md section 4, ClientGone."""
+        """The request's body. Raises TransportError, with TGI's status and text, and ClientDisconnect."""
         content_type = self.headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if content_type != _JSON and not (content_type.startswith(b"application/") and content_type.endswith(b"+json")):
             raise TransportError(415, "Expected request with `Content-Type: application/json`")
@@ -110,7 +110,7 @@ class Connection:
             except TimeoutError:
                 raise TransportError(408, "The request's body did not come in time", _CLOSE) from None
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientDisconnect
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > limit_bytes:

@@ -89,7 +89,7 @@ class TransportError(Exception):
         self.headers = headers
 
 
-class ClientGone(Exception):
+class ClientDisconnect(Exception):
     """The client closed its connection; there is nobody to answer."""
 
 
@@ -97,5 +97,5 @@ class ReaderStalled(Exception):
     """The client stopped reading its stream; raised out of the app, so that the connection is cut."""
 
 
-class ReaderDismissed(ReaderStalled):
+class ReaderReplaced(ReaderStalled):
     """A connection must not go on with its stream: another one does, or there is no more of it."""

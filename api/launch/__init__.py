@@ -1,0 +1,1 @@
+"""`headwater serve` as a program: flags, the processes, watching over them."""

@@ -9,7 +9,7 @@ from ..text.grammar import engine_grammar
 from ..text.text_sequence import SequenceOutput
 from ..text.token_list import token_list
 from .chat_stream import stream_chat
-from .chunks import Envelope, encode, finish_reason_of, usage_of
+from .chunks import ResponseInfo, encode, finish_reason_of, usage_of
 from .conversation import prompt_of
 from .errors import ToolError
 from .logprobs import chat_logprobs
@@ -25,25 +25,25 @@ from .schema import (
     ToolCall,
 )
 from .tools.choice import tools_of
-from .tools.reader import CallReader
+from .tools.reader import ToolCallReader
 
 
 async def chat_completions(service: Service, connection: Connection, request: ChatRequest) -> None:
     """POST /v1/chat/completions: answer or stream, as the request says. Raises ApiError."""
     with open_generation(service, connection, max(request.n or 1, 1)) as generation:
         reader = await start_chat(service, generation, request)
-        envelope = Envelope(service, "chatcmpl", request.model)
+        info = ResponseInfo(service, "chatcmpl", request.model)
         if request.stream:
-            await stream_chat(service, generation, request, envelope, reader)
+            await stream_chat(service, generation, request, info, reader)
             return
         choices = [chat_choice(output, request, reader) for output in await generation.finish()]
         body = encode(
             ChatCompletion(
-                envelope.id,
+                info.id,
                 "chat.completion",
-                envelope.created,
-                envelope.model,
-                envelope.system_fingerprint,
+                info.created,
+                info.model,
+                info.system_fingerprint,
                 choices,
                 usage_of(generation),
             )
@@ -59,7 +59,7 @@ async def chat_tokenize(service: Service, connection: Connection, request: ChatR
     await connection.respond(200, encode(ChatTokenizeResponse(tokens, prompt.text)), b"application/json")
 
 
-async def start_chat(service: Service, generation: GenerationRequest, request: ChatRequest) -> CallReader | None:
+async def start_chat(service: Service, generation: GenerationRequest, request: ChatRequest) -> ToolCallReader | None:
     """Check, render, submit. Returns what finds calls in the answers, None if there are no tools. Raises ApiError."""
     tools = tools_of(request)
     grammar = engine_grammar(request.response_format)
@@ -70,7 +70,7 @@ async def start_chat(service: Service, generation: GenerationRequest, request: C
     limits, tokenizer = service.limits(), service.tokenizer
     reader = None
     if tools is not None:
-        reader = CallReader(tools, prompt.tool_format)
+        reader = ToolCallReader(tools, prompt.tool_format)
         grammar = tools.grammar(prompt.tool_format, tokenizer)
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else 0
     checked = check(request, limits, tokenizer.eos_ids, grammar, top_logprobs)
@@ -80,7 +80,7 @@ async def start_chat(service: Service, generation: GenerationRequest, request: C
     return reader
 
 
-def chat_choice(output: SequenceOutput, request: ChatRequest, reader: CallReader | None) -> ChatChoice:
+def chat_choice(output: SequenceOutput, request: ChatRequest, reader: ToolCallReader | None) -> ChatChoice:
     """One whole answer."""
     sequence = output.sequence
     if reader is None:

@@ -9,24 +9,28 @@ from ..http.error_body import openai_error
 from ..http.errors import ApiError
 from ..http.sse import event_of
 from ..text.text_sequence import SequenceOutput, TextSequence
-from .chunks import DONE, Chunks, Envelope, encode, finish_reason_of
+from .chunks import DONE, Chunks, ResponseInfo, encode, finish_reason_of
 from .logprobs import chat_logprobs
 from .schema import ChatLogprobs, ChatRequest, Delta, FunctionCall, ToolCallDelta
-from .tools.parser import Found
-from .tools.reader import CallReader
+from .tools.parser import ParsedDelta
+from .tools.reader import ToolCallReader
 
 _NULL = b"null"
 
 
 async def stream_chat(
-    service: Service, generation: GenerationRequest, request: ChatRequest, envelope: Envelope, reader: CallReader | None
+    service: Service,
+    generation: GenerationRequest,
+    request: ChatRequest,
+    info: ResponseInfo,
+    reader: ToolCallReader | None,
 ) -> None:
     """Send each token as it comes. Raises ApiError; a stream that has begun tells it in an event.
 
     Args:
         reader: finds calls; None if there are no tools.
     """
-    head = envelope.head("chat.completion.chunk")
+    head = info.head("chat.completion.chunk")
     chunks = Chunks(generation, head, request.stream_options, b'"delta":{"content":', b"}")
     events = _Events(chunks, request, reader)
     headers = [
@@ -46,7 +50,7 @@ def error_event(error: ApiError) -> bytes:
 class _Events:
     """Encodes what comes. The finish reason goes with the last piece of text: a client of TGI looks for it there."""
 
-    def __init__(self, chunks: Chunks, request: ChatRequest, reader: CallReader | None) -> None:
+    def __init__(self, chunks: Chunks, request: ChatRequest, reader: ToolCallReader | None) -> None:
         self._chunks = chunks
         self._reader = reader
         self._logprobs = bool(request.logprobs)
@@ -75,17 +79,17 @@ class _Events:
     def _any(self, output: SequenceOutput) -> bytes:
         """With calls, or with logprobs, which go with the first event that their token gives."""
         sequence, reader = output.sequence, self._reader
-        parts: Iterable[list[Found]]
+        parts: Iterable[list[ParsedDelta]]
         if reader is not None:
             parts = reader.read(output)
         else:
-            parts = ([Found(text)] if text else [] for text in output.texts)
+            parts = ([ParsedDelta(text)] if text else [] for text in output.texts)
         deltas: list[tuple[Delta, bytes]] = []
         for position, part in enumerate(parts):
             logprobs = _NULL
             if self._logprobs and (token := chat_logprobs(output, position, position + 1, self._top)):
                 logprobs = encode(ChatLogprobs(token))
-                part = part or [Found()]
+                part = part or [ParsedDelta()]
             for found in part:
                 deltas.append((self._delta(sequence, found), logprobs))
                 logprobs = _NULL
@@ -102,7 +106,7 @@ class _Events:
             ]
         )
 
-    def _delta(self, sequence: TextSequence, found: Found) -> Delta:
+    def _delta(self, sequence: TextSequence, found: ParsedDelta) -> Delta:
         begun = self._calls.get(sequence.index, 0)
         if found.name is not None:
             assert self._reader is not None

@@ -19,7 +19,7 @@ _NO_MODEL = ("", "tgi")  # what TGI's clients send that have no model to name
 encode = msgspec.json.Encoder().encode
 
 
-class Envelope:
+class ResponseInfo:
     """Names and times of one answer.
 
     Attributes:

@@ -16,7 +16,7 @@ from ..text.grammar import engine_grammar
 from ..text.text_sequence import SequenceOutput, TextSequence
 from ..text.tokenizer import Tokenizer
 from .chat_stream import error_event
-from .chunks import Chunks, Envelope, encode, finish_reason_of, usage_of
+from .chunks import Chunks, ResponseInfo, encode, finish_reason_of, usage_of
 from .errors import BatchSizeError, InvalidRequestError, SuffixError
 from .logprobs import CompletionLogprobsBuilder
 from .sampling import Checked, check
@@ -69,7 +69,7 @@ class _Completion:
         self._service = service
         self._generation = generation
         self._request = request
-        self._envelope = Envelope(service, "cmpl", request.model)
+        self._info = ResponseInfo(service, "cmpl", request.model)
         self._prompts: list[_Prompt] = []
         self._builders: dict[int, CompletionLogprobsBuilder] = {}  # by choice
 
@@ -117,7 +117,7 @@ class _Completion:
 
     async def answer(self) -> None:
         """Generate all, then answer. Raises ApiError."""
-        service, generation, envelope = self._service, self._generation, self._envelope
+        service, generation, info = self._service, self._generation, self._info
         output = await generation.finish()
         shown = self._request.n or 1
         choices: list[CompletionChoice] = []
@@ -125,11 +125,11 @@ class _Completion:
             for one in _best([output[sequence.index] for sequence in prompt.sequences], shown):
                 choices.append(self._choice(len(choices), one, prompt))
         body = Completion(
-            envelope.id,
+            info.id,
             "text_completion",
-            envelope.created,
-            envelope.model,
-            envelope.system_fingerprint,
+            info.created,
+            info.model,
+            info.system_fingerprint,
             choices,
             usage_of(generation),
         )
@@ -149,7 +149,7 @@ class _Completion:
     async def stream(self) -> None:
         """Send each token as it comes. Raises ApiError; a stream that has begun tells it in an event."""
         generation = self._generation
-        head = self._envelope.head("text_completion")
+        head = self._info.head("text_completion")
         chunks = Chunks(generation, head, self._request.stream_options, b'"text":')
         with_logprobs = self._request.logprobs is not None
         echo = bool(self._request.echo)

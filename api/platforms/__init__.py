@@ -1,0 +1,1 @@
+"""What hosting platforms send: SageMaker's and Vertex AI's forms of the other protocols."""

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from ..http.errors import ApiError, ReaderDismissed, StreamNotFoundError
+from ..http.errors import ApiError, ReaderReplaced, StreamNotFoundError
 from ..http.sse import KEEP_ALIVE, KEEP_ALIVE_S
 
 # Of one stream. A client that lost its connection asks again for what lay in its socket: kilobytes, as a second of text
@@ -88,7 +88,7 @@ class EventLog:
         """Write every event from the beginning, or from where it was rewound to, until the stream ends.
 
         Raises:
-            ReaderDismissed: somebody else reads now, or the log was closed.
+            ReaderReplaced: somebody else reads now, or the log was closed.
         """
         task = asyncio.current_task()
         self._dismiss()
@@ -98,7 +98,7 @@ class EventLog:
             await self._read_on(write)
         except asyncio.CancelledError:
             if self._reader is not task:
-                raise ReaderDismissed("another connection goes on with this stream, or it is lost") from None
+                raise ReaderReplaced("another connection goes on with this stream, or it is lost") from None
             raise
         finally:
             if self._reader is task:

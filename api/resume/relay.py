@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from ..http.errors import ApiError, ReaderDismissed, StreamNotFoundError
+from ..http.errors import ApiError, ReaderReplaced, StreamNotFoundError
 from .registry import StreamRegistry
 
 _LENGTH_BYTES = 4
@@ -75,14 +75,14 @@ class StreamRelay:
         reading = asyncio.ensure_future(log.read(write))
         closed = asyncio.ensure_future(reader.read())
         closed.add_done_callback(lambda _: reading.cancel())
-        with contextlib.suppress(asyncio.CancelledError, ReaderDismissed):
+        with contextlib.suppress(asyncio.CancelledError, ReaderReplaced):
             await reading
         closed.cancel()
 
 
 @contextlib.asynccontextmanager
 async def relayed(path: Path, stream_id: str, after: int) -> AsyncIterator[AsyncIterator[bytes]]:
-    """What another worker's stream goes on with; the iterator raises ReaderDismissed if that ends before its end.
+    """What another worker's stream goes on with; the iterator raises ReaderReplaced if that ends before its end.
 
     Raises:
         OwnerGoneError: the worker or the stream is not there.
@@ -111,4 +111,4 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         while length := int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big"):
             yield await reader.readexactly(length)
     except (asyncio.IncompleteReadError, OSError):
-        raise ReaderDismissed("another connection goes on with this stream, or it is lost") from None
+        raise ReaderReplaced("another connection goes on with this stream, or it is lost") from None

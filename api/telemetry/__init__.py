@@ -1,0 +1,1 @@
+"""What is measured and told of requests: statistics, metrics, traces, logs."""

@@ -1,0 +1,1 @@
+"""Text: tokens in and out, stop strings, chat templates, grammars."""

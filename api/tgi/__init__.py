@@ -1,0 +1,1 @@
+"""TGI's own protocol: generation, tokens, health, info, metrics."""

@@ -1,0 +1,1 @@
+"""For browsers: the page and the interactive documentation."""

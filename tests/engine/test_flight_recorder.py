@@ -22,38 +22,38 @@ def test_what_is_in_hand_at_each_moment_of_overlapping_steps(path: Path) -> None
     recorder = FlightRecorder(path)
     record = FlightRecord(path)
     assert record.pid == os.getpid()
-    assert (record.in_hand(), record.step_age_s, record.steps) == (set(), None, 0)
+    assert (record.in_flight(), record.step_age_s, record.steps) == (set(), None, 0)
     recorder.begin_step([A, B])
-    assert (record.in_hand(), record.steps) == ({A, B}, 1)
+    assert (record.in_flight(), record.steps) == ({A, B}, 1)
     recorder.begin_step([B, C])
-    assert record.in_hand() == {A, B, C}
+    assert record.in_flight() == {A, B, C}
     first_age_s = record.step_age_s
     recorder.end_step()
-    assert record.in_hand() == {B, C}
+    assert record.in_flight() == {B, C}
     assert first_age_s is not None
     assert record.step_age_s is not None
     assert record.idle_s >= 0.0
     recorder.end_step()
-    assert (record.in_hand(), record.step_age_s) == (set(), None)
+    assert (record.in_flight(), record.step_age_s) == (set(), None)
 
 
 def test_what_is_taken_in_compiled_and_on_trial(path: Path) -> None:
     recorder = FlightRecorder(path)
     record = FlightRecord(path)
-    recorder.take_in(A)
+    recorder.admit(A)
     recorder.compile([B])
-    recorder.try_out(C)
-    assert (record.in_hand(), record.trial) == ({A, B}, C)
-    recorder.take_in(None)
+    recorder.quarantine(C)
+    assert (record.in_flight(), record.quarantined) == ({A, B}, C)
+    recorder.admit(None)
     recorder.compile([])
-    recorder.try_out(None)
-    assert (record.in_hand(), record.trial) == (set(), None)
+    recorder.quarantine(None)
+    assert (record.in_flight(), record.quarantined) == (set(), None)
 
 
 def test_more_sequences_than_there_is_room_for_are_no_fault(path: Path) -> None:
     recorder = FlightRecorder(path)
     recorder.begin_step((0, number) for number in range(10_000))
-    assert FlightRecord(path).in_hand() == {(0, number) for number in range(4096)}
+    assert FlightRecord(path).in_flight() == {(0, number) for number in range(4096)}
 
 
 def test_a_reader_keeps_the_record_of_an_engine_that_was_killed(path: Path) -> None:
@@ -73,8 +73,8 @@ sys.stdin.read()
         record = FlightRecord(path)
         process.send_signal(signal.SIGKILL)
     FlightRecorder(path)  # the next engine's
-    assert (record.pid, record.in_hand()) == (process.pid, {A})
-    assert FlightRecord(path).in_hand() == set()
+    assert (record.pid, record.in_flight()) == (process.pid, {A})
+    assert FlightRecord(path).in_flight() == set()
 
 
 def test_it_is_private_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ _MAX_HEAD_CHARACTERS = 2048
 _BETWEEN = " \t\r\n,;[]"  # what may stand between calls
 
 
-class Found(Struct, gc=False):
+class ParsedDelta(Struct, gc=False):
     """What came: text, the beginning of a call (``name``), or a piece of the last call's arguments."""
 
     text: str = ""
@@ -50,21 +50,21 @@ class ToolParser:
         self._skipped = ""  # in front of it, and text after all if no call follows
         self.calls = 0
 
-    def feed(self, text: str) -> list[Found]:
+    def feed(self, text: str) -> list[ParsedDelta]:
         """What ``text`` brings."""
-        found: list[Found] = []
+        found: list[ParsedDelta] = []
         self._held += text
         while self._held and (self._in_call(found) if self._object is not None else self._outside(found)):
             pass
         return found
 
-    def feed_special(self, text: str) -> list[Found]:
+    def feed_special(self, text: str) -> list[ParsedDelta]:
         """What a special token brings: some models begin a call with one. Others say nothing."""
         return self.feed(text) if text in OPENINGS or text == self._form.closing else []
 
-    def flush(self) -> list[Found]:
+    def flush(self) -> list[ParsedDelta]:
         """What is left at the end: what might have become a call is text."""
-        found: list[Found] = []
+        found: list[ParsedDelta] = []
         if self._object is not None:
             if self._object.name is None or self._object.refused:
                 self._send_text(found, self._skipped + self._object.text)
@@ -73,11 +73,11 @@ class ToolParser:
         self._object, self._skipped, self._held = None, "", ""
         return found
 
-    def _outside(self, found: list[Found]) -> bool:
+    def _outside(self, found: list[ParsedDelta]) -> bool:
         """Take what is text or stands between calls. Returns whether to go on."""
         return self._between(found) if self._expecting else self._text(found)
 
-    def _text(self, found: list[Found]) -> bool:
+    def _text(self, found: list[ParsedDelta]) -> bool:
         openings = [(at, opening) for opening in OPENINGS if (at := self._held.find(opening)) >= 0]
         if openings:
             at, opening = min(openings)
@@ -91,7 +91,7 @@ class ToolParser:
         self._held = self._held[len(self._held) - begun :]
         return False
 
-    def _between(self, found: list[Found]) -> bool:
+    def _between(self, found: list[ParsedDelta]) -> bool:
         rest = self._held.lstrip(_BETWEEN)
         if not rest:
             return False
@@ -117,7 +117,7 @@ class ToolParser:
         self._skipped = ""
         return True
 
-    def _in_call(self, found: list[Found]) -> bool:
+    def _in_call(self, found: list[ParsedDelta]) -> bool:
         call = self._object
         assert call is not None
         piece, self._held = call.feed(self._held), ""
@@ -129,10 +129,10 @@ class ToolParser:
                 call.unwanted = True
             elif call.name is not None:
                 self.calls += 1
-                found.append(Found(name=call.name))
+                found.append(ParsedDelta(name=call.name))
                 piece = call.arguments_so_far()
         if call.name is not None and not call.refused and not call.unwanted and piece:
-            found.append(Found(arguments=piece))
+            found.append(ParsedDelta(arguments=piece))
         if not call.over:
             return False
         self._object, self._held = None, call.rest
@@ -142,9 +142,9 @@ class ToolParser:
         self._skipped = ""
         return True
 
-    def _send_text(self, found: list[Found], text: str) -> None:
+    def _send_text(self, found: list[ParsedDelta], text: str) -> None:
         if text:
-            found.append(Found(text))
+            found.append(ParsedDelta(text))
 
 
 class _Object:

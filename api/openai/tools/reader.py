@@ -9,13 +9,13 @@ from ..chunks import finish_reason_of
 from ..schema import FinishReason
 from .choice import Tools
 from .formats import MISTRAL, ToolFormat
-from .parser import Found, ToolParser
+from .parser import ParsedDelta, ToolParser
 
 _MISTRAL_ID_LENGTH = 9  # its templates refuse any other
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
 
-class CallReader:
+class ToolCallReader:
     """Reads every choice of a request that has tools."""
 
     def __init__(self, tools: Tools, form: ToolFormat) -> None:
@@ -23,7 +23,7 @@ class CallReader:
         self._form = form
         self._parsers: dict[int, ToolParser] = {}  # by choice
 
-    def read(self, output: SequenceOutput) -> Iterator[list[Found]]:
+    def read(self, output: SequenceOutput) -> Iterator[list[ParsedDelta]]:
         """Text and calls, token by token."""
         sequence, parser = output.sequence, self._parser(output.sequence)
         last = len(output.tokens) - 1

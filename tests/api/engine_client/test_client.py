@@ -178,8 +178,8 @@ def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: Engi
             assert 0.0 < again[0].timeout_s < 500.0
             assert again[1].timeout_s == 0.0
 
-            for submit in again:
-                peer.send(submit.request_id, [20], "length")
+            for message in again:
+                peer.send(message.request_id, [20], "length")
             assert await rest(first) == [20]
             assert (first.token_ids, first.prompt_logprobs) == ([10, 11, 20], [-1.0])
             assert await rest(second) == await rest(late) == [20]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headwater.api.engine_client.poison import GUILTY, SUSPECT, Death
+from headwater.api.engine_client.poison import POISON, SUSPECT, EngineExit
 from headwater.api.engine_client.remote_sequence import RemoteSequence
 from headwater.api.launch.supervisor import Cause
 from headwater.engine.flight_recorder import FlightRecord, FlightRecorder, Key
@@ -30,23 +30,23 @@ class Engines:
             for request_id in range(4)
         }
 
-    def die(self, in_hand: list[Key], cause: Cause, *, trial: Key | None = None) -> list[int]:
+    def die(self, in_flight: list[Key], cause: Cause, *, quarantined: Key | None = None) -> list[int]:
         """The engine of now dies, and the next says hello. Returns who is given up."""
         recorder = FlightRecorder(self._path)
-        recorder.try_out(trial)
-        recorder.begin_step(in_hand)
-        death = Death(self._hello(), FlightRecord(self._path))
+        recorder.quarantine(quarantined)
+        recorder.begin_step(in_flight)
+        end = EngineExit(self._hello(), FlightRecord(self._path))
         self._deaths[cause] += (self._pid,)
         self._pid += 1
-        guilty = [generation.request_id for generation in death.accuse(self.live.values(), self._hello())]
-        for request_id in guilty:
+        poison = [sequence.request_id for sequence in end.find_poison(self.live.values(), self._hello())]
+        for request_id in poison:
             del self.live[request_id]
-        for generation in self.live.values():
-            generation.as_submit()
-        return guilty
+        for sequence in self.live.values():
+            sequence.as_submit()
+        return poison
 
     def suspects(self) -> set[int]:
-        return {request_id for request_id, generation in self.live.items() if generation.suspicion >= SUSPECT}
+        return {request_id for request_id, sequence in self.live.items() if sequence.suspicion >= SUSPECT}
 
     def get_tokens(self, request_id: int, count: int) -> None:
         self.live[request_id].extend(Tokens(request_id, [5] * count, [0.0] * count))
@@ -62,23 +62,23 @@ def engines(tmp_path: Path) -> Engines:
     return Engines(tmp_path)
 
 
-def test_a_crash_at_its_own_trial_is_the_second_and_the_last(engines: Engines) -> None:
+def test_a_crash_in_its_own_quarantine_is_the_second_and_the_last(engines: Engines) -> None:
     batch = [(WORKER, 0), (WORKER, 1), (9, 2)]  # 2 is another worker's
     assert engines.die(batch, "crashed") == []
     assert engines.suspects() == {0, 1}
-    assert engines.die([(WORKER, 3), (WORKER, 1)], "crashed", trial=(WORKER, 1)) == [1]
+    assert engines.die([(WORKER, 3), (WORKER, 1)], "crashed", quarantined=(WORKER, 1)) == [1]
     assert engines.suspects() == {0}, "of the others in that engine nobody is any more suspect than before"
 
 
-def test_a_trial_of_another_worker_accuses_nobody_here(engines: Engines) -> None:
+def test_a_quarantine_of_another_worker_makes_nobody_a_suspect_here(engines: Engines) -> None:
     engines.die([(WORKER, 0), (9, 7)], "crashed")
-    assert engines.die([(WORKER, 1), (9, 7)], "crashed", trial=(9, 7)) == []
+    assert engines.die([(WORKER, 1), (9, 7)], "crashed", quarantined=(9, 7)) == []
     assert engines.suspects() == {0}
 
 
-def test_a_trial_that_had_no_part_in_it_leaves_the_others_accused(engines: Engines) -> None:
+def test_a_quarantined_sequence_that_was_not_in_flight_leaves_the_others_suspects(engines: Engines) -> None:
     engines.die([(WORKER, 0)], "crashed")
-    assert engines.die([(WORKER, 1)], "crashed", trial=(WORKER, 0)) == []
+    assert engines.die([(WORKER, 1)], "crashed", quarantined=(WORKER, 0)) == []
     assert engines.suspects() == {0, 1}
 
 
@@ -90,14 +90,14 @@ def test_who_got_past_the_place_is_beyond_suspicion(engines: Engines) -> None:
     assert engines.suspects() == {1}
 
 
-def test_whoever_else_ends_an_engine_accuses_nobody(engines: Engines) -> None:
+def test_whoever_else_ends_an_engine_makes_nobody_a_suspect(engines: Engines) -> None:
     engines.die([(WORKER, 0)], "crashed")
     assert engines.suspects() == {0}
     for _ in range(10):
-        assert engines.die([(WORKER, 0)], "ended", trial=(WORKER, 0)) == []
+        assert engines.die([(WORKER, 0)], "ended", quarantined=(WORKER, 0)) == []
         assert engines.die([(WORKER, 1)], "ended") == []
     assert engines.suspects() == {0}
-    assert engines.die([(WORKER, 0)], "crashed", trial=(WORKER, 0)) == [0]
+    assert engines.die([(WORKER, 0)], "crashed", quarantined=(WORKER, 0)) == [0]
 
 
 def test_kills_where_memory_ran_out_need_four_to_give_a_request_up(engines: Engines) -> None:
@@ -106,13 +106,13 @@ def test_kills_where_memory_ran_out_need_four_to_give_a_request_up(engines: Engi
     assert engines.suspects() == set()
     assert engines.die(batch, "killed") == []
     assert engines.suspects() == {0, 1}
-    assert engines.die(batch, "killed", trial=(WORKER, 0)) == []
-    assert engines.die(batch, "killed", trial=(WORKER, 0)) == [0]
+    assert engines.die(batch, "killed", quarantined=(WORKER, 0)) == []
+    assert engines.die(batch, "killed", quarantined=(WORKER, 0)) == [0]
     assert engines.suspects() == {1}
-    assert GUILTY == 2 * SUSPECT
+    assert POISON == 2 * SUSPECT
 
 
-def test_kills_with_progress_between_them_accuse_nobody(engines: Engines) -> None:
+def test_kills_with_progress_between_them_make_nobody_a_suspect(engines: Engines) -> None:
     for _ in range(10):
         assert engines.die([(WORKER, 0)], "killed") == []
         engines.get_tokens(0, 2)
@@ -122,6 +122,6 @@ def test_kills_with_progress_between_them_accuse_nobody(engines: Engines) -> Non
 def test_a_lost_connection_is_no_death(tmp_path: Path) -> None:
     recorder = FlightRecorder(tmp_path / "x.flight")
     recorder.begin_step([(WORKER, 0)])
-    generation = Engines(tmp_path).live[0]
-    assert Death(HELLO, FlightRecord(tmp_path / "x.flight")).accuse([generation], HELLO) == []
-    assert generation.suspicion == 0
+    sequence = Engines(tmp_path).live[0]
+    assert EngineExit(HELLO, FlightRecord(tmp_path / "x.flight")).find_poison([sequence], HELLO) == []
+    assert sequence.suspicion == 0

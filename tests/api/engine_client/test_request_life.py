@@ -1,8 +1,8 @@
 """Model checking of a request's life between API worker, supervisor and engine: no order of messages and deaths leaves
 one waiting for ever, loses or repeats a token, or lets it pay for another.
 
-Worker, frames, flight record and trials are the real ones; the engine is a pure function of prompt and position behind
-a transport of ours, which cuts its bytes anywhere and dies at any of them.
+Worker, frames, flight record and quarantine are the real ones; the engine is a pure function of prompt and position
+behind a transport of ours, which cuts its bytes anywhere and dies at any of them.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Engine:
         self.killed = False  # perhaps for its memory
         self.sequences: dict[SequenceKey, tuple[Submit, list[int]]] = {}
         self._reader: FrameReader[Submit | Abort] = FrameReader(ToEngine)
-        self._trials = Quarantine()
+        self._quarantine = Quarantine()
         path = flight_path(socket)
         self._flight = FlightRecorder(path)
         record = bytearray(path.read_bytes())
@@ -70,12 +70,12 @@ class Engine:
         for message in self._reader.feed(data):
             key = SequenceKey(CONNECTION, message.request_id)
             if isinstance(message, Abort):
-                self._trials.drop(key)
+                self._quarantine.drop(key)
                 self.sequences.pop(key, None)
             elif message.suspect:
-                self._trials.add(key, message)
-            elif self._trials.active:
-                self._trials.hold(key, message)
+                self._quarantine.add(key, message)
+            elif self._quarantine.active:
+                self._quarantine.hold(key, message)
             else:
                 self._start(key, message)
 
@@ -84,20 +84,20 @@ class Engine:
 
     def knows(self, request_id: int) -> bool:
         key = SequenceKey(CONNECTION, request_id)
-        return key in self.sequences or key in self._trials
+        return key in self.sequences or key in self._quarantine
 
     def step(self) -> None:
-        if self._trials.active and self._trials.current is None:
+        if self._quarantine.active and self._quarantine.current is None:
             for key, (submit, tokens) in self.sequences.items():
-                self._trials.hold(key, msgspec.structs.replace(submit, emitted_ids=tokens))
+                self._quarantine.hold(key, msgspec.structs.replace(submit, emitted_ids=tokens))
             self.sequences.clear()
             while self._under_way:
                 self._read()
-            self._start(*self._trials.begin())
-        if not self._trials.active:
-            for held in self._trials.release():
+            self._start(*self._quarantine.begin())
+        if not self._quarantine.active:
+            for held in self._quarantine.release():
                 self._start(*held)
-        self._flight.try_out(self._trials.current)
+        self._flight.quarantine(self._quarantine.current)
         if self.sequences:
             self._flight.begin_step(self.sequences)
             self._under_way.append(list(self.sequences))
@@ -124,8 +124,8 @@ class Engine:
             if done:
                 del self.sequences[key]
         self._flight.end_step()
-        self._trials.observe(CONNECTION, step)
-        self._flight.try_out(self._trials.current)
+        self._quarantine.observe(CONNECTION, step)
+        self._flight.quarantine(self._quarantine.current)
         self.outbox += encode_frame(step)
 
 
@@ -256,7 +256,7 @@ class RequestLife(RuleBasedStateMachine):
             asked.take()
             assert asked.taken == asked.expected[: len(asked.taken)]
             if asked.error is not None and "died of this request" in str(asked.error):
-                # A crash at its trial, or ends for want of memory until no other explanation is likely.
+                # A crash in quarantine, or ends for want of memory until no other explanation is likely.
                 assert asked.poisonous or self.memory_kills >= 2
 
     @invariant()

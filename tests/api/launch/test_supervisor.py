@@ -43,7 +43,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 TURNS = """
 from headwater.engine.flight_recorder import FlightRecorder, flight_path
 recorder = FlightRecorder(flight_path(config.socket))
-threading.Thread(target=lambda: [(recorder.turn(), time.sleep(0.05)) for _ in iter(int, 1)], daemon=True).start()
+threading.Thread(target=lambda: [(recorder.beat(), time.sleep(0.05)) for _ in iter(int, 1)], daemon=True).start()
 """
 UNTIL_READY = """
 while not (folder / "ready").exists():

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from headwater.api.http.errors import ReaderDismissed, StreamNotFoundError
+from headwater.api.http.errors import ReaderReplaced, StreamNotFoundError
 from headwater.api.resume import event_log
 from headwater.api.resume.event_log import EventLog
 
@@ -69,7 +69,7 @@ def test_readers_take_turns_and_nothing_is_lost_or_repeated() -> None:
         await third.task
         assert third.got[-1][1]
         assert third.text == b"".join(map(event, range(1, 6)))
-        with pytest.raises(ReaderDismissed):
+        with pytest.raises(ReaderReplaced):
             await second.task
         assert not expired.is_set()
         log.close()
@@ -119,7 +119,7 @@ def test_memory_is_bounded_and_what_nobody_got_is_kept(monkeypatch: pytest.Monke
         await settle()
         assert reader.text == b"".join(map(event, range(1, behind + 1)))
         log.close()
-        with pytest.raises(ReaderDismissed):
+        with pytest.raises(ReaderReplaced):
             await reader.task
 
     asyncio.run(run())

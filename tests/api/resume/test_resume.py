@@ -17,7 +17,7 @@ from headwater.api.generation.permits import Permits, create_permits
 from headwater.api.generation.service import Service
 from headwater.api.http import connection
 from headwater.api.http.connection import Application
-from headwater.api.http.errors import ReaderDismissed
+from headwater.api.http.errors import ReaderReplaced
 from headwater.api.resume import event_log, registry
 from headwater.api.resume.middleware import ResumeMiddleware
 
@@ -157,10 +157,10 @@ def test_the_newest_connection_gets_the_stream(model_dir: Path, peer: EnginePeer
             peer.send(sequence, byte_ids("a"))
             await first.until('"a"')
             second = get(apps[other], first.head["x-stream-id"], after="1")
-            with pytest.raises(ReaderDismissed):  # a network that is gone doesn't say so
+            with pytest.raises(ReaderReplaced):  # a network that is gone doesn't say so
                 await first.task
             third = get(apps[1 - other], first.head["x-stream-id"], after="1")
-            with pytest.raises(ReaderDismissed):
+            with pytest.raises(ReaderReplaced):
                 await second.task
             peer.send(sequence, byte_ids("b"), "length")
             await third.task
