@@ -15,7 +15,8 @@ from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.quantized import QuantizeName
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import EngineConfig
-from .config import DEFAULT_HEARTBEAT_TIMEOUT_S, MAX_TOP_N, ApiConfig
+from ..engine.messages import MAX_TOP_N
+from .config import DEFAULT_HEARTBEAT_TIMEOUT_S, ApiConfig
 from .launch.options import (
     ADDRESS,
     ENGINE,

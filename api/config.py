@@ -4,7 +4,6 @@ from pathlib import Path
 
 from msgspec import Struct
 
-MAX_TOP_N = 20  # what the engine can list beside a token
 # An engine whose loop stands still for this long is taken for dead. Far above the longest step.
 DEFAULT_HEARTBEAT_TIMEOUT_S = 30.0
 

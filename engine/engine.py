@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from ..kernels import PROCESSED
 from .chunk import Chunk, Scheduled
 from .grammar import GrammarError, Matcher
 from .grammar_compiler import Compiled, GrammarCompiler
@@ -268,7 +269,7 @@ class Engine:
         results = self._runner.collect(launched)
         token_ids, logprobs = (
             results.token_ids[: launched.samples].tolist(),
-            results.logprobs[: launched.samples].tolist(),
+            results.logprobs[: launched.samples, PROCESSED].tolist(),
         )
         row = 0
         for chunk in launched.chunks:

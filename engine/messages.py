@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+MAX_TOP_N = 20  # best tokens that the engine lists beside a token
+
 FinishReason = Literal["length", "eos_token"]
 # overloaded: the waiting queue is full; timeout: the sequence's own time was over.
 ErrorType = Literal["validation", "generation", "overloaded", "timeout"]
@@ -42,9 +44,8 @@ class SamplingParams(Struct, frozen=True, array_like=True, gc=False):
     presence_penalty: float = 0.0  # OpenAI's: for tokens that occur in the output
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit), ascending by id, each id once
     min_new_tokens: int = 0  # until then no stop token is drawn
-    watermark: bool = False
     grammar: Grammar | None = None
-    top_n: int = 0  # best tokens wanted beside each drawn one, at most 20
+    top_n: int = 0  # best tokens wanted beside each drawn one, at most MAX_TOP_N
     raw_logprobs: bool = False  # logprobs of the model's own distribution, not of the processed one
     prompt_logprobs: bool = False  # of each prompt token but the first, once, before the first new token
 

@@ -3,10 +3,10 @@
 import torch
 
 from ..kernels import Backend
-from .block import Block
 from .chunk import Chunk
 from .limits import Limits
 from .models import DecoderModel
+from .staging import StagingBuffer
 
 
 class PromptScorer:
@@ -23,8 +23,8 @@ class PromptScorer:
         self._backend = backend
         self._hidden = hidden
         self._lot = lot = limits.max_samples
-        self._inputs = Block({"rows": ((lot,), torch.int64), "targets": ((lot,), torch.int64)}, device)
-        self._results = Block({"logprobs": ((lot,), torch.float32)}, device)
+        self._inputs = StagingBuffer({"rows": ((lot,), torch.int64), "targets": ((lot,), torch.int64)}, device)
+        self._results = StagingBuffer({"logprobs": ((lot,), torch.float32)}, device)
         self._program = backend.capture(self._run, (lot,))
 
     def score(self, chunks: list[Chunk]) -> None:

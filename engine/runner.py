@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels import TOP_WIDTH, Backend, Event, Program, Sampled, SamplingBatch, TopTokens
-from .block import Block
+from ..kernels import TOP_WIDTH, Backend, Event, Program, Sampled, SamplingBatch
 from .chunk import Chunk
 from .grammar import Matcher
 from .limits import Limits
@@ -19,6 +18,7 @@ from .prompt_logprobs import PromptScorer
 from .sampling_buffers import SamplingBuffers
 from .sampling_results import HostSampled
 from .sequence import Sequence
+from .staging import StagingBuffer
 from .step_buffers import StepBuffers
 
 
@@ -53,9 +53,9 @@ class Runner:
             for window in model.windows
         }  # fmt: skip
         self._hidden = torch.zeros(limits.max_rows, config.hidden_size, dtype=dtypes.rows, device=device)
-        self._results = _result_block(samples, device)
-        self._sampled = _sampled_of(self._results.device)
-        # Without a graph for every set of fields, the recorded head samples with those that nearly all requests need.
+        self._results = _results_buffer(samples, device)
+        self._sampled = Sampled(**self._results.device)
+        # Without a graph for each, the recorded head samples with the fields that nearly all requests need.
         self._records_all = backend.records_any_size
         self._sampling = SamplingBuffers(
             limits.max_sequences, samples, self.vocab_size, device, limits.max_logit_bias, self._records_all
@@ -80,7 +80,7 @@ class Runner:
         self._inputs.upload(copy)
         self._body.launch(size.rows, size.sequences)
         self._scorer.score(chunks)
-        results = HostSampled(**{name: array for name, array in self._results.turn().items() if name in _TOLD})
+        results = HostSampled(**self._results.turn())
         if size.samples:
             rows = [
                 (chunk.sequence, chunk.sequence.total + index)
@@ -88,11 +88,11 @@ class Runner:
             ]  # fmt: skip
             self._sampling.stage(rows)
             batch = self._sampling.upload(copy)
-            if self._records_all or _is_plain(batch):
+            if self._records_all or not batch.full:
                 self._head.launch(size.samples)
             else:
                 self._run_head(size.samples, batch)
-            self._results.download(copy, "logprobs" if _details_missing(chunks) else "raw_top_logprobs")
+            self._results.download(copy, "logprobs" if _details_missing(chunks) else "top_logprobs")
         return Launched(chunks, size.samples, self._backend.Event(), results)
 
     def collect(self, launched: Launched) -> HostSampled:
@@ -120,54 +120,29 @@ class Runner:
         self._model.body(inputs.token_ids[:rows], batch, self._plans, self.cache, self._hidden[:rows])
 
     def _run_recorded_head(self, samples: int) -> None:
-        batch = self._sampling.batch() if self._records_all else self._sampling.plain_batch(samples)
-        self._run_head(samples, batch)
+        self._run_head(samples, self._sampling.full_batch if self._records_all else self._sampling.plain_batch)
 
     def _run_head(self, samples: int, batch: SamplingBatch) -> None:
         logits = self._model.head(self._hidden, self._inputs.last_rows[:samples])
         sampled = self._backend.sample(logits, batch, self._sampled)
-        token_ids = sampled.token_ids[:samples]
-        self._backend.count_tokens(self._sampling.token_counts, batch.seen[:samples], token_ids)
-        if batch.output_counts is not None:
-            self._backend.count_tokens(batch.output_counts, batch.seen[:samples], token_ids)
+        token_ids, counts_rows = sampled.token_ids[:samples], batch["counts_row"][:samples]
+        self._backend.count_tokens(batch.token_counts, counts_rows, token_ids)
+        if batch.full:
+            self._backend.count_tokens(batch.output_counts, counts_rows, token_ids)
 
 
-def _result_block(samples: int, device: torch.device) -> Block:
+def _results_buffer(samples: int, device: torch.device) -> StagingBuffer:
     """Memory of Sampled, what every request needs first."""
-    lists = {
-        f"{kind}top_{what}": ((samples, TOP_WIDTH), dtype)
-        for kind in ("", "raw_") for what, dtype in (("ids", torch.int64), ("logprobs", torch.float32))
-    }  # fmt: skip
-    fields = {
-        "token_ids": ((samples,), torch.int64),
-        "logprobs": ((samples,), torch.float32),
-        "ranks": ((samples,), torch.int32),
-        "raw_logprobs": ((samples,), torch.float32),
-        "raw_ranks": ((samples,), torch.int32),
-        **lists,
-    }
-    return Block(fields, device)
-
-
-def _sampled_of(fields: dict[str, torch.Tensor]) -> Sampled:
-    return Sampled(
-        fields["token_ids"], fields["logprobs"], fields["ranks"], fields["raw_logprobs"], fields["raw_ranks"],
-        TopTokens(fields["top_ids"], fields["top_logprobs"]),
-        TopTokens(fields["raw_top_ids"], fields["raw_top_logprobs"]),
-    )  # fmt: skip
-
-
-_TOLD = HostSampled.__dataclass_fields__
-
-
-def _is_plain(batch: SamplingBatch) -> bool:
-    return all(getattr(batch, name) is None for name in SamplingBatch.__dataclass_fields__ if name in _OPTIONAL)
+    return StagingBuffer(
+        {
+            "token_ids": ((samples,), torch.int64),
+            "logprobs": ((samples, 2), torch.float32),
+            "top_ids": ((samples, 2, TOP_WIDTH), torch.int64),
+            "top_logprobs": ((samples, 2, TOP_WIDTH), torch.float32),
+        },
+        device,
+    )
 
 
 def _details_missing(chunks: list[Chunk]) -> bool:
     return not any(c.samples and (c.sequence.sampling.top_n or c.sequence.sampling.raw_logprobs) for c in chunks)
-
-
-_OPTIONAL = tuple(
-    name for name, field in SamplingBatch.__dataclass_fields__.items() if field.default is None
-)  # what costs nothing where it is None

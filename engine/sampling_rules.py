@@ -9,7 +9,7 @@ from .messages import SamplingParams
 
 def needs_sync(sampling: SamplingParams) -> bool:
     """Whether a sequence's last token must be known on the host before its next row is staged."""
-    return sampling.watermark or sampling.grammar is not None
+    return sampling.grammar is not None
 
 
 def can_speculate(sampling: SamplingParams) -> bool:

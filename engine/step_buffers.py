@@ -6,11 +6,10 @@ import numpy as np
 import torch
 
 from ..kernels import StepBatch
-from .block import Block
 from .chunk import Chunk
 from .limits import Limits
 from .sequence import Sequence
-from .staging import Copy, Staged
+from .staging import Copy, StagedTensor, StagingBuffer
 
 
 class StepSize(NamedTuple):
@@ -28,7 +27,7 @@ class StepBuffers:
         self._page_size = limits.page_size
         rows, sequences = limits.max_rows, limits.max_sequences
         max_pages = -(-limits.max_total_tokens // limits.page_size)
-        self._block = Block(
+        self._inputs = StagingBuffer(
             {
                 "token_ids": ((rows,), torch.int64),
                 "sources": ((rows,), torch.int64),  # row of the last step's samples that holds the token; -1: none
@@ -40,7 +39,7 @@ class StepBuffers:
             },
             device,
         )
-        self._page_table = Staged((sequences, max_pages), torch.int32, device)
+        self._page_table = StagedTensor((sequences, max_pages), torch.int32, device)
         self._uploaded_sequences = 0
         self._tables = np.zeros((sequences, max_pages), np.int32)  # by the sequences' slots
         self._tabled = [0] * sequences  # entries of a table that are right
@@ -49,21 +48,21 @@ class StepBuffers:
     @property
     def token_ids(self) -> torch.Tensor:
         """int64 [rows], on the device."""
-        return self._block.device["token_ids"]
+        return self._inputs.device["token_ids"]
 
     @property
     def sources(self) -> torch.Tensor:
         """int64 [rows], on the device; see ``Backend.take_tokens``."""
-        return self._block.device["sources"]
+        return self._inputs.device["sources"]
 
     @property
     def last_rows(self) -> torch.Tensor:
         """int64 [samples], on the device: the rows to sample from."""
-        return self._block.device["last_rows"]
+        return self._inputs.device["last_rows"]
 
     def batch(self, rows: int) -> StepBatch:
         """The first rows, and all sequences."""
-        device = self._block.device
+        device = self._inputs.device
         return StepBatch(
             positions=device["positions"][:rows],
             slots=device["slots"][:rows],
@@ -100,7 +99,7 @@ class StepBuffers:
                 tokens.append(0)
             tokens += chunk.drafts
 
-        host = self._block.turn()
+        host = self._inputs.turn()
         sequences, rows = len(chunks), len(tokens)
         start_array, count_array = np.array(starts), np.array(counts)
         query_start = np.zeros(sequences + 1, np.int64)
@@ -123,7 +122,7 @@ class StepBuffers:
 
     def upload(self, copy: Copy) -> None:
         """Bring what was staged to the device."""
-        self._block.upload(copy)
+        self._inputs.upload(copy)
         self._page_table.upload(self._uploaded_sequences, copy)
 
     def _stage_samples(self, chunks: list[Chunk], query_start: np.ndarray, last_rows: np.ndarray) -> int:

@@ -3,10 +3,8 @@
 from itertools import pairwise
 
 from .limits import Limits
-from .messages import SamplingParams, Submit
+from .messages import MAX_TOP_N, SamplingParams, Submit
 from .sampling_buffers import MAX_STOP_TOKENS
-
-MAX_TOP_N = 20
 
 
 def refuse(submit: Submit, limits: Limits, vocab_size: int) -> str | None:

@@ -18,6 +18,8 @@ from typing import Literal, Protocol, cast
 
 import torch
 
+from .sampling_fields import FIELDS, INDEX
+
 BackendName = Literal["cpu", "triton"]
 
 
@@ -44,69 +46,75 @@ class StepBatch:
 class SamplingBatch:
     """How each row of a logits matrix is to be sampled; every row may differ.
 
-    A logit is processed in this order, in fp32: watermark, bias, repetition penalty, frequency penalty, output
-    frequency and presence penalties, grammar, temperature. Then the allowed set shrinks by top-k, top-p, min-p and
-    typical-p, each taken from the distribution that the one before it left. Top-p (typical-p) keeps a token if the
-    tokens with strictly larger probability (the strictly more typical ones) weigh less than p: equal ones stay or go
-    together. The token is the one with the largest sum of logit and noise, the lowest id of equals.
-    NaN is never allowed. ``kernels/exact.py`` says how weights and noise are computed bit for bit.
-
-    What is None costs nothing; the Triton kernels are compiled for the set of fields that are given.
+    A logit is processed in this order, in fp32: bias, repetition penalty, frequency penalty, output frequency and
+    presence penalties, grammar, temperature. Then the allowed set shrinks by top-k, top-p, min-p and typical-p, each
+    taken from the distribution that the one before it left. Top-p (typical-p) keeps a token if the tokens with strictly
+    larger probability (the strictly more typical ones) weigh less than p: equal ones stay or go together. The token is
+    the one with the largest sum of logit and noise, the lowest id of equals. NaN is never allowed. ``kernels/exact.py``
+    says how weights and noise are computed bit for bit.
     """
 
-    greedy: torch.Tensor  # bool [rows]: no noise; temperature and the allowed set's bounds are ignored
-    temperature: torch.Tensor  # fp32 [rows], > 0
-    top_k: torch.Tensor  # int32 [rows], 0: off; ties at the edge are kept
-    top_p: torch.Tensor  # fp32 [rows], 1: off
-    repetition_penalty: torch.Tensor  # fp32 [rows], 1: off
-    seeds: torch.Tensor  # int64 [rows], the bits of a u64
-    positions: torch.Tensor  # int64 [rows], index in its sequence of the token that is drawn
-    seen: torch.Tensor  # int32 [rows], row of ``token_counts`` that holds the sequence's tokens; -1: no penalty wanted
+    fields: torch.Tensor  # int32 [FIELDS, at least rows], see kernels/sampling_fields.py
     token_counts: torch.Tensor  # int32 [penalised sequences, vocab], occurrences in prompt and output
-    min_p: torch.Tensor | None = None  # fp32 [rows], least probability relative to the best token's; 0: off
-    typical_p: torch.Tensor | None = None  # fp32 [rows], 1: off
-    frequency_penalty: torch.Tensor | None = None  # fp32 [rows], times a token's share of prompt and output (TGI)
-    output_frequency_penalty: torch.Tensor | None = None  # fp32 [rows], times its occurrences in the output (OpenAI)
-    presence_penalty: torch.Tensor | None = None  # fp32 [rows], for tokens that occur in the output (OpenAI)
-    output_counts: torch.Tensor | None = None  # int32, like ``token_counts``; needed by the two above
-    bias_start: torch.Tensor | None = None  # int32 [rows + 1], the row's biases: bias_start[row] .. bias_start[row + 1]
-    bias_ids: torch.Tensor | None = None  # int32 [biases], ascending within a row, each token once
-    bias_values: torch.Tensor | None = None  # fp32 [biases]
-    grammar: torch.Tensor | None = None  # int32 [rows], row of ``grammar_bits``; -1: everything is allowed
-    grammar_bits: torch.Tensor | None = None  # int32 [grammars, ceil(vocab / 32)], bit i % 32 of word i // 32: token i
-    watermark: torch.Tensor | None = None  # int64 [rows], the token before the one that is drawn; -1: off
-    watermark_gamma: float = 0.5  # share of the vocabulary on a green list
-    watermark_delta: float = 2.0  # added to the logits of green tokens
-    # int32 [rows], best tokens wanted, at most 20. Given, all of Sampled is filled, but for the rows where it is -1:
-    # of those nobody looks at more than token and logprob.
-    top_n: torch.Tensor | None = None
+    output_counts: torch.Tensor  # like ``token_counts``, of the output alone
+    bias_ids: torch.Tensor  # int32 [biases], ascending within a row, each token once
+    bias_values: torch.Tensor  # fp32 [biases]
+    grammar_bits: torch.Tensor  # int32 [grammars, ceil(vocab / 32)], bit i % 32 of word i // 32: token i is allowed
+    full: bool  # rows use optional fields; all of Sampled is filled then, where a row's ``top_n`` isn't -1
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """One field of every row, int32 or fp32, over the same memory."""
+        field = self.fields[INDEX[name]]
+        return field.view(torch.float32) if FIELDS[name].kind == "float" else field
+
+    @classmethod
+    def neutral(cls, rows: int, vocab: int, *, full: bool) -> "SamplingBatch":
+        """Rows that are drawn at temperature 1 from all tokens, on the CPU; with room for one sequence's counts."""
+        batch = cls(
+            fields=torch.empty((len(FIELDS), rows), dtype=torch.int32),
+            token_counts=torch.zeros((1, vocab), dtype=torch.int32),
+            output_counts=torch.zeros((1, vocab), dtype=torch.int32),
+            bias_ids=torch.zeros(1, dtype=torch.int32),
+            bias_values=torch.zeros(1),
+            grammar_bits=torch.zeros((1, -(-vocab // 32)), dtype=torch.int32),
+            full=full,
+        )
+        for name, field in FIELDS.items():
+            batch[name][:] = field.neutral
+        return batch
+
+    def set_seeds(self, seeds: torch.Tensor) -> None:
+        """``seeds``: int64 [rows], the bits of u64."""
+        halves = seeds.contiguous().view(torch.int32).view(-1, 2)  # little-endian
+        self["seed_low"][:], self["seed_high"][:] = halves[:, 0], halves[:, 1]
 
 
 TOP_WIDTH = 32  # columns of the lists of best tokens: 20, and room for ties at the cut-off
-
-
-@dataclass
-class TopTokens:
-    """The best tokens of each row, best first, equal ones by id, ties at the cut-off included while there is room."""
-
-    ids: torch.Tensor  # int64 [rows, TOP_WIDTH], -1 beyond the row's last
-    logprobs: torch.Tensor  # fp32 [rows, TOP_WIDTH], -inf beyond the row's last
+PROCESSED, RAW = 0, 1  # after the processing, within the allowed set; the model's own distribution
 
 
 @dataclass
 class Sampled:
     """What the sampler returns for each row. A row without any finite logit gives token 0, with logprob -inf.
 
-    "Raw" is the model's own distribution, before any processing; the rest is after it and within the allowed set.
+    The lists hold the best tokens, best first, equal ones by id, ties at the cut-off included while there is room.
+    Unless the batch is full, and of rows whose ``top_n`` is -1, only tokens and processed logprobs are written.
     """
 
     token_ids: torch.Tensor  # int64 [rows]
-    logprobs: torch.Tensor  # fp32 [rows], natural log, of the processed distribution restricted to the allowed set
-    ranks: torch.Tensor | None = None  # int32 [rows], 1 + tokens of the allowed set that are nearer to the best logit
-    raw_logprobs: torch.Tensor | None = None  # fp32 [rows]
-    raw_ranks: torch.Tensor | None = None  # int32 [rows]
-    top: TopTokens | None = None
-    raw_top: TopTokens | None = None
+    logprobs: torch.Tensor  # fp32 [rows, 2], natural log, PROCESSED and RAW
+    top_ids: torch.Tensor  # int64 [rows, 2, TOP_WIDTH], -1 beyond the row's last
+    top_logprobs: torch.Tensor  # fp32 [rows, 2, TOP_WIDTH], -inf beyond the row's last
+
+    @classmethod
+    def empty(cls, rows: int, device: torch.device) -> "Sampled":
+        """Room for so many rows."""
+        return cls(
+            torch.empty(rows, dtype=torch.int64, device=device),
+            torch.empty((rows, 2), device=device),
+            torch.empty((rows, 2, TOP_WIDTH), dtype=torch.int64, device=device),
+            torch.empty((rows, 2, TOP_WIDTH), device=device),
+        )
 
 
 @dataclass(frozen=True)

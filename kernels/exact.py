@@ -13,9 +13,6 @@ from integer sums, which have no order:
   f in [-1/2, 1/2] and 2^f = 1 + f Q(f), Q by Chebyshev interpolation: relative error below 1e-7.
 - mean distance, for typical-p: the sum of weight * r (one fp32 product, truncated to an int64) over the sum of weights,
   divided in fp64, rounded to fp32. Entropy and mean distance differ by a constant, so that is all typical-p needs.
-- green tokens of the watermark: those whose Philox word is below gamma * 2^32; key 15485863 * previous token (the
-  seed of Kirchenbauer et al. 2023, arXiv 2301.10226), counter (token id // 4, 0, 0, 1), word token id % 4. Each token
-  is green with probability gamma by itself: no permutation of the vocabulary, the same z-test for the detector.
 """
 
 # Philox-4x32: round multipliers and Weyl constants of Random123.
@@ -23,9 +20,6 @@ PHILOX_M0 = 0xD2511F53
 PHILOX_M1 = 0xCD9E8D57
 PHILOX_W0 = 0x9E3779B9
 PHILOX_W1 = 0xBB67AE85
-
-WATERMARK_KEY = 15485863
-WATERMARK_DOMAIN = 1  # last counter word; 0 is the noise
 
 TWO_POW_MINUS_32 = 2.0**-32
 BELOW_ONE = 1.0 - 2.0**-24
@@ -61,8 +55,3 @@ MASSLESS = 28.0  # from this distance on the weight is 0
 HIGHEST_LOGIT = 1e38  # processed logits are cut here, so that a sum with noise or a difference stays finite
 LOWEST_MIN_P = 2.0**-100  # normal, and far below any weight
 LOWEST_TEMPERATURE = 2.0**-20  # below it the noise is lost in the rounding of the logits anyway
-
-
-def watermark_threshold(gamma: float) -> int:
-    """The uint32 below which the word of a green token lies."""
-    return min(int(gamma * 2**32), 2**32 - 1)

@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import Struct
 
-from ...engine.messages import Grammar, SamplingParams
+from ...engine.messages import MAX_TOP_N, Grammar, SamplingParams
 from ..generation.limits import (
     FLOAT32_MAX,
     MAX_SEED,
@@ -18,7 +18,6 @@ from .errors import InvalidRequestError
 from .schema import SamplingFields
 
 MAX_CHOICES = 128  # as OpenAI
-MAX_TOP_LOGPROBS = 20  # as OpenAI; the engine gives no more
 
 # Least, most (both allowed) of what has a range.
 _RANGES = {
@@ -68,8 +67,8 @@ def check(
     choices = 1 if request.n is None else request.n
     if not 1 <= choices <= MAX_CHOICES:
         raise InvalidRequestError(f"`n` must be >= 1 and <= {MAX_CHOICES}. Given: {choices}", "n")
-    if top_logprobs > MAX_TOP_LOGPROBS:
-        raise InvalidRequestError(f"at most {MAX_TOP_LOGPROBS} top logprobs can be had. Given: {top_logprobs}")
+    if top_logprobs > MAX_TOP_N:
+        raise InvalidRequestError(f"at most {MAX_TOP_N} top logprobs can be had. Given: {top_logprobs}")
     stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     check_stops(stops, limits)
     if grammar is not None and not limits.grammar_support:

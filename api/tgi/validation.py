@@ -39,6 +39,8 @@ def check(request: GenerateRequest, limits: Limits, stream: bool) -> None:
             f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. Given: {truncate}"
         )
     _check_beyond_tgi(parameters, limits)
+    if parameters.watermark:
+        raise ValidationError("`watermark` is not supported by this server: no detector would find it")
     if parameters.adapter_id:
         raise ValidationError("`adapter_id` is not supported by this server: no adapter is loaded")
 
@@ -134,7 +136,6 @@ def resolve(
         presence_penalty=parameters.presence_penalty or 0.0,
         logit_bias=resolve_logit_bias(parameters.logit_bias, limits),
         min_new_tokens=min(parameters.min_new_tokens or 0, max_new_tokens),
-        watermark=bool(parameters.watermark),
         grammar=grammar,
         top_n=parameters.top_n_tokens or 0,
         prompt_logprobs=bool(parameters.decoder_input_details),

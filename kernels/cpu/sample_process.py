@@ -3,34 +3,13 @@
 import numpy as np
 from numba import njit
 
-from .. import exact
-from .exact import clean, ordered, philox, unordered
+from .exact import clean, ordered, unordered
 
-_F, _I, _U = np.float32, np.int32, np.uint32
+_F, _I = np.float32, np.int32
 LOWEST_KEY = _I(np.array(-np.inf, _F).view(np.int32) ^ 0x7FFFFFFF)
 _LOWEST = _F(-np.inf)
-_WATERMARK_KEY = np.uint64(exact.WATERMARK_KEY)
-_WATERMARK_DOMAIN = _U(exact.WATERMARK_DOMAIN)
-_BLOCK = 256  # random words at a time: they stay in the first-level cache
 
 kernel = njit(cache=True, error_model="numpy")
-
-
-@kernel
-def add_watermark(z, previous, threshold, delta, words):
-    """Add ``delta`` to the green tokens: those whose word, keyed by the token before, is below ``threshold``."""
-    key = np.uint64(previous) * _WATERMARK_KEY
-    key0, key1 = _U(key), _U(key >> np.uint64(32))
-    for start in range(0, z.size, _BLOCK):
-        for c in range(_BLOCK // 4):
-            w0, w1, w2, w3 = philox(key0, key1, _U(start // 4 + c), _U(0), _U(0), _WATERMARK_DOMAIN)
-            words[4 * c] = w0
-            words[4 * c + 1] = w1
-            words[4 * c + 2] = w2
-            words[4 * c + 3] = w3
-        for i in range(min(_BLOCK, z.size - start)):
-            x = z[start + i]
-            z[start + i] = x + delta if words[i] < threshold else x
 
 
 @kernel

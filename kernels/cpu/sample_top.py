@@ -1,4 +1,4 @@
-"""Rank of a token and the best tokens of a row: what clients may want to know beside the token itself."""
+"""The best tokens of a row: what clients may want to know beside the token itself."""
 
 import math
 
@@ -18,24 +18,6 @@ kernel = njit(cache=True, error_model="numpy")
 def logprob(distance, mass):
     """Log of a token's share, from its distance below the best logit and the weight of all."""
     return _F(-np.float64(distance) - math.log(np.float64(mass) * _UNIT))
-
-
-@kernel
-def rank(z, best, distance):
-    """1 + number of the row's tokens nearer to the best logit."""
-    nearer = np.int64(0)
-    for i in range(z.size):
-        nearer += np.int32(best - z[i] < distance)
-    return 1 + nearer
-
-
-@kernel
-def rank_listed(r, n, distance):
-    """1 + number of listed tokens nearer to the best logit."""
-    nearer = np.int64(0)
-    for i in range(n):
-        nearer += np.int32(r[i] < distance)
-    return 1 + nearer
 
 
 @kernel

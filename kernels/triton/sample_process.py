@@ -3,11 +3,23 @@
 import triton
 import triton.language as tl
 
-from .. import exact
-from .exact import clean, divide, inverse_temperature, words_of_tile
+from .exact import clean, divide, inverse_temperature
+from .sample_fields import (
+    BIAS_END,
+    BIAS_START,
+    COUNTS_ROW,
+    FREQUENCY_PENALTY,
+    GRAMMAR,
+    GREEDY,
+    OUTPUT_FREQUENCY_PENALTY,
+    POSITION,
+    PRESENCE_PENALTY,
+    REPETITION_PENALTY,
+    TEMPERATURE,
+    load_float,
+    load_int,
+)
 
-_WATERMARK_KEY = tl.constexpr(exact.WATERMARK_KEY)
-_WATERMARK_DOMAIN = tl.constexpr(exact.WATERMARK_DOMAIN)
 _BIASES = tl.constexpr(128)  # ids looked at together; 300 is what OpenAI's interface allows
 
 
@@ -32,57 +44,39 @@ def process_tile(
     mask,  # [TILE], ids < vocab
     first_id,
     row,
-    greedy,
-    position,
-    temperature_ptr,
-    repetition_penalty_ptr,
-    seen_ptr,
+    fields_ptr,  # of SamplingBatch, like the five below
+    stride,
     token_counts_ptr,
-    frequency_penalty_ptr,
-    output_frequency_penalty_ptr,
-    presence_penalty_ptr,
     output_counts_ptr,
-    bias_start_ptr,
     bias_ids_ptr,
     bias_values_ptr,
-    grammar_ptr,
     grammar_bits_ptr,
-    watermark_ptr,
     vocab,
-    WATERMARK_THRESHOLD: tl.constexpr,
-    WATERMARK_DELTA: tl.constexpr,
+    FULL: tl.constexpr,  # optional fields are looked at
     TILE: tl.constexpr,
 ):
-    """Watermark, bias, penalties, grammar, temperature."""
-    if watermark_ptr is not None:
-        previous = tl.load(watermark_ptr + row)
-        if previous >= 0:
-            key = previous.to(tl.uint64) * _WATERMARK_KEY
-            words = words_of_tile(key, previous * 0, first_id, _WATERMARK_DOMAIN, TILE)
-            z = tl.where(words.to(tl.int64) < WATERMARK_THRESHOLD, z + WATERMARK_DELTA, z)
-    if bias_start_ptr is not None:
-        start, end = tl.load(bias_start_ptr + row), tl.load(bias_start_ptr + row + 1)
+    """Bias, penalties, grammar, temperature."""
+    if FULL:
+        start, end = load_int(fields_ptr, stride, row, BIAS_START), load_int(fields_ptr, stride, row, BIAS_END)
         z = _add_biases(z, ids, first_id, bias_ids_ptr, bias_values_ptr, start, end, TILE)
-    seen = tl.load(seen_ptr + row).to(tl.int64)
-    if seen >= 0:
-        counts = tl.load(token_counts_ptr + seen * vocab + ids, mask=mask, other=0)
-        penalty = tl.load(repetition_penalty_ptr + row)
+    counted = load_int(fields_ptr, stride, row, COUNTS_ROW).to(tl.int64)
+    if counted >= 0:
+        counts = tl.load(token_counts_ptr + counted * vocab + ids, mask=mask, other=0)
+        penalty = load_float(fields_ptr, stride, row, REPETITION_PENALTY)
         z = tl.where(counts > 0, tl.where(z < 0, z * penalty, divide(z, penalty)), z)
-        if frequency_penalty_ptr is not None:
-            share = divide(counts.to(tl.float32), tl.maximum(position, 1).to(tl.float32))
-            z = z - share * tl.load(frequency_penalty_ptr + row)
-        if output_counts_ptr is not None:
-            counts = tl.load(output_counts_ptr + seen * vocab + ids, mask=mask, other=0)
-            if output_frequency_penalty_ptr is not None:
-                z = z - counts.to(tl.float32) * tl.load(output_frequency_penalty_ptr + row)
-            if presence_penalty_ptr is not None:
-                z = z - tl.where(counts > 0, tl.load(presence_penalty_ptr + row), 0.0)
-    if grammar_ptr is not None:
-        grammar = tl.load(grammar_ptr + row).to(tl.int64)
+        if FULL:
+            length = tl.maximum(load_int(fields_ptr, stride, row, POSITION), 1).to(tl.float32)
+            share = divide(counts.to(tl.float32), length)
+            z = z - share * load_float(fields_ptr, stride, row, FREQUENCY_PENALTY)
+            counts = tl.load(output_counts_ptr + counted * vocab + ids, mask=mask, other=0)
+            z = z - counts.to(tl.float32) * load_float(fields_ptr, stride, row, OUTPUT_FREQUENCY_PENALTY)
+            z = z - tl.where(counts > 0, load_float(fields_ptr, stride, row, PRESENCE_PENALTY), 0.0)
+    if FULL:
+        grammar = load_int(fields_ptr, stride, row, GRAMMAR).to(tl.int64)
         if grammar >= 0:
             bits_row_ptr = grammar_bits_ptr + grammar * ((vocab + 31) // 32)
             bits = tl.load(bits_row_ptr + ids // 32, mask=mask, other=0)
             z = tl.where(((bits >> (ids % 32)) & 1) == 1, z, float("-inf"))
-    if greedy == 0:
-        z = z * inverse_temperature(tl.load(temperature_ptr + row))
+    if load_int(fields_ptr, stride, row, GREEDY) == 0:
+        z = z * inverse_temperature(load_float(fields_ptr, stride, row, TEMPERATURE))
     return clean(z)

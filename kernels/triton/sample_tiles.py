@@ -4,24 +4,19 @@ import triton
 import triton.language as tl
 
 from .exact import clean, gumbel, words_of_tile
+from .sample_fields import GREEDY, POSITION, load_bounds, load_int, load_seed
 from .sample_process import process_tile
 from .sample_sets import NO_TOKEN
 
-
-@triton.jit
-def bounds_of(row, vocab, greedy_ptr, top_k_ptr, top_p_ptr, min_p_ptr, typical_p_ptr):
-    """What bounds a row's allowed set, and whether anything does: (top_k, top_p, min_p, typical_p, bounded)."""
-    top_k = tl.load(top_k_ptr + row)
-    top_k = tl.where(top_k < vocab, top_k, 0)
-    top_p = tl.load(top_p_ptr + row)
-    min_p = top_p * 0.0
-    typical_p = min_p + 1.0
-    if min_p_ptr is not None:
-        min_p = tl.load(min_p_ptr + row)
-    if typical_p_ptr is not None:
-        typical_p = tl.load(typical_p_ptr + row)
-    bounded = (top_k > 0) | (top_p < 1.0) | (min_p > 0.0) | (typical_p < 1.0)
-    return top_k, top_p, min_p, typical_p, bounded & (tl.load(greedy_ptr + row) == 0)
+# What a tile leaves for the second kernel, a word each.
+MAXIMUM = tl.constexpr(0)  # fp32, of the processed logits
+TOTAL = tl.constexpr(1)  # fp32, sum of exp(z - MAXIMUM)
+SCORE = tl.constexpr(2)  # fp32, best noised logit; only if the row's every token is allowed, like the two below
+TOKEN = tl.constexpr(3)  # int32, its token
+LOGIT = tl.constexpr(4)  # fp32, its logit
+RAW_MAXIMUM = tl.constexpr(5)  # fp32, of the raw logits; if FULL, like the one below
+RAW_TOTAL = tl.constexpr(6)
+TILE_WORDS = tl.constexpr(7)
 
 
 @triton.jit
@@ -34,42 +29,19 @@ def _maximum_and_sum(z):
 @triton.jit
 def tiles_kernel(
     logits_ptr,  # fp32 [rows, vocab]
-    z_ptr,  # fp32 [rows, vocab] out: processed logits; all rows with DETAILS, else only those with an allowed set
-    greedy_ptr,  # [rows], like everything up to token_counts_ptr; the fields of SamplingBatch
-    temperature_ptr,
-    top_k_ptr,
-    top_p_ptr,
-    min_p_ptr,
-    typical_p_ptr,
-    repetition_penalty_ptr,
-    frequency_penalty_ptr,
-    output_frequency_penalty_ptr,
-    presence_penalty_ptr,
-    seeds_ptr,
-    positions_ptr,
-    seen_ptr,
-    token_counts_ptr,  # int32 [penalised sequences, vocab]
+    z_ptr,  # fp32 [rows, vocab] out: processed logits; all rows if FULL, else only those with an allowed set
+    fields_ptr,  # int32 [fields, stride], of SamplingBatch, like the five below
+    token_counts_ptr,
     output_counts_ptr,
-    bias_start_ptr,
     bias_ids_ptr,
     bias_values_ptr,
-    grammar_ptr,
     grammar_bits_ptr,
-    watermark_ptr,
-    tile_max_ptr,  # fp32 [rows, tiles] out, like the four below
-    tile_sum_ptr,  # sum of exp(z - tile maximum)
-    tile_score_ptr,  # best noised logit of a row whose every token is allowed
-    tile_token_ptr,  # its token, int32
-    tile_logit_ptr,  # its logit
-    group_max_ptr,  # fp32 [rows, tiles * TILE / GROUP] out, where z is written
-    raw_max_ptr,  # the same of the raw logits, with DETAILS
-    raw_sum_ptr,
-    raw_group_max_ptr,
+    tiles_ptr,  # fp32 [rows, TILE_WORDS, tiles] out
+    groups_ptr,  # fp32 [rows, 2, groups] out: maximum of each group of GROUP tokens where z is written; raw if FULL
+    stride,
     vocab,
     num_tiles,
-    WATERMARK_THRESHOLD: tl.constexpr,
-    WATERMARK_DELTA: tl.constexpr,
-    DETAILS: tl.constexpr,
+    FULL: tl.constexpr,
     TILE: tl.constexpr,
     GROUP: tl.constexpr,
 ):
@@ -77,59 +49,36 @@ def tiles_kernel(
     tile = tl.program_id(1)
     ids = tile * TILE + tl.arange(0, TILE)
     mask = ids < vocab
-    at = row * num_tiles + tile
+    words_ptr = tiles_ptr + row * TILE_WORDS * num_tiles + tile
     groups: tl.constexpr = TILE // GROUP
-    group_at = at * groups + tl.arange(0, groups)
-    greedy = tl.load(greedy_ptr + row)
-    position = tl.load(positions_ptr + row)
-    _, _, _, _, bounded = bounds_of(row, vocab, greedy_ptr, top_k_ptr, top_p_ptr, min_p_ptr, typical_p_ptr)
+    group_ptrs = groups_ptr + row * 2 * num_tiles * groups + tile * groups + tl.arange(0, groups)
+    _, _, _, _, bounded = load_bounds(fields_ptr, stride, row, vocab, FULL)
 
     z = tl.load(logits_ptr + row * vocab + ids, mask=mask, other=float("-inf"))
-    if DETAILS:
+    if FULL:
         raw = clean(z)
         best, total = _maximum_and_sum(raw)
-        tl.store(raw_max_ptr + at, best)
-        tl.store(raw_sum_ptr + at, total)
-        tl.store(raw_group_max_ptr + group_at, tl.max(tl.reshape(raw, (groups, GROUP)), axis=1))
+        tl.store(words_ptr + RAW_MAXIMUM * num_tiles, best)
+        tl.store(words_ptr + RAW_TOTAL * num_tiles, total)
+        tl.store(group_ptrs + num_tiles * groups, tl.max(tl.reshape(raw, (groups, GROUP)), axis=1))
     z = process_tile(
-        z,
-        ids,
-        mask,
-        tile * TILE,
-        row,
-        greedy,
-        position,
-        temperature_ptr,
-        repetition_penalty_ptr,
-        seen_ptr,
-        token_counts_ptr,
-        frequency_penalty_ptr,
-        output_frequency_penalty_ptr,
-        presence_penalty_ptr,
-        output_counts_ptr,
-        bias_start_ptr,
-        bias_ids_ptr,
-        bias_values_ptr,
-        grammar_ptr,
-        grammar_bits_ptr,
-        watermark_ptr,
-        vocab,
-        WATERMARK_THRESHOLD,
-        WATERMARK_DELTA,
-        TILE,
-    )
+        z, ids, mask, tile * TILE, row, fields_ptr, stride, token_counts_ptr, output_counts_ptr, bias_ids_ptr,
+        bias_values_ptr, grammar_bits_ptr, vocab, FULL, TILE,
+    )  # fmt: skip
     best, total = _maximum_and_sum(z)
-    tl.store(tile_max_ptr + at, best)
-    tl.store(tile_sum_ptr + at, total)
-    if bounded | DETAILS:
+    tl.store(words_ptr + MAXIMUM * num_tiles, best)
+    tl.store(words_ptr + TOTAL * num_tiles, total)
+    if bounded | FULL:
         tl.store(z_ptr + row * vocab + ids, z, mask=mask)
-        tl.store(group_max_ptr + group_at, tl.max(tl.reshape(z, (groups, GROUP)), axis=1))
+        tl.store(group_ptrs, tl.max(tl.reshape(z, (groups, GROUP)), axis=1))
     if not bounded:
         scores = z
-        if greedy == 0:
-            scores = z + gumbel(words_of_tile(tl.load(seeds_ptr + row), position, tile * TILE, 0, TILE))
+        if load_int(fields_ptr, stride, row, GREEDY) == 0:
+            position = load_int(fields_ptr, stride, row, POSITION)
+            words = words_of_tile(load_seed(fields_ptr, stride, row), position, tile * TILE, 0, TILE)
+            scores = z + gumbel(words)
         score = tl.max(scores, axis=0)
         token = tl.min(tl.where(scores == score, ids, NO_TOKEN), axis=0)
-        tl.store(tile_score_ptr + at, score)
-        tl.store(tile_token_ptr + at, token)
-        tl.store(tile_logit_ptr + at, tl.max(tl.where(ids == token, z, float("-inf")), axis=0))
+        tl.store(words_ptr + SCORE * num_tiles, score)
+        tl.store(words_ptr + TOKEN * num_tiles, token.to(tl.float32, bitcast=True))
+        tl.store(words_ptr + LOGIT * num_tiles, tl.max(tl.where(ids == token, z, float("-inf")), axis=0))

@@ -1,4 +1,4 @@
-"""Rank of a token and the best tokens of a row or list: what clients may want to know beside the token itself."""
+"""The best tokens of a row or list: what clients may want to know beside the token itself."""
 
 import triton
 import triton.language as tl
@@ -6,16 +6,6 @@ import triton.language as tl
 from .sample_sets import keys_of
 
 _NONE = tl.constexpr(0x7FFFFFFFFFFFFFFF)
-
-
-@triton.jit
-def rank(src, n, best, reach, centre, width, distance, CHUNK: tl.constexpr):
-    """1 + number of allowed tokens nearer to the best logit than ``distance``."""
-    nearer = tl.zeros((CHUNK,), tl.int32)
-    for start in range(0, n, CHUNK):
-        r, key = keys_of(src, n, start, best, reach, centre, CHUNK)
-        nearer += ((r < distance) & (key <= width)).to(tl.int32)
-    return 1 + tl.sum(nearer)
 
 
 @triton.jit

@@ -281,7 +281,7 @@ def test_grammars_in_the_sampler(compiler, tokenizer):
     """Rows with different ones beside a row without; the minimum of tokens ends with the grammar."""
     regexes = ["[0-9]{4}", None, "[a-z]{5}"]
     sequences, matchers = [], []
-    buffers = SamplingBuffers(4, 4, VOCAB, torch.device("cpu"), all_fields=True)
+    buffers = SamplingBuffers(4, 4, VOCAB, torch.device("cpu"), always_full=True)
     for slot, regex in enumerate(regexes):
         grammar = regex and Grammar("regex", regex)
         sampling = SamplingParams(50, False, seed=5, grammar=grammar, stop_token_ids=(EOS,), min_new_tokens=9)

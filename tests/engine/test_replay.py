@@ -29,7 +29,6 @@ SAMPLINGS = {
     "bias, late end": msgspec.structs.replace(
         GREEDY, logit_bias=((5, 2.0), (900, -3.0)), min_new_tokens=8, stop_token_ids=(2, 28)
     ),
-    "watermark": msgspec.structs.replace(SEEDED, watermark=True),
     "regex": msgspec.structs.replace(SEEDED, grammar=Grammar("regex", "([a-z]{2,7} ){30}")),
     "JSON": msgspec.structs.replace(
         GREEDY,

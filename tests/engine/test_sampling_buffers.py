@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from headwater.engine.sampling_rules import can_speculate, needs_sync
 from headwater.engine.sequence import Sequence, SequenceKey
 from headwater.kernels import SamplingBatch
 from headwater.kernels.cpu import sample
+from headwater.kernels.sampling_fields import FIELDS
 
 VOCAB = 200
 MAX_SEQUENCES = 8
@@ -38,12 +38,11 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "minimum": {"min_new_tokens": 5, "stop_token_ids": (4, 2)},
     "minimum and bias": {"min_new_tokens": 5, "stop_token_ids": (4, 2), "logit_bias": ((2, 90.0), (3, 3.0))},
     "strange ids": {"min_new_tokens": 5, "stop_token_ids": (VOCAB,), "logit_bias": ((3, 3.0), (VOCAB + 9, 1.0))},
-    "watermark": {"watermark": True},
     "top_n": {"top_n": 4},
     "raw": {"raw_logprobs": True, "temperature": 0.2},
     "all": {
         "top_k": 30, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.9, "temperature": 1.5, "repetition_penalty": 1.2,
-        "frequency_penalty": 3.0, "output_frequency_penalty": 0.2, "presence_penalty": 0.3, "watermark": True,
+        "frequency_penalty": 3.0, "output_frequency_penalty": 0.2, "presence_penalty": 0.3,
         "logit_bias": ((0, 1.0),), "min_new_tokens": 5, "stop_token_ids": (2,), "top_n": 5, "raw_logprobs": True,
     },
 }  # fmt: skip
@@ -73,28 +72,14 @@ def want(logits: torch.Tensor, sequence: Sequence, position: int) -> Row:
     if position - sequence.prompt_tokens < p.min_new_tokens:
         biases |= dict.fromkeys(p.stop_token_ids, -math.inf)
     ids = sorted(token_id for token_id in biases if token_id < VOCAB)
-    batch = SamplingBatch(
-        greedy=torch.tensor([p.greedy]),
-        temperature=torch.tensor([p.temperature]),
-        top_k=torch.tensor([p.top_k]),
-        top_p=torch.tensor([p.top_p]),
-        repetition_penalty=torch.tensor([p.repetition_penalty]),
-        seeds=torch.from_numpy(np.array([p.seed], np.uint64).view(np.int64)),
-        positions=torch.tensor([position]),
-        seen=torch.tensor([0]),
-        token_counts=tokens.bincount(minlength=VOCAB)[None].int(),
-        min_p=torch.tensor([p.min_p]),
-        typical_p=torch.tensor([p.typical_p]),
-        frequency_penalty=torch.tensor([p.frequency_penalty]),
-        output_frequency_penalty=torch.tensor([p.output_frequency_penalty]),
-        presence_penalty=torch.tensor([p.presence_penalty]),
-        output_counts=output.bincount(minlength=VOCAB)[None].int(),
-        bias_start=torch.tensor([0, len(ids)]),
-        bias_ids=torch.tensor(ids, dtype=torch.int32),
-        bias_values=torch.tensor([biases[i] for i in ids]),
-        watermark=torch.tensor([sequence.tokens[position - 1] if p.watermark else -1]),
-        top_n=torch.tensor([p.top_n]),
-    )
+    batch = SamplingBatch.neutral(1, VOCAB, full=True)
+    for name in FIELDS.keys() & set(SamplingParams.__struct_fields__):
+        batch[name][:] = getattr(p, name)
+    batch.set_seeds(torch.from_numpy(np.array([p.seed], np.uint64).view(np.int64)))
+    batch["position"][:], batch["counts_row"][:], batch["bias_end"][:] = position, 0, len(ids)
+    batch.token_counts = tokens.bincount(minlength=VOCAB)[None].int()
+    batch.output_counts = output.bincount(minlength=VOCAB)[None].int()
+    batch.bias_ids, batch.bias_values = torch.tensor(ids, dtype=torch.int32), torch.tensor([biases[i] for i in ids])
     return sample_row(logits, batch, 0)
 
 
@@ -114,19 +99,19 @@ def check(buffers: SamplingBuffers, rows: list[tuple[Sequence, int]]) -> None:
         assert top_logprobs == pytest.approx(list(top.values()), rel=2e-6, abs=1e-5)
 
 
-@pytest.mark.parametrize("all_fields", [False, True])
+@pytest.mark.parametrize("always_full", [False, True])
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_parameter_alone(name, all_fields):
-    buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU, all_fields=all_fields)
+def test_a_parameter_alone(name, always_full):
+    buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU, always_full=always_full)
     sequence = sequence_of(params(name), slot=5)
     buffers.start(sequence)
     check(buffers, [(sequence, sequence.total)])
 
 
-@pytest.mark.parametrize("all_fields", [False, True])
-def test_steps_of_changing_sequences(all_fields):
+@pytest.mark.parametrize("always_full", [False, True])
+def test_steps_of_changing_sequences(always_full):
     """Sequences of all kinds come and go, slots are used again, and every row is what it is alone."""
-    buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU, all_fields=all_fields)
+    buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU, always_full=always_full)
     draw = random.Random(1)
     running: dict[int, Sequence] = {}
     for _ in range(60):
@@ -153,25 +138,27 @@ def test_rows_of_one_sequence():
     assert got[:4] == [9, 9, 7, 7]
 
 
-def test_rare_fields_are_given_together_or_not_at_all():
+def test_a_batch_is_full_only_where_a_row_needs_it():
     buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU)
     plain, minimum = sequence_of(params("plain"), 0), sequence_of(params("minimum"), 1)
     for sequence in (plain, minimum):
         buffers.start(sequence)
-    required = {"greedy", "temperature", "top_k", "top_p", "repetition_penalty", "seeds", "positions", "seen"}
-    every = {field.name for field in fields(SamplingBatch) if not field.name.startswith("watermark_")}
 
-    def given(rows: list[tuple[Sequence, int]]) -> set[str]:
+    def is_full(rows: list[tuple[Sequence, int]]) -> bool:
         buffers.stage(rows)
-        return {name for name, value in vars(buffers.upload()).items() if isinstance(value, torch.Tensor)}
+        return buffers.upload().full
 
-    assert given([(plain, 9)]) == required | {"token_counts"}
-    assert given([(plain, 9), (minimum, 10)]) == every
-    assert given([(plain, 9), (minimum, 11)]) == required | {"token_counts"}  # the minimum is reached
-    for name in ("min_p", "typical_p", "frequency", "watermark", "raw", "presence"):
+    assert not is_full([(plain, 9)])
+    assert is_full([(plain, 9), (minimum, 10)])
+    assert not is_full([(plain, 9), (minimum, 11)])  # the minimum is reached
+    for name in ("min_p", "typical_p", "frequency", "raw", "presence", "top_n"):
         other = sequence_of(params(name), 2)
         buffers.start(other)
-        assert given([(plain, 9), (other, 9)]) == every
+        assert is_full([(plain, 9), (other, 9)]), name
+    for name in ("top_k", "top_p", "repetition", "greedy", "temperature"):
+        other = sequence_of(params(name), 2)
+        buffers.start(other)
+        assert not is_full([(plain, 9), (other, 9)]), name
 
 
 def test_rows_past_a_steps_own_count_no_tokens():
@@ -182,27 +169,23 @@ def test_rows_past_a_steps_own_count_no_tokens():
     for count in (4, 4, 2):  # both turns of the host's memory have been used
         buffers.stage([(sequence, 9) for sequence in penalised[:count]])
         buffers.upload()
-    batch = buffers.plain_batch(4)
-    assert batch.seen.tolist() == [0, 1, -1, -1]
-    assert batch.greedy.tolist() == [False, False, True, True]
+    batch = buffers.plain_batch
+    assert batch["counts_row"][:4].tolist() == [0, 1, -1, -1]
+    assert batch["greedy"][:4].tolist() == [0, 0, 1, 1]
 
 
-def test_with_all_fields_memory_stays_the_same():
-    """A launch that was recorded with the first batch reads what later steps write."""
-    buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU, all_fields=True)
-    recorded = buffers.batch()
-    addresses = [value.data_ptr() for value in vars(recorded).values() if isinstance(value, torch.Tensor)]
-    assert all(address % 16 == 0 for address in addresses)
+def test_memory_stays_the_same():
+    """A launch that was recorded with a batch reads what later steps write."""
+    buffers = SamplingBuffers(MAX_SEQUENCES, MAX_SEQUENCES, VOCAB, CPU, always_full=True)
+    recorded = buffers.full_batch
+    assert all(recorded[name].data_ptr() % 16 == 0 for name in FIELDS)
     for name in ("plain", "all", "greedy"):
         sequence = sequence_of(params(name), 3)
         buffers.start(sequence)
         buffers.stage([(sequence, sequence.total)])
         assert buffers.upload() is recorded
-        assert bool(recorded.greedy[0]) == sequence.sampling.greedy
-        assert recorded.top_n is not None
-        assert recorded.top_n[0] == (5 if name == "all" else -1)
-        assert [v.data_ptr() for v in vars(recorded).values() if isinstance(v, torch.Tensor)] == addresses
-    assert not [name for name, value in vars(recorded).items() if value is None]
+        assert bool(recorded["greedy"][0]) == sequence.sampling.greedy
+        assert recorded["top_n"][0] == (5 if name == "all" else -1)
 
 
 def test_a_step_can_be_staged_before_the_one_before_is_copied():
@@ -215,14 +198,13 @@ def test_a_step_can_be_staged_before_the_one_before_is_copied():
     buffers.stage([(sequence, 12)])
     for target, source in copies:
         target.copy_(source)
-    assert first.positions.tolist() == [9]
-    assert first.bias_ids is not None
+    assert first["position"][0] == 9
     assert first.bias_ids[:3].tolist() == [2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("name", "sync", "speculate"),
-    [("plain", False, True), ("all", True, False), ("watermark", True, False), ("minimum", False, True)]
+    [("plain", False, True), ("all", False, False), ("minimum", False, True)]
     + [(name, False, False) for name in ("repetition", "frequency", "output frequency", "presence")]
     + [(name, False, True) for name in ("bias", "top_n", "raw", "top_p")],
 )

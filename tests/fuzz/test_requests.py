@@ -25,7 +25,7 @@ SEEDS: dict[str, dict[str, Any]] = {
             "grammar": {"type": "regex", "value": "a+"}, "logit_bias": {"5": 1.0}, "details": True, "top_n_tokens": 2,
         },
     },
-    "/generate_stream": {"inputs": "x", "parameters": {"do_sample": True, "typical_p": 0.5, "watermark": True}},
+    "/generate_stream": {"inputs": "x", "parameters": {"do_sample": True, "typical_p": 0.5}},
     "/": {"inputs": "x", "stream": True, "parameters": {"return_full_text": True, "truncate": 3}},
     "/tokenize": {"inputs": "x", "add_special_tokens": False},
     "/v1/completions": {"prompt": ["a", "b"], "n": 1, "max_tokens": 2, "logprobs": 1, "stream": True, "suffix": None},

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from headwater.bench.device.gpu.check_sampling import plain_batch
+from headwater.kernels import RAW
 from headwater.kernels.cpu import sample
 from headwater.kernels.cpu.logprobs import token_logprobs as cpu
 from headwater.kernels.triton.logprobs import token_logprobs as triton
-
-from .sampling_cases import plain_batch
 
 backends = pytest.mark.parametrize("token_logprobs", [cpu, triton], ids=["cpu", "triton"])
 
@@ -51,7 +51,7 @@ def test_a_row_does_not_depend_on_its_batch(token_logprobs):
 
 def test_cpu_values_are_the_samplers_bit_for_bit():
     logits = random_logits(6, 49152)
-    batch = plain_batch(6, 49152)
-    batch.top_n = torch.zeros(6, dtype=torch.int32)
+    batch = plain_batch(6, 49152, full=True)
+    batch["top_n"][:] = 0
     sampled = sample(logits.clone(), batch)
-    assert torch.equal(cpu(logits, sampled.token_ids), sampled.raw_logprobs)
+    assert torch.equal(cpu(logits, sampled.token_ids), sampled.logprobs[:, RAW])

@@ -6,37 +6,35 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from headwater.bench.device.gpu.sampling_oracle import allowed, greens, noise, process, sample_row
-from headwater.kernels import TOP_WIDTH, SamplingBatch
+from headwater.bench.device.gpu.check_sampling import (
+    compare_with_plain,
+    every_kind,
+    model_like,
+    plain_batch,
+    random_case,
+    row_of,
+)
+from headwater.bench.device.gpu.sampling_oracle import allowed, noise, process
+from headwater.kernels import PROCESSED, RAW, TOP_WIDTH, SamplingBatch
 from headwater.kernels.cpu.sample import sample as cpu
 from headwater.kernels.triton.sample import sample as triton
-
-from .sampling_cases import cases, plain_batch, row_of
 
 triton_module = importlib.import_module("headwater.kernels.triton.sample")  # the package's ``sample`` is the function
 backends = pytest.mark.parametrize("sample", [cpu, triton], ids=["cpu", "triton"])
 
 
 def check(sample, logits: torch.Tensor, batch: SamplingBatch) -> None:
-    """Equal tokens, ranks and lists; logprobs within the rounding of fp32."""
-    got = sample(logits.clone(), batch)
-    for row in range(len(logits)):
-        want = sample_row(logits[row], batch, row)
-        assert got.token_ids[row] == want.token
-        assert got.logprobs[row].item() == pytest.approx(want.logprob, rel=2e-6, abs=1e-5)
-        if batch.top_n is None:
-            assert got.ranks is got.top is None
-            continue
-        assert got.ranks[row] == want.rank
-        assert got.raw_ranks[row] == want.raw_rank
-        assert got.raw_logprobs[row].item() == pytest.approx(want.raw_logprob, rel=2e-6, abs=1e-5)
-        for top, entries in ((got.top, want.top), (got.raw_top, want.raw_top)):
-            assert top.ids[row].tolist() == list(entries) + [-1] * (top.ids.shape[1] - len(entries))
-            assert top.logprobs[row, : len(entries)].tolist() == pytest.approx(
-                list(entries.values()), rel=2e-6, abs=1e-5
-            )
-            assert (top.logprobs[row, len(entries) :] == -torch.inf).all()
+    """Equal tokens and lists; logprobs within the rounding of fp32."""
+    for comparison in compare_with_plain("sampled", sample(logits.clone(), batch), logits, batch):
+        assert comparison.holds, comparison
+
+
+@st.composite
+def cases(draw, vocabs: tuple[int, ...], max_rows: int = 3) -> tuple[torch.Tensor, SamplingBatch]:
+    chance = draw(st.randoms(use_true_random=False))
+    return random_case(chance, draw(st.sampled_from(vocabs)), draw(st.integers(1, max_rows)))
 
 
 @settings(max_examples=150, deadline=None)
@@ -62,56 +60,38 @@ def test_triton_without_room_for_its_list(case):
 
 @pytest.mark.parametrize("vocab", [32000, 262144])
 def test_cpu_over_whole_vocabularies(vocab):
-    logits, batch = all_kinds_of_rows(vocab)
-    check(cpu, logits, batch)
+    check(cpu, model_like(8, vocab), every_kind(vocab))
 
 
 def test_triton_over_a_whole_vocabulary():
-    logits, batch = all_kinds_of_rows(12000)  # the interpreter is slow
-    check(triton, logits, batch)
-
-
-def all_kinds_of_rows(vocab: int) -> tuple[torch.Tensor, SamplingBatch]:
-    """Logits like a model's, and rows bounded in each way, peaked and flat."""
-    batch = plain_batch(7, vocab)
-    batch.greedy[0] = True
-    batch.top_k[2], batch.top_p[2] = 50, 0.9
-    batch.top_p[3] = 0.95
-    batch.top_p[4], batch.temperature[4] = 0.95, 100.0  # nearly the whole vocabulary: more than Triton's list holds
-    batch.min_p = torch.tensor([0, 0, 0, 0, 0, 0.02, 0])
-    batch.typical_p = torch.tensor([1, 1, 1, 1, 1, 1, 0.8])
-    batch.top_n = torch.full((7,), 20, dtype=torch.int32)
-    logits = torch.randn(7, vocab, generator=torch.Generator().manual_seed(5)) * 2
-    logits[:, 1000:1030] += torch.linspace(0, 12, 30)
-    return logits, batch
+    check(triton, model_like(8, 12000), every_kind(12000))  # the interpreter is slow
 
 
 @backends
 def test_ties_go_to_the_lowest_id_and_stay_together(sample):
     logits = torch.full((3, 200), -3.0)
     logits[:, [150, 40, 70]] = 2.0
-    batch = plain_batch(3, 200)
-    batch.greedy[0] = True
-    batch.top_k[1] = 2
-    batch.top_p[2] = 0.5
-    batch.top_n = torch.full((3,), 20, dtype=torch.int32)
+    batch = plain_batch(3, 200, full=True)
+    batch["greedy"][0] = 1
+    batch["top_k"][1] = 2
+    batch["top_p"][2] = 0.5
+    batch["top_n"][:] = 20
     got = sample(logits, batch)
     assert got.token_ids[0] == 40
-    assert got.raw_ranks[0] == 1
     for row in (1, 2):
-        assert [i for i in got.top.ids[row].tolist() if i >= 0] == [40, 70, 150]
-        assert got.top.logprobs[row, :3].exp().tolist() == pytest.approx([1 / 3] * 3)
+        assert [i for i in got.top_ids[row, PROCESSED].tolist() if i >= 0] == [40, 70, 150]
+        assert got.top_logprobs[row, PROCESSED, :3].exp().tolist() == pytest.approx([1 / 3] * 3)
 
 
 @backends
 def test_best_tokens_include_ties_at_the_cut_off(sample):
     logits = torch.zeros(1, 100)
     logits[0, 7], logits[0, [3, 50, 90]] = 5.0, 4.0
-    batch = plain_batch(1, 100)
-    batch.top_n = torch.tensor([2], dtype=torch.int32)
-    assert [i for i in sample(logits, batch).raw_top.ids[0].tolist() if i >= 0] == [7, 3, 50, 90]
+    batch = plain_batch(1, 100, full=True)
+    batch["top_n"][:] = 2
+    assert [i for i in sample(logits, batch).top_ids[0, RAW].tolist() if i >= 0] == [7, 3, 50, 90]
     flat = sample(torch.zeros(1, 100), batch)
-    assert flat.raw_top.ids[0].tolist() == list(range(TOP_WIDTH))  # as many as there is room for
+    assert flat.top_ids[0, RAW].tolist() == list(range(TOP_WIDTH))  # as many as there is room for
 
 
 @backends
@@ -121,21 +101,21 @@ def test_one_or_no_token_left(sample, greedy):
     logits[0, 77] = -5.0
     logits[2] = torch.nan
     batch = plain_batch(3, 90)
-    batch.greedy[:] = greedy
-    batch.top_p[:] = 0.9
+    batch["greedy"][:] = greedy
+    batch["top_p"][:] = 0.9
     got = sample(logits, batch)
     assert got.token_ids.tolist() == [77, 0, 0]
-    assert got.logprobs.tolist() == [0.0, -torch.inf, -torch.inf]
+    assert got.logprobs[:, PROCESSED].tolist() == [0.0, -torch.inf, -torch.inf]
 
 
 @backends
 def test_all_logits_equal(sample):
     batch = plain_batch(2, 70)
-    batch.greedy[0] = True
+    batch["greedy"][0] = 1
     got = sample(torch.zeros(2, 70), batch)
     assert got.token_ids[0] == 0
     assert got.token_ids[1] == noise(8, 3, 70).argmax()
-    assert got.logprobs.tolist() == pytest.approx([-math.log(70)] * 2)
+    assert got.logprobs[:, PROCESSED].tolist() == pytest.approx([-math.log(70)] * 2)
 
 
 @backends
@@ -147,7 +127,7 @@ def test_a_row_does_not_depend_on_its_batch(sample, case):
     for row in range(len(logits)):
         alone = sample(logits[row : row + 1].clone(), row_of(batch, row))
         assert alone.token_ids[0] == together.token_ids[row]
-        assert alone.logprobs[0] == together.logprobs[row]  # bit for bit
+        assert alone.logprobs[0, PROCESSED] == together.logprobs[row, PROCESSED]  # bit for bit
 
 
 def test_draws_follow_the_distribution():
@@ -155,8 +135,8 @@ def test_draws_follow_the_distribution():
     draws = 100_000
     logits = torch.linspace(-3, 2, 16)
     batch = plain_batch(draws, 16)
-    batch.seeds[:] = 2024
-    batch.positions = torch.arange(draws)
+    batch.set_seeds(torch.full((draws,), 2024))
+    batch["position"][:] = torch.arange(draws)
     counts = cpu(logits.repeat(draws, 1), batch).token_ids.bincount(minlength=16)
     expected = logits.double().softmax(0) * draws
     assert ((counts - expected) ** 2 / expected).sum() < 44.3
@@ -164,20 +144,8 @@ def test_draws_follow_the_distribution():
 
 def test_seeds_of_64_bits_differ_in_every_bit():
     batch = plain_batch(65, 50_000)
-    batch.seeds = torch.tensor([0] + [1 << bit if bit < 63 else -(2**63) for bit in range(64)])
+    batch.set_seeds(torch.tensor([0] + [1 << bit if bit < 63 else -(2**63) for bit in range(64)]))
     assert cpu(torch.zeros(65, 50_000), batch).token_ids.unique().numel() > 60
-
-
-@backends
-def test_watermark_prefers_the_green_tokens_of_the_token_before(sample):
-    rows, vocab = 30, 80
-    batch = plain_batch(rows, vocab)
-    batch.watermark = torch.arange(rows) * 1000
-    batch.watermark_delta = 8.0
-    got = sample(torch.zeros(rows, vocab), batch)
-    lists = torch.stack([greens(int(previous), 0.5, vocab) for previous in batch.watermark])
-    assert 0.45 < lists.float().mean() < 0.55
-    assert lists[torch.arange(rows), got.token_ids].all()  # the odds are e^8 to 1 for each
 
 
 def tgi_top_p(logits: torch.Tensor, p: float) -> tuple[torch.Tensor, float]:
@@ -207,7 +175,7 @@ def test_the_allowed_set_is_tgis(field, reference):
         logits = torch.randn(1, 500, generator=torch.Generator().manual_seed(seed)) * (1 + seed % 4)
         p = torch.tensor([(0.05, 0.5, 0.9, 0.99)[seed // 4 % 4]])
         batch = plain_batch(1, 500)
-        setattr(batch, field, p)
+        batch[field][:] = p
         z = process(logits[0], batch, 0)
         keep, margin = reference(logits[0].double(), float(p))
         if margin > 1e-5:  # nearer to the edge the rounding of fp32 decides

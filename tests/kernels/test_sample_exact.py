@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from numba import njit
 
-from headwater.bench.device.gpu.__main__ import sampling_oracle as oracle
+from headwater.bench.device.gpu import sampling_oracle as oracle
 from headwater.kernels.cpu import exact as cpu
 from headwater.kernels.triton import exact as gpu
 

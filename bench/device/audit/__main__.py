@@ -70,7 +70,7 @@ def audit(archs: list[int], models: list[str]) -> Iterator[Finding]:
             if model.name in models and not (model.fp8_cache and arch < FP8_FROM):
                 for launch in attention_launches(model, arch) + row_launches(model, arch):
                     yield Finding(model.name, launch, arch, compile_and_read(launch, arch))
-        for launch in sampler_launches():
+        for launch in sampler_launches(arch):
             yield Finding("any", launch, arch, compile_and_read(launch, arch))
 
 

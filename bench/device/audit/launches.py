@@ -14,10 +14,10 @@ import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 
-from ....kernels import StepBatch
+from ....kernels import SamplingBatch, StepBatch
 from ....kernels.triton import activation, attention, attention_plan, linear, logprobs, norm, rope
 from ....kernels.triton import rows as small_ops
-from ....kernels.triton.sample_audited import AUDITED as SAMPLER_LAUNCHES
+from ....kernels.triton.sample import sample
 from ....kernels.triton.tiles import Gpu
 from .gpus import AUDITED_GPUS
 
@@ -220,12 +220,18 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     ]
 
 
-def sampler_launches() -> list[Launch]:
-    """The sampler's, which are the same for every model and architecture."""
-    return [
-        Launch(each.name, each.kernel, each.signature, dict(each.constexprs), dict(each.attrs), each.options)
-        for each in SAMPLER_LAUNCHES
-    ]
+def sampler_launches(arch: int) -> list[Launch]:
+    """The sampler's, which are the same for every model: without optional fields, and with all of them."""
+    found = []
+    for name, full in (("plain", False), ("full", True)):
+        batch = SamplingBatch.neutral(DECODE_ROWS, _VOCAB, full=full)
+        with recording(arch) as launches:
+            sample(_empty(DECODE_ROWS, _VOCAB, dtype=torch.float32), batch)
+        found += [
+            launch._replace(name=f"sample {kernel}, {name}")
+            for launch, kernel in zip(launches, ("tiles", "rows"), strict=True)
+        ]
+    return found
 
 
 def _cache_dtype(model: Model) -> torch.dtype:

@@ -88,7 +88,7 @@ class DecodeStep:
         self._batch.slots.copy_(last * PAGE_SIZE + (tokens - 1) % PAGE_SIZE)
         self._tokens = torch.arange(sequences, device=self._setup.device)
         batch = plain_batch(sequences, VOCAB)
-        batch.top_p[:] = 0.9
+        batch["top_p"][:] = 0.9
         self._sampling = to_device(batch, self._setup.device)
 
     def __call__(self) -> Sampled:

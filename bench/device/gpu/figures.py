@@ -1,7 +1,6 @@
 """Times of the roofs, the row-wise kernels, the linears and the sampler."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -139,13 +138,14 @@ def figures_of_sampling(setup: Setup) -> Results:
     rows = 64
     logits = [model_like(rows, VOCAB, seed).to(setup.device) for seed in (1, 2)]
     logits = [logits[i % 2].clone() for i in range(copies_beyond_l2(setup, logits[0].nbytes))]
-    greedy, plain, top_k, top_p, every = (plain_batch(rows, VOCAB) for _ in range(5))
-    greedy.greedy[:] = True
-    top_k.top_k[:] = 50
-    top_p.top_p[:] = 0.9
-    every.top_k[:], every.top_p[:] = 200, 0.9
-    every.min_p, every.typical_p = torch.full((rows,), 0.01), torch.full((rows,), 0.9)
-    details = replace(top_p, top_n=torch.full((rows,), 20, dtype=torch.int32))
+    greedy, plain, top_k, top_p = (plain_batch(rows, VOCAB) for _ in range(4))
+    every, details = (plain_batch(rows, VOCAB, full=True) for _ in range(2))
+    greedy["greedy"][:] = 1
+    top_k["top_k"][:] = 50
+    top_p["top_p"][:] = 0.9
+    every["top_k"][:], every["top_p"][:] = 200, 0.9
+    every["min_p"][:], every["typical_p"][:] = 0.01, 0.9
+    details["top_p"][:], details["top_n"][:] = 0.9, 20
     for name, batch in {
         "greedy": greedy,
         "temperature": plain,

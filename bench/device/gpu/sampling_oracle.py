@@ -70,41 +70,27 @@ def noise(seed: int, position: int, vocab: int) -> torch.Tensor:
     return gumbel(token_words(seed, vocab, position, 0))
 
 
-def greens(previous: int, gamma: float, vocab: int) -> torch.Tensor:
-    """The watermark's green tokens after ``previous``, bool [vocab]."""
-    key = previous * exact.WATERMARK_KEY
-    return token_words(key, vocab, 0, exact.WATERMARK_DOMAIN) < exact.watermark_threshold(gamma)
-
-
-def setting(field: torch.Tensor | None, row: int, off: float) -> torch.Tensor:
-    return torch.tensor(off) if field is None else field[row]
-
-
 def process(logits: torch.Tensor, batch: SamplingBatch, row: int) -> torch.Tensor:
     """Everything before the allowed set, in the order of TGI's pipeline."""
     z = logits.float()
-    if batch.watermark is not None and batch.watermark[row] >= 0:
-        green = greens(int(batch.watermark[row]), batch.watermark_gamma, len(z))
-        z = torch.where(green, z + torch.tensor(batch.watermark_delta), z)
-    if batch.bias_start is not None and batch.bias_ids is not None and batch.bias_values is not None:
-        entries = slice(int(batch.bias_start[row]), int(batch.bias_start[row + 1]))
-        z = z.index_add(0, batch.bias_ids[entries].long(), batch.bias_values[entries])
-    if batch.seen[row] >= 0:
-        counts = batch.token_counts[batch.seen[row]]
-        p = batch.repetition_penalty[row]
+    entries = slice(int(batch["bias_start"][row]), int(batch["bias_end"][row]))
+    z = z.index_add(0, batch.bias_ids[entries].long(), batch.bias_values[entries])
+    counted = int(batch["counts_row"][row])
+    if counted >= 0:
+        counts = batch.token_counts[counted]
+        p = batch["repetition_penalty"][row]
         z = torch.where(counts > 0, torch.where(z < 0, z * p, z / p), z)
-        length = batch.positions[row].clamp(min=1).float()
-        z = z - counts.float() / length * setting(batch.frequency_penalty, row, 0.0)
-        if batch.output_counts is not None:
-            counts = batch.output_counts[batch.seen[row]]
-            z = z - counts.float() * setting(batch.output_frequency_penalty, row, 0.0)
-            z = z - (counts > 0).float() * setting(batch.presence_penalty, row, 0.0)
-    if batch.grammar is not None and batch.grammar_bits is not None and batch.grammar[row] >= 0:
-        bits = batch.grammar_bits[batch.grammar[row]]
+        length = batch["position"][row].clamp(min=1).float()
+        z = z - counts.float() / length * batch["frequency_penalty"][row]
+        counts = batch.output_counts[counted]
+        z = z - counts.float() * batch["output_frequency_penalty"][row]
+        z = z - (counts > 0).float() * batch["presence_penalty"][row]
+    if batch["grammar_row"][row] >= 0:
+        bits = batch.grammar_bits[batch["grammar_row"][row]]
         token = torch.arange(len(z))
         z = torch.where((bits[token // 32] >> (token % 32)) & 1 == 1, z, NEVER)
-    if not batch.greedy[row]:
-        z = z * (1 / batch.temperature[row].clamp(min=exact.LOWEST_TEMPERATURE))
+    if not batch["greedy"][row]:
+        z = z * (1 / batch["temperature"][row].clamp(min=exact.LOWEST_TEMPERATURE))
     return torch.where(z.isnan(), NEVER, z.clamp(max=exact.HIGHEST_LOGIT))
 
 
@@ -119,10 +105,10 @@ def lightest(keys: torch.Tensor, mass: torch.Tensor, p: float) -> torch.Tensor:
 def allowed(r: torch.Tensor, batch: SamplingBatch, row: int) -> torch.Tensor:
     """Which tokens may be drawn, from their distances to the best."""
     keep = r < torch.inf
-    if batch.greedy[row]:
+    if batch["greedy"][row]:
         return keep
-    top_k, top_p = int(batch.top_k[row]), float(batch.top_p[row])
-    min_p, typical_p = setting(batch.min_p, row, 0.0), float(setting(batch.typical_p, row, 1.0))
+    top_k, top_p = int(batch["top_k"][row]), float(batch["top_p"][row])
+    min_p, typical_p = batch["min_p"][row], float(batch["typical_p"][row])
     if 0 < top_k < len(r):
         keep &= r <= r.sort().values[top_k - 1]
     if top_p < 1:
@@ -135,6 +121,11 @@ def allowed(r: torch.Tensor, batch: SamplingBatch, row: int) -> torch.Tensor:
         centre = (moment.sum().double() / mass.sum().double()).float()
         keep &= lightest((r - centre).abs(), mass, typical_p)
     return keep
+
+
+def seed_of(batch: SamplingBatch, row: int) -> int:
+    low, high = int(batch["seed_low"][row]), int(batch["seed_high"][row])
+    return (high & 0xFFFFFFFF) << 32 | low & 0xFFFFFFFF
 
 
 def best(r: torch.Tensor, keep: torch.Tensor, wanted: int) -> list[int]:
@@ -154,9 +145,7 @@ class Row:
 
     token: int
     logprob: float
-    rank: int
     raw_logprob: float
-    raw_rank: int
     top: dict[int, float]
     raw_top: dict[int, float]
 
@@ -165,14 +154,14 @@ def sample_row(logits: torch.Tensor, batch: SamplingBatch, row: int) -> Row:
     """What every backend's ``sample`` must return for a row: the token exactly, logprobs within rounding."""
     z = process(logits, batch, row)
     raw = torch.where(logits.isnan(), NEVER, logits.clamp(max=exact.HIGHEST_LOGIT))
-    wanted = int(setting(batch.top_n, row, 0))
+    wanted = max(int(batch["top_n"][row]), 0)
     r, raw_r = z.max() - z, raw.max() - raw
     keep = allowed(r, batch, row)
     raw_keep = raw > NEVER
     if keep.any():
         scores = z
-        if not batch.greedy[row]:
-            scores = z + noise(int(batch.seeds[row]), int(batch.positions[row]), len(z))
+        if not batch["greedy"][row]:
+            scores = z + noise(seed_of(batch, row), int(batch["position"][row]), len(z))
         scores = torch.where(keep, scores, NEVER)
         token = int((scores == scores.max()).nonzero()[0])
     else:
@@ -182,9 +171,7 @@ def sample_row(logits: torch.Tensor, batch: SamplingBatch, row: int) -> Row:
     return Row(
         token=token,
         logprob=float(logprobs[token]),
-        rank=1 + int((keep & (r < r[token])).sum()),
         raw_logprob=float(raw_logprobs[token]),
-        raw_rank=1 + int((raw_r < raw_r[token]).sum()),
         top={t: float(logprobs[t]) for t in best(r, keep, wanted)},
         raw_top={t: float(raw_logprobs[t]) for t in best(raw_r, raw_keep, wanted)},
     )
