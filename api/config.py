@@ -1,11 +1,15 @@
-"""What the API server is told at start. No torch here: the supervisor builds this from the command line."""
+"""What the API server is told at start. No torch here: the supervisor builds this from the command line.
+
+A setting that has a flag says so beside its type, see engine/config.py.
+"""
 
 from pathlib import Path
+from typing import Annotated
 
 from msgspec import Struct
 
-# An engine whose loop stands still for this long is taken for dead. Far above the longest step.
-DEFAULT_HEARTBEAT_TIMEOUT_S = 30.0
+from ..engine.config import ADDRESS, LIMITS, MODEL, SERVER, Flag
+from ..engine.messages import MAX_TOP_N
 
 
 class ApiConfig(Struct, frozen=True, kw_only=True):
@@ -15,29 +19,113 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     model_id: str  # what clients see
     model_sha: str | None = None  # commit of the Hub snapshot
     revision: str | None = None  # asked for on the command line
-    host: str = "127.0.0.1"
-    port: int = 8080
-    api_workers: int = 1  # processes
-    engine_socket: Path  # Unix socket the engine listens on
-    max_concurrent_requests: int = 128
-    max_best_of: int = 2
-    max_stop_sequences: int = 4
-    max_top_n_tokens: int = 5
-    max_client_batch_size: int = 4  # prompts of one request
-    max_input_tokens: int | None = None
-    max_total_tokens: int | None = None  # prompt + generated tokens of one sequence
-    payload_limit: int = 2_000_000  # bytes of a request's body
-    disable_grammar_support: bool = False
-    request_timeout: float = 0.0  # seconds a request may take, queue and all; 0: any time
-    api_key: str | None = None  # what Authorization must bear; None: nothing
-    tokenizer_config_path: Path | None = None  # a tokenizer_config.json with another chat template
-    validation_workers: int = 2  # threads of a worker that tokenise long prompts
-    cors_allow_origin: tuple[str, ...] = ()  # empty: any
-    graceful_termination_timeout: float = 90.0  # seconds
-    stream_resume_grace: float = 30.0  # seconds a resumable stream waits for its client; 0: none is resumable
-    max_engine_restarts: int = 5  # in a minute
-    heartbeat_timeout: float = DEFAULT_HEARTBEAT_TIMEOUT_S  # seconds
-    otlp_endpoint: str | None = None  # collector of traces
-    otlp_service_name: str = "text-generation-inference.router"  # as TGI's, for its dashboards
-    json_output: bool = False  # logs as JSON lines
     version: str = "0"  # of headwater
+    engine_socket: Path  # Unix socket the engine listens on
+    tokenizer_config_path: Annotated[
+        Path | None,
+        Flag(MODEL, ("--tokenizer-config-path",), "A tokenizer_config.json whose chat template is used instead."),
+    ] = None
+
+    # Not HOSTNAME, which TGI reads: containers set it to their own name.
+    host: Annotated[
+        str,
+        Flag(ADDRESS, ("--hostname", "--host"), "Address to listen on; 0.0.0.0 is all.", env=("HEADWATER_HOSTNAME",)),
+    ] = "127.0.0.1"
+    port: Annotated[int, Flag(ADDRESS, ("--port", "-p"), "0 is a free one.", min=0, max=65535)] = 8080
+    api_key: Annotated[
+        str | None,
+        Flag(ADDRESS, ("--api-key",), "What `Authorization: Bearer` must bear, but for health checks."),
+    ] = None
+    cors_allow_origin: Annotated[
+        tuple[str, ...], Flag(ADDRESS, ("--cors-allow-origin",), "May be repeated; any if not given.")
+    ] = ()
+
+    max_concurrent_requests: Annotated[
+        int, Flag(LIMITS, ("--max-concurrent-requests",), "Requests at a time; more get 429.", min=1)
+    ] = 128
+    max_best_of: Annotated[int, Flag(LIMITS, ("--max-best-of",), "Largest best_of.", min=1)] = 2
+    max_stop_sequences: Annotated[
+        int, Flag(LIMITS, ("--max-stop-sequences",), "Stop strings of one request.", min=0)
+    ] = 4
+    max_top_n_tokens: Annotated[
+        int, Flag(LIMITS, ("--max-top-n-tokens",), "Largest top_n_tokens.", min=0, max=MAX_TOP_N)
+    ] = 5
+    max_client_batch_size: Annotated[
+        int, Flag(LIMITS, ("--max-client-batch-size",), "Prompts of one request.", min=1)
+    ] = 4
+    max_input_tokens: Annotated[
+        int | None,
+        Flag(
+            LIMITS,
+            ("--max-input-tokens", "--max-input-length"),
+            "Tokens of a prompt; one less than max-total-tokens if not given.",
+            min=1,
+        ),
+    ] = None
+    max_total_tokens: Annotated[
+        int | None, Flag(LIMITS, ("--max-total-tokens",), "Prompt and generated tokens of a request.", min=2)
+    ] = None
+    payload_limit: Annotated[int, Flag(LIMITS, ("--payload-limit",), "Bytes of a request's body.", min=1)] = 2_000_000
+    request_timeout: Annotated[
+        float,
+        Flag(LIMITS, ("--request-timeout",), "Seconds a request may take, waiting too; 0: any.", tgi=False, min=0),
+    ] = 0
+    disable_grammar_support: Annotated[
+        bool, Flag(LIMITS, ("--disable-grammar-support",), "Refuse grammars and response formats.")
+    ] = False
+
+    api_workers: Annotated[
+        int | None,
+        Flag(SERVER, ("--api-workers",), "HTTP processes; one per four cores if not given.", tgi=False, min=1),
+    ] = None
+    validation_workers: Annotated[
+        int, Flag(SERVER, ("--validation-workers",), "Threads of a process that tokenise long prompts.", min=1)
+    ] = 2
+    graceful_termination_timeout: Annotated[
+        float,
+        Flag(
+            SERVER,
+            ("--graceful-termination-timeout", "-g"),
+            "Seconds that running responses get after SIGTERM.",
+            min=0,
+        ),
+    ] = 90
+    stream_resume_grace: Annotated[
+        float,
+        Flag(
+            SERVER,
+            ("--stream-resume-grace",),
+            "Seconds that a stream with X-Stream-Resumable waits for a client that lost its connection; 0: none.",
+            tgi=False,
+            min=0,
+        ),
+    ] = 30
+    # An engine whose loop stands still for this long is taken for dead. Far above the longest step.
+    heartbeat_timeout: Annotated[
+        float,
+        Flag(
+            SERVER,
+            ("--heartbeat-timeout",),
+            "Seconds without a sign of life after which the engine is killed and started again.",
+            tgi=False,
+            min=1,
+        ),
+    ] = 30.0
+    max_engine_restarts: Annotated[
+        int,
+        Flag(
+            SERVER,
+            ("--max-engine-restarts",),
+            "Starts of an engine that died, in a minute; then all ends.",
+            tgi=False,
+            min=0,
+        ),
+    ] = 5
+    otlp_endpoint: Annotated[
+        str | None,
+        Flag(SERVER, ("--otlp-endpoint",), "Collector of traces, OTLP over HTTP: http://host:4318 for example."),
+    ] = None
+    otlp_service_name: Annotated[str, Flag(SERVER, ("--otlp-service-name",), "What traces call this server.")] = (
+        "text-generation-inference.router"  # as TGI's, for its dashboards
+    )
+    json_output: Annotated[bool, Flag(SERVER, ("--json-output",), "Write logs as JSON lines.")] = False

@@ -69,7 +69,7 @@ def _serve(config: ApiConfig, directory: Path) -> None:
         address=address_of(config.host),
         port=config.port,
         interface=Interfaces.ASGI,
-        workers=config.api_workers,
+        workers=config.api_workers or 1,
         runtime_threads=1,
         loop=Loops.uvloop,
         http=HTTPModes.http1,

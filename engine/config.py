@@ -1,12 +1,48 @@
-"""What the engine is told at start. No torch here: the supervisor builds this from the command line."""
+"""What the engine is told at start. No torch here: the supervisor builds this from the command line.
 
+A setting that has a flag says so beside its type: api/launch/flags.py makes options of these fields. A new flag is a
+new field, and whoever reads it.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from .checkpoint.quantized import QuantizeName
+
 C = TypeVar("C", bound=Struct)
+
+MODEL, ADDRESS, LIMITS, ENGINE, SERVER = "Model", "Address and access", "Limits", "Engine", "Server"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a field is set on the command line.
+
+    Attributes:
+        group: in ``--help``.
+        names: the first, in capitals, names its environment variable too.
+        tgi: TGI has it, under the first name or the one given; False: it is ours, and so is its variable's prefix.
+        env: its environment variables, if they aren't called so.
+        min, max: bounds of a number.
+        metavar: what stands for the value in ``--help``, if not its type.
+    """
+
+    group: str
+    names: tuple[str, ...]
+    help: str
+    tgi: bool | str = True
+    env: tuple[str, ...] = ()
+    min: float | None = None
+    max: float | None = None
+    metavar: str | None = None
+    hidden: bool = False
+
+
+_Dtype = Literal["bfloat16", "float16", "float32"]
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
@@ -16,26 +52,64 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     model_id: str  # what clients see
     socket: Path  # Unix socket the engine listens on
     index: int = 0  # replica number
-    device: Literal["cpu", "cuda"] | None = None
-    backend: Literal["cpu", "triton"] | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None  # of weights; None: the checkpoint's
-    # Of rows and KV cache. None: like the weights. float32 beside bfloat16 weights is exact and slower (cpu backend).
-    activation_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    dtype: Annotated[
+        _Dtype | None, Flag(MODEL, ("--dtype",), "Of weights, and of activations unless they have their own.")
+    ] = None
+    activation_dtype: Annotated[
+        _Dtype | None,
+        Flag(
+            MODEL,
+            ("--activation-dtype",),
+            "Of activations and KV cache; float32 beside bfloat16 weights is exact, and slower (cpu backend).",
+            tgi=False,
+        ),
+    ] = None
+    quantize: Annotated[
+        QuantizeName | None,
+        Flag(
+            MODEL,
+            ("--quantize",),
+            "Round weights to 8 bits on load; int8 is the more exact. A quantised checkpoint needs no flag.",
+            metavar="int8|fp8",
+        ),
+    ] = None
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, Flag(ENGINE, ("--device",), "A GPU if there is one.", tgi=False)
+    ] = None
+    backend: Annotated[
+        Literal["cpu", "triton"] | None, Flag(ENGINE, ("--backend",), "Kernels; the device's own.", tgi=False)
+    ] = None
+    threads: Annotated[int | None, Flag(ENGINE, ("--threads",), "Of the cpu backend.", tgi=False, min=1)] = None
     page_size: int = 16  # tokens
-    kv_cache_bytes: int | None = None
-    max_total_tokens: int | None = None  # prompt + generated tokens of one sequence
-    max_batch_prefill_tokens: int | None = None  # rows of one step
-    max_batch_size: int | None = None  # sequences of one step
+    kv_cache_bytes: Annotated[
+        int | None, Flag(ENGINE, ("--kv-cache-bytes",), "Size of the KV cache.", tgi=False, min=1)
+    ] = None
+    max_total_tokens: int | None = None  # of one sequence; its flag stands in api/config.py
+    max_batch_prefill_tokens: Annotated[
+        int | None, Flag(ENGINE, ("--max-batch-prefill-tokens",), "Tokens of one step.", min=1)
+    ] = None
+    max_batch_size: Annotated[int | None, Flag(ENGINE, ("--max-batch-size",), "Sequences of one step.", min=1)] = None
     max_waiting: int = 4096  # sequences
-    threads: int | None = None  # of the cpu backend
-    prefix_cache: bool = True
-    quantize: Literal["int8", "fp8"] | None = None  # round the weights of the linears on load
-    speculate: int = 0  # tokens guessed per step from the text so far (n-gram look-up); 0: none
+    prefix_cache: Annotated[
+        bool,
+        Flag(
+            ENGINE,
+            ("--prefix-cache/--no-prefix-cache",),
+            "Keep what was computed for prompts and answers that begin alike.",
+            tgi="PREFIX_CACHING=0",
+            env=("PREFIX_CACHING", "USE_PREFIX_CACHING"),
+        ),
+    ] = True
+    speculate: Annotated[
+        int, Flag(ENGINE, ("--speculate",), "Tokens guessed in each step from the text so far; 0: none.", min=0)
+    ] = 0
     # Of an engine that follows one that died: as many pages as that had, so that whatever it took still fits.
     num_pages: int | None = None
     crashed: tuple[int, ...] = ()  # messages.Hello.crashed
     killed: tuple[int, ...] = ()  # messages.Hello.killed
-    faults: tuple[str, ...] = ()  # for tests: faults.py
+    faults: Annotated[
+        tuple[str, ...], Flag(ENGINE, ("--inject-faults",), "For tests: engine/faults.py.", tgi=False, hidden=True)
+    ] = ()
 
 
 def encode_config(config: Struct) -> bytes:

@@ -16,7 +16,6 @@ from typing import cast
 from ...engine.flight_recorder import FlightRecord, flight_path
 from ...engine.frames import FrameError, FrameReader, encode_frame
 from ...engine.messages import Abort, FromEngine, Hello, SamplingParams, Stats, Step
-from ..config import DEFAULT_HEARTBEAT_TIMEOUT_S
 from .health import DeviceHealth, EngineHealth, LoopHealth, ProcessHealth
 from .poison import SUSPECT, EngineExit
 from .remote_sequence import EngineError, RemoteSequence, Waker
@@ -37,7 +36,7 @@ class EngineClient:
         on_step: called for each frame, before what it holds reaches the sequences.
     """
 
-    def __init__(self, socket: Path, heartbeat_timeout_s: float = DEFAULT_HEARTBEAT_TIMEOUT_S) -> None:
+    def __init__(self, socket: Path, heartbeat_timeout_s: float) -> None:
         """``heartbeat_timeout_s``: an engine that gives no sign of life for so long makes no progress."""
         self._socket = socket
         self._heartbeat_timeout_s = heartbeat_timeout_s

@@ -21,7 +21,7 @@ GREEDY = SamplingParams(max_new_tokens=9, greedy=True)
 
 @asynccontextmanager
 async def connected(peer: EnginePeer) -> AsyncIterator[EngineClient]:
-    client = EngineClient(peer.path)
+    client = EngineClient(peer.path, heartbeat_timeout_s=30.0)
     client.start()
     try:
         await client.wait_ready(DEADLINE_S)

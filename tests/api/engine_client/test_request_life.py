@@ -161,7 +161,7 @@ class RequestLife(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         for module in (engine_client, remote_sequence):
             self.patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.client = EngineClient(self.socket)
+        self.client = EngineClient(self.socket, heartbeat_timeout_s=30.0)
         self.engine: Engine | None = None
         self.connection: _Connection | None = None
         self.asked: list[Asked] = []

@@ -1,56 +1,9 @@
-"""Flags of `headwater serve`: how they are declared, grouped in --help, and what becomes of TGI's that we lack."""
+"""TGI's flags that have no counterpart here: what becomes of who brings one."""
 
-import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
-import typer
 from msgspec import Struct
-from typer.core import TyperCommand
-
-MODEL, ADDRESS, LIMITS, ENGINE, SERVER = "Model", "Address and access", "Limits", "Engine", "Server"
-
-
-def flag(
-    panel: str, *names: str, help: str, tgi: bool | str = True, env: str | list[str] | None = None, **kind: Any
-) -> Any:
-    """An option of one group.
-
-    Args:
-        names: the first, in capitals, names its environment variable too.
-        tgi: TGI has it, under the first name or the one given; False: it is ours, and so is its variable's prefix.
-        env: its environment variables, if they aren't called so.
-        kind: passed on to typer: bounds.
-    """
-    variable = names[0].split("/")[0].lstrip("-").replace("-", "_").upper()
-    source = f"TGI: {names[0] if tgi is True else tgi}" if tgi else "not in TGI"
-    return typer.Option(
-        *names,
-        help=f"{help} [{source}]",
-        envvar=env or (variable if tgi else f"HEADWATER_{variable}"),
-        rich_help_panel=panel,
-        **kind,
-    )
-
-
-class GroupedCommand(TyperCommand):
-    """Lists its options by group, as plain text: tables cut long flags off."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Called for --help."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                groups.setdefault(getattr(parameter, "rich_help_panel", None) or "Other", []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-        with formatter.section(
-            "TGI's flags that are taken and change nothing, or are answered with what to do instead"
-        ):
-            formatter.write_text(" ".join(f"--{name}" for name in _FOREIGN))
 
 
 class Foreign(Struct, frozen=True):
@@ -66,7 +19,7 @@ class ForeignFlagError(Exception):
     """A flag that cannot be honoured; the message says what to do instead."""
 
 
-_FOREIGN: dict[str, Foreign] = {
+FOREIGN_FLAGS: dict[str, Foreign] = {
     "sharded": Foreign(
         "one server uses one device: start one for each GPU (CUDA_VISIBLE_DEVICES=0, =1, ...) behind a load balancer",
         fatal=True,
@@ -125,36 +78,22 @@ def take_foreign_flags(arguments: Sequence[str], environment: Mapping[str, str])
     for argument in rest:
         name, equals, value = argument.partition("=")
         known = _SHORT.get(name) or name.removeprefix("--").replace("_", "-")
-        if known not in _FOREIGN or not (name.startswith("--") or name in _SHORT):
+        if known not in FOREIGN_FLAGS or not (name.startswith("--") or name in _SHORT):
             left.append(argument)
-        elif _FOREIGN[known].takes == "nothing":
+        elif FOREIGN_FLAGS[known].takes == "nothing":
             given[known] = "true"
         else:
             given[known] = value if equals else next(rest, "")
-    for known in _FOREIGN:
+    for known in FOREIGN_FLAGS:
         variable = known.replace("-", "_").upper()
         # ENV is what shells and containers call something else.
         if known not in given and known != "env" and environment.get(variable):
             given[known] = environment[variable]
     for known, value in given.items():
-        foreign = _FOREIGN[known]
+        foreign = FOREIGN_FLAGS[known]
         if value.lower() in (*foreign.neutral, "false"):
             continue
         if foreign.fatal:
             raise ForeignFlagError(f"--{known}: not here; {foreign.answer}")
         notes.append(f"--{known} changes nothing: {foreign.answer}")
     return left, notes
-
-
-def can_trace() -> bool:
-    """The packages of headwater[otlp] are there."""
-    try:
-        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
-    except ModuleNotFoundError:  # one of the packages that it lies in
-        return False
-
-
-def use_hub_cache(directory: str | None) -> None:
-    """Where models of the Hub are kept, for this process and its children; before huggingface_hub is imported."""
-    if directory is not None:
-        os.environ["HF_HUB_CACHE"] = directory

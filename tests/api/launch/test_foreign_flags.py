@@ -1,6 +1,6 @@
 import pytest
 
-from headwater.api.launch.options import ForeignFlagError, take_foreign_flags
+from headwater.api.launch.foreign_flags import ForeignFlagError, take_foreign_flags
 
 
 def test_what_is_ours_is_left_as_it_is() -> None:
