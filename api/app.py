@@ -7,6 +7,7 @@ from functools import cached_property
 
 from setproctitle import setproctitle
 
+from ..engine.parent_watch import watch_parent
 from .generation.permits import Permits
 from .generation.service import Service
 from .http.connection import Application, Connection, Receive, Scope, Send
@@ -19,17 +20,14 @@ from .resume.middleware import ResumeMiddleware
 from .routes import ROUTES
 from .telemetry.log import configure_logging, logger
 
-_PARENT_CHECK_S = 1.0
-
 _ROUTER = Router(ROUTES)
 
 
 class App:
     """Callable as ASGI 3 application."""
 
-    def __init__(self, service: Service, parent_pid: int) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self._parent_pid = parent_pid
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -103,7 +101,6 @@ class App:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
-        watcher = asyncio.get_running_loop().create_task(self._leave_with_parent())
         try:
             await self._service.start()
         except Exception as error:
@@ -111,15 +108,8 @@ class App:
             raise
         await send({"type": "lifespan.startup.complete"})
         await receive()  # lifespan.shutdown
-        watcher.cancel()
         await self._service.stop()
         await send({"type": "lifespan.shutdown.complete"})
-
-    async def _leave_with_parent(self) -> None:
-        """End this process if its parent was killed: the port is shared, so it would serve on beside a new server."""
-        while os.getppid() == self._parent_pid:
-            await asyncio.sleep(_PARENT_CHECK_S)
-        os._exit(1)
 
 
 def _preflight(connection: Connection) -> list[tuple[bytes, bytes]]:
@@ -135,5 +125,7 @@ def make_app() -> Application:
     configure_logging(config.json_output)
     permits = Permits(settings.permits, config.max_concurrent_requests)
     setproctitle(f"headwater api {permits.index}")
-    app = App(Service(config, permits), settings.parent_pid)
+    # Without its parent it would serve on beside a new server: the port is shared.
+    watch_parent(settings.parent_pid, lambda: os._exit(1))
+    app = App(Service(config, permits))
     return ResumeMiddleware(app, permits.index, config.stream_resume_grace, config.engine_socket.parent)

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from granian.log import LogLevels
 from setproctitle import setproctitle
 
 from ..engine.config import decode_config
+from ..engine.parent_watch import watch_parent
 from .config import ApiConfig
 from .generation.permits import create_permits
 from .launch.worker_settings import WorkerSettings, set_worker_settings
@@ -40,11 +40,11 @@ _BUFFER_BYTES = 64 * 1024
 
 def main() -> None:
     """Serve until SIGTERM, SIGINT or the end of standard input; running responses finish first."""
+    supervisor = os.getppid()
     config = decode_config(sys.stdin.buffer.readline(), ApiConfig)
     configure_logging(config.json_output)
     setproctitle("headwater api")
-    supervisor = os.getppid()
-    threading.Thread(target=_leave_at_eof, args=(config.engine_socket,), daemon=True, name="lifeline").start()
+    watch_parent(supervisor, lambda: _leave(config.engine_socket), lifeline=0)
     _allow_descriptors()
     _wait_for_engine(config.engine_socket)
     # Beside the socket: the supervisor removes that directory however this process ends.
@@ -89,11 +89,8 @@ def address_of(host: str) -> str:
     return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
-def _leave_at_eof(engine_socket: Path) -> None:
-    """End this process and its workers when the supervisor is gone."""
-    # os.read, not sys.stdin: the lock of a buffered reader would be held while workers are forked.
-    while os.read(0, 4096):
-        pass
+def _leave(engine_socket: Path) -> None:
+    """End this process and its workers: the supervisor is gone."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_STOP_S)
     _remove_directory(engine_socket)

@@ -7,7 +7,6 @@ process, whatever became of the supervisor.
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -17,8 +16,8 @@ import setproctitle
 from .checkpoint.errors import ModelError
 from .config import EngineConfig, decode_config
 from .flight_recorder import remove_engine_files
+from .parent_watch import watch_parent
 
-_ORPHAN_CHECK_S = 1.0
 _ORPHAN_STOP_S = 3.0  # for the step in progress
 _CRASHED = 70  # exit code, EX_SOFTWARE
 
@@ -33,7 +32,7 @@ def main() -> int:
     # Read by libgomp when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     setproctitle.setproctitle(f"headwater engine {config.index}")
-    threading.Thread(target=_leave_with, args=(supervisor, config.socket), daemon=True, name="orphan").start()
+    watch_parent(supervisor, lambda: _leave(config.socket))
 
     from .faults import Faults
     from .server import EngineServer
@@ -58,10 +57,8 @@ def main() -> int:
     return 0
 
 
-def _leave_with(supervisor: int, socket: Path) -> None:
+def _leave(socket: Path) -> None:
     """End this process if the supervisor is gone and the loop doesn't notice: it warms up, or a step hangs."""
-    while os.getppid() == supervisor:
-        time.sleep(_ORPHAN_CHECK_S)
     time.sleep(_ORPHAN_STOP_S)
     remove_engine_files(socket)
     os._exit(_CRASHED)

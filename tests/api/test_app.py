@@ -33,7 +33,7 @@ async def running(model_dir: Path, peer: EnginePeer, **settings: Any) -> AsyncIt
     service = Service(config, Permits(permits, config.max_concurrent_requests))
     await service.start()
     try:
-        yield App(service, parent_pid=0)
+        yield App(service)
         assert service.permits.used == 0
         assert service.engine.live == 0
     finally:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -41,7 +40,7 @@ async def workers(
         apps = []
         for _ in range(count):
             service = Service(config, Permits(permits, config.max_concurrent_requests))
-            app = App(service, os.getppid())
+            app = App(service)
             apps.append(ResumeMiddleware(app, service.permits.index, grace_s, directory))
             await running.enter_async_context(lifespan(apps[-1]))
         yield apps
