@@ -113,7 +113,7 @@ class App:
 
 
 def _preflight(connection: Connection) -> list[tuple[bytes, bytes]]:
-    """Browsers ask before a POST; they may send whatever header they name (clients.md 2: they name user-agent, too)."""
+    """Browsers ask before a POST; they may send whatever header they name (huggingface.js names user-agent, too)."""
     wanted = connection.headers.get(b"access-control-request-headers", b"content-type, authorization")
     return [(b"access-control-allow-methods", b"GET,POST"), (b"access-control-allow-headers", wanted)]
 

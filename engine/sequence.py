@@ -79,7 +79,7 @@ class Sequence:
         return len(self.tokens) - self.prompt_tokens
 
     def append(self, token: int) -> None:
-        """Take a sampled token and decide whether it is the last (length first, as TGI does: contract 7.5)."""
+        """Take a sampled token and decide whether it is the last (length first, as TGI does)."""
         self.tokens.append(token)
         if self.generated >= self.sampling.max_new_tokens:
             self.finish_reason = "length"

@@ -1,4 +1,4 @@
-"""What can go wrong with a request, as the client sees it: status, text and type of contract.md section 4."""
+"""What can go wrong with a request, as the client sees it; see docs/compatibility.md, Errors and limits."""
 
 
 class ApiError(Exception):

@@ -1,4 +1,4 @@
-"""Refusals that only the OpenAI routes know; status and type as in contract.md section 4."""
+"""Refusals that only the OpenAI routes know; see docs/compatibility.md, Errors and limits."""
 
 from ..http.errors import ApiError
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics under TGI's names (contract.md section 6), what those lack, and the engine's own counters.
+"""Prometheus metrics under TGI's names, what those lack, and the engine's own counters.
 
 Every worker process writes its values into files of one directory (prometheus_client's multiprocess mode, which is
 chosen by PROMETHEUS_MULTIPROC_DIR before the first import), and whichever worker is asked adds them up. The engine's

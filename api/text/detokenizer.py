@@ -2,7 +2,7 @@
 
 A token may hold part of a UTF-8 character, and some decoders change a token's text by what stands before it (the
 leading space of SentencePiece models). So each new token is decoded together with the few before it, and what the
-decode of the earlier ones already gave is cut off (contract.md 7.4). The window moves on as soon as its text is
+decode of the earlier ones already gave is cut off. The window moves on as soon as its text is
 complete, so the cost of a token does not grow with the length of the sequence.
 
 Two decisions that differ from TGI. Text before an unfinished character is given at once, not held back with it.

@@ -1,4 +1,4 @@
-"""TGI's own generation routes: POST /, /generate and /generate_stream (contract.md 1.1 to 1.3 and section 3).
+"""TGI's own generation routes: POST /, /generate and /generate_stream.
 
 What is known to be wrong before the first token is a real HTTP status, on the streaming routes too; after it, it is an
 event. If the first token takes longer than a keep-alive interval, the stream begins with a comment instead.

@@ -1,4 +1,4 @@
-"""What a request may ask for: TGI's rules, in TGI's order and words (contract.md section 2). The first failure wins.
+"""What a request may ask for: TGI's rules, in TGI's order and words. The first failure wins.
 
 A field whose meaning this server does not implement is refused when it is set to something that would change the
 result; it is never ignored.
