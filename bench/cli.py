@@ -27,7 +27,7 @@ USAGE = 2  # exit code of what can't be meant
 @contextmanager
 def user_errors() -> Iterator[None]:
     """What the user can mend is a line, not a traceback."""
-    from .report import MissingPlots
+    from .emit import MissingPlots
 
     try:
         yield
@@ -53,9 +53,9 @@ def serve_command(
     arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="When requests by rate leave.")] = "poisson",
 ) -> None:
     """Put load on a server: so many clients at a time, or so many requests per second."""
+    from .emit import check_plots
     from .load.run import Load
     from .load.serve import serve
-    from .report import check_plots
 
     if concurrency and rate:
         raise typer.BadParameter("give --concurrency or --rate, not both")
@@ -77,9 +77,9 @@ def compare_command(
     rounds: Annotated[int, typer.Option(min=1, help="Times that every server gets its turn.")] = 5,
 ) -> None:
     """Ask several servers the same in turn, and give ratios round by round."""
+    from .emit import check_plots
     from .load.compare import compare
     from .load.run import Load
-    from .report import check_plots
 
     with user_errors():
         check_plots(report)
@@ -99,8 +99,8 @@ def sweep_command(
     steps: Annotated[int, typer.Option(min=1, help="Rates between one request at a time and all at once.")] = 6,
 ) -> None:
     """Raise the load until the server gives no more."""
+    from .emit import check_plots
     from .load.sweep import sweep
-    from .report import check_plots
 
     with user_errors():
         check_plots(report)
@@ -127,8 +127,8 @@ def offline_command(
     quantize: Quantize = None,
 ) -> None:
     """Step the engine in this process, without HTTP: times, tokens per second, and share of what memory allows."""
-    from .device.offline import offline
-    from .report import check_plots
+    from .emit import check_plots
+    from .offline.offline import offline
 
     with user_errors():
         check_plots(report)
@@ -178,7 +178,7 @@ def profile_command(
     quantize: Quantize = None,
 ) -> None:
     """Where the time of a decoding step goes: the host's share, and each kernel's (cpu backend)."""
-    from .device.step_profile import profile
+    from .offline.step_profile import profile
 
     with user_errors():
         profile(model, [int(each) for each in parse_numbers(batches, int)], context, steps, quantize)

@@ -65,3 +65,14 @@ def test_rooms_of_the_api_import_those_below() -> None:
 def test_the_kernels_know_nothing_of_requests_and_the_api_nothing_of_torch() -> None:
     for path in modules_of("api"):
         assert "import torch" not in path.read_text(), path
+
+
+def test_rooms_of_the_bench_know_only_its_floor() -> None:
+    rooms = {path.parent.name for path in (ROOT / "bench").glob("*/__init__.py")}
+    across = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in modules_of("bench") if path.parent != ROOT / "bench"
+        for module in imports_of(path) if module.startswith("bench.")
+        if room_of(module) in rooms - {path.relative_to(ROOT / "bench").parts[0]}
+    ]  # fmt: skip
+    assert across == []

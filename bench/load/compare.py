@@ -8,9 +8,10 @@ import math
 import statistics
 from functools import partial
 
+from ..emit import emit
 from ..machine import origin
 from ..options import LoadOptions, ReportOptions
-from ..report import Plot, Report, Table, emit
+from ..report import Plot, Report, Table
 from .answer import Answer
 from .harness import Harness, Run, run_harness
 from .metrics import Figures, summarize

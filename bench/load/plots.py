@@ -84,16 +84,3 @@ def draw_ratios(axes: "Axes", ratios: dict[str, list[float]]) -> None:
     axes.set_yticks(range(len(ratios)), list(ratios), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("ratio to the first server, a dot per round")
-
-
-def draw_steps(axes: "Axes", steps: dict[str, tuple[list[int], list[float]]]) -> None:
-    """Step time over batch size, a line per context."""
-    for label, (batches, times_ms) in steps.items():
-        axes.plot(batches, times_ms, "o-", label=label)
-    if steps:
-        axes.set_xscale("log", base=2)
-        axes.legend()
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("sequences in the step")
-    axes.set_ylabel(f"step, {MILLISECONDS}")

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..report import Table
+from ..report import Table, number
 from .answer import Answer
 from .harness import Harness, Run
 from .metrics import METRICS, Spread, itls_s, ttft_s
@@ -14,13 +14,6 @@ NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 BUSY_CLIENT = 0.8  # share of a core from which on the client may be what is measured
 LATE_START_S = 0.05
-
-
-def number(value: float | None) -> str:
-    """Three digits or more, "-" if there is none."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def throughput_table(runs: list[Run], labels: list[str]) -> Table:

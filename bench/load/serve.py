@@ -1,8 +1,9 @@
 """`headwater bench serve`: loads of given strength against one server."""
 
+from ..emit import emit
 from ..machine import origin
 from ..options import LoadOptions, ReportOptions
-from ..report import Plot, Report, Table, emit
+from ..report import Plot, Report, Table
 from .harness import Harness, run_harness
 from .plots import draw_curve, draw_latency, draw_timeline
 from .report_runs import errors_table, harness_document, harness_facts, harness_notes, latency_table, throughput_table

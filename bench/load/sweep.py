@@ -4,10 +4,10 @@ from typing import Literal
 
 import numpy as np
 
+from ..emit import emit
 from ..options import LoadOptions, ReportOptions
-from ..report import Table, emit
+from ..report import Table, number
 from .harness import Harness, Run, run_harness
-from .report_runs import number
 from .run import Load
 from .serve import load_report
 

@@ -1,0 +1,1 @@
+"""Compiles every kernel for every architecture, without a GPU."""

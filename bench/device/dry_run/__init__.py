@@ -1,0 +1,1 @@
+"""Runs the real runner on a GPU that is not there, and lists what it would do."""

@@ -1,17 +1,19 @@
 """What stepping the engine showed: figures of each batch size and context, held against what memory allows."""
 
 import statistics
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
 from ...engine.messages import Hello
-from ..load.plots import draw_steps
-from ..load.report_runs import number
 from ..machine import origin
-from ..report import Plot, Report, Table
+from ..report import Plot, Report, Table, number
 from .state import State
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Cell(Struct, frozen=True):
@@ -129,3 +131,16 @@ def steps_of(cells: list[Cell]) -> dict[str, tuple[list[int], list[float]]]:
         batches.append(cell.batch)
         times.append(cell.step_ms)
     return found
+
+
+def draw_steps(axes: "Axes", steps: dict[str, tuple[list[int], list[float]]]) -> None:
+    """Step time over batch size, a line per context."""
+    for label, (batches, times_ms) in steps.items():
+        axes.plot(batches, times_ms, "o-", label=label)
+    if steps:
+        axes.set_xscale("log", base=2)
+        axes.legend()
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("sequences in the step")
+    axes.set_ylabel("step, ms")

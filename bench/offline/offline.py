@@ -14,8 +14,8 @@ from ...engine.engine import Engine
 from ...engine.messages import Hello, SamplingParams, Submit
 from ...engine.models import read_config
 from ...engine.start import start_engine
+from ..emit import emit
 from ..options import ReportOptions
-from ..report import emit
 from .offline_report import Grid, Prefill, make_cell, offline_report
 from .roofline import read_bandwidth
 from .state import State, model_state
