@@ -23,10 +23,10 @@ from .catalogue import Request, catalogue
 from .clients import Outcome, Resumed, send
 from .disturber import FAULTS, Disturber
 
-REQUESTS = int(os.environ.get("HEADWATER_CHAOS_REQUESTS", "240"))  # at least: clients go on until the last kill
+REQUESTS = int(os.environ.get("HEADWATER_CHAOS_REQUESTS", "120"))  # at least: clients go on until the last kill
 KILLS = int(os.environ.get("HEADWATER_CHAOS_KILLS", "3"))
 SEED = int(os.environ.get("HEADWATER_CHAOS_SEED", "1"))
-KINDS = 28 if REQUESTS < 1000 else 112  # different requests
+KINDS = 20 if REQUESTS < 1000 else 112  # different requests
 CLIENTS = 8
 FLOOD = 120 if REQUESTS < 1000 else 1000
 
