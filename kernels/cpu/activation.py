@@ -6,12 +6,12 @@ from numba import njit, types
 
 from .exp import exp
 from .machine import array_at
-from .op_graph import empty, record, run, work_item
+from .op_graph import empty, run, struct_dtype, work_item
 from .storage import put
 
 _ROWS = 2  # of a work item
 _LOWEST = np.float32(-87.0)  # exp(87) is still finite in fp32
-_ARGUMENTS = record(gate_up=int, y=int, width=int)
+_ARGUMENTS = struct_dtype(gate_up=int, y=int, width=int)
 
 # sqrt(2 / pi) and 0.044715: the tanh approximation of GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415).
 _GELU_SCALE, _GELU_CUBE = np.float32(0.7978845608028654), np.float32(0.044715)

@@ -21,7 +21,7 @@ from .attention_plan import ITEM, AttentionPlan, fill_plan, new_plan
 from .attention_tiles import PANELS, scores, values
 from .exp import LOG2_E, exp2
 from .machine import array_at, atomic_add, atomic_exchange, prefetch
-from .op_graph import empty, record, run, work_item
+from .op_graph import empty, run, struct_dtype, work_item
 from .softmax import cap, softmax_row
 from .storage import put, widen
 from .thread_pool import thread_pool
@@ -29,7 +29,7 @@ from .tile import LANES
 
 __all__ = ["AttentionPlan", "fill_plan", "new_plan", "paged_attention"]
 
-_ARGUMENTS = record(
+_ARGUMENTS = struct_dtype(
     q=int, k_pages=int, v_pages=int, out=int, page_table=int, max_pages=int,
     items=int, num_items=int, counters=int, shares=int, block_rows=int, scores=int, probabilities=int, block_q=int,
     share=int, totals=int, total_sums=int, widened=int, addresses=int, threads=int,

@@ -12,7 +12,7 @@ from numba import types
 
 from .. import StepBatch
 from .machine import aligned_empty, array_at
-from .op_graph import record, run, work_item
+from .op_graph import run, struct_dtype, work_item
 from .thread_pool import thread_pool
 
 _PACKED_ROWS = 24  # rows x query heads of a block: three 8-row tiles share each page read
@@ -23,11 +23,11 @@ _SEGMENT = 512
 
 # Segments count from position 0; pages and ``visible``, the end of what its first row sees, are the block's; ``slot``
 # is -1 where the item is all of its heads' segments.
-ITEM = record(
+ITEM = struct_dtype(
     sequence=int, first_row=int, rows=int, head=int, heads_end=int, segment=int, segments_end=int,
     slot=int, parts=int, counter=int, first_page=int, end_page=int, visible=int,
 )  # fmt: skip
-_ARGUMENTS = record(
+_ARGUMENTS = struct_dtype(
     query_start=int, kv_lengths=int, items=int, num_items=int, block_rows=int, kv_heads=int, group=int, window=int,
     page_size=int, segment_pages=int, slots=int, parts=int,
 )  # fmt: skip

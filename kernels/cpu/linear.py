@@ -13,7 +13,7 @@ from numba import njit, types
 
 from ..quantize import round_weight
 from .machine import aligned_empty, array_at, lasting_empty
-from .op_graph import empty, record, run, work_item
+from .op_graph import empty, run, struct_dtype, work_item
 from .thread_pool import thread_pool
 from .tile import LANES, make_tile
 
@@ -82,7 +82,7 @@ def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, step
         _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
 
 
-_ARGUMENTS = record(
+_ARGUMENTS = struct_dtype(
     x=int, w=int, y=int, scale=int, bias=int, scratch=int, out=int, steps=int, x_stride=int, w_stride=int, threads=int
 )
 

@@ -12,12 +12,12 @@ from numba import types
 from .candidates import kernel
 from .exact import clean, ordered, unordered, weight
 from .machine import array_at
-from .op_graph import empty, record, run, work_item
+from .op_graph import empty, run, struct_dtype, work_item
 from .sample_process import LOWEST_KEY
 from .sample_top import logprob
 
 _F, _I = np.float32, np.int32
-_ARGUMENTS = record(logits=int, token_ids=int, out=int, vocab=int)
+_ARGUMENTS = struct_dtype(logits=int, token_ids=int, out=int, vocab=int)
 _LOWEST = _F(-np.inf)
 
 

@@ -11,11 +11,11 @@ import torch
 from numba import njit, types
 
 from .machine import array_at
-from .op_graph import empty, record, run, work_item
+from .op_graph import empty, run, struct_dtype, work_item
 from .storage import put, widen
 
 _ROWS = 4  # of a work item
-_ARGUMENTS = record(x=int, residual=int, weight=int, y=int, hidden=int, eps=float, offset=float)
+_ARGUMENTS = struct_dtype(x=int, residual=int, weight=int, y=int, hidden=int, eps=float, offset=float)
 
 
 # The order of the sum is the vectoriser's choice, fixed when compiled: the same for each row.

@@ -1,4 +1,4 @@
-"""How an op of the CPU backend runs: at once, or recorded in a graph that is launched every step.
+"""How an op of the CPU backend runs: at once, or captured in a graph that is launched every step.
 
 An op is one or several phases (thread_pool.py): a kernel compiled for C callers, its arguments, and a formula for the
 number of work items. Outside of ``capture`` it runs and is waited for. Inside, it is appended to a graph, for the row
@@ -31,8 +31,8 @@ NUMBA_TYPES = {
 _names: dict[int, str] = {}  # of kernels, by their addresses
 
 
-def record(**fields: type) -> np.dtype:
-    """Type of a kernel's arguments: int for addresses and sizes, float for fp32 constants."""
+def struct_dtype(**fields: type) -> np.dtype:
+    """Dtype of a struct that kernels read: int for addresses and sizes, float for fp32 constants."""
     kinds = {int: np.int64, float: np.float32}
     return np.dtype([(name, kinds[kind]) for name, kind in fields.items()], align=True)
 
@@ -55,7 +55,7 @@ def work_item(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
 
 
 class _Graph:
-    """Phases that were recorded, what they point to, and memory for what they hand on to each other."""
+    """Captured phases, what they point to, and memory for what they hand on to each other."""
 
     def __init__(self) -> None:
         self.phases: list[tuple[int, ...]] = []
@@ -107,9 +107,9 @@ def run(
 
     Args:
         kernel: address that ``work_item`` gave.
-        kind: type of its arguments, from ``record``.
+        kind: type of its arguments, from ``struct_dtype``.
         arguments: by field name: tensors (contiguous; passed by address), None (0), or numbers.
-        rows: that there are; when recorded, each launch says how many.
+        rows: that there are; when captured, each launch says how many.
         sequences: the same.
     """
     values, tensors = _fill(kind, arguments)
@@ -120,12 +120,12 @@ def run(
         _graph.kept.append(values)
         _graph.keep(tensors)
         return
-    workers = thread_pool()
-    workers.release(workers.launch(np.array([phase], np.int64), rows, sequences))
+    pool = thread_pool()
+    pool.release(pool.launch(np.array([phase], np.int64), rows, sequences))
 
 
 def _fill(kind: np.dtype, arguments: dict[str, Any]) -> tuple[np.ndarray, list[torch.Tensor]]:
-    """The record of arguments, and the tensors that it points to."""
+    """The struct of arguments, and the tensors that it points to."""
     values = np.zeros(1, kind)
     tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
     for name, value in arguments.items():
@@ -133,8 +133,8 @@ def _fill(kind: np.dtype, arguments: dict[str, Any]) -> tuple[np.ndarray, list[t
     return values, tensors
 
 
-def is_recording() -> bool:
-    """Whether ops are recorded."""
+def is_capturing() -> bool:
+    """Whether ops are captured instead of run."""
     return _graph is not None
 
 
@@ -152,7 +152,7 @@ class Prepared:
 
 
 class Program:
-    """A recorded graph."""
+    """A captured graph."""
 
     def __init__(self, graph: _Graph) -> None:
         self._kept = graph.kept
@@ -175,7 +175,7 @@ class Program:
 
 
 def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:
-    """Record the ops that ``function`` calls for the largest of ``sizes`` rows; it is called once."""
+    """Capture the ops that ``function`` calls for the largest of ``sizes`` rows; it is called once."""
     global _graph
     assert _graph is None, "a capture inside a capture"
     _graph = graph = _Graph()

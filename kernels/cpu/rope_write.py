@@ -18,7 +18,7 @@ from numba import njit, types
 
 from .. import QkNorm, StepBatch
 from .machine import array_at
-from .op_graph import empty, record, run, work_item
+from .op_graph import empty, run, struct_dtype, work_item
 from .storage import put, widen
 from .thread_pool import thread_pool
 from .tile import LANES
@@ -27,7 +27,7 @@ _ROWS = 2  # of a work item
 _NO_NORM = QkNorm(torch.ones(0), torch.ones(0), eps=0.0)
 
 
-_ARGUMENTS = record(
+_ARGUMENTS = struct_dtype(
     qkv=int, cos_sin=int, positions=int, slots=int, q=int, k_pages=int, v_pages=int, q_weight=int, k_weight=int,
     scratch=int, q_heads=int, kv_heads=int, head_dim=int, page_size=int,
     eps=float, weight_offset=float, k_inverse_scale=float, v_inverse_scale=float,

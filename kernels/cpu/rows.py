@@ -8,18 +8,18 @@ from numba import njit, types
 
 from .exp import exp
 from .machine import array_at
-from .op_graph import Prepared, empty, is_recording, record, run, work_item
+from .op_graph import Prepared, empty, is_capturing, run, struct_dtype, work_item
 from .storage import widen
 
 _ROWS = 4  # of a work item
 _COPY_BYTES = 1 << 16  # of a work item
 
-_EMBED = record(table=int, token_ids=int, x=int, hidden=int, scale=float)
-_ROWS_OF = record(x=int, listed=int, y=int, row_bytes=int)
-_TAKE = record(token_ids=int, sources=int, sampled=int)
-_COUNT = record(counts=int, rows=int, token_ids=int, width=int)
-_CAP = record(x=int, width=int, cap=float)
-_COPY = record(target=int, source=int, size=int)
+_EMBED = struct_dtype(table=int, token_ids=int, x=int, hidden=int, scale=float)
+_ROWS_OF = struct_dtype(x=int, listed=int, y=int, row_bytes=int)
+_TAKE = struct_dtype(token_ids=int, sources=int, sampled=int)
+_COUNT = struct_dtype(counts=int, rows=int, token_ids=int, width=int)
+_CAP = struct_dtype(x=int, width=int, cap=float)
+_COPY = struct_dtype(target=int, source=int, size=int)
 
 
 @njit(error_model="numpy")
@@ -147,7 +147,7 @@ def copy(target: torch.Tensor, source: torch.Tensor) -> None:
     """All of ``source`` to ``target``: same shape, same dtype, both contiguous. Doesn't wait; see ``Event``."""
     size = source.numel() * source.itemsize
     assert size == target.numel() * target.itemsize
-    if is_recording():
+    if is_capturing():
         run(_copy(), _COPY, {"target": target, "source": source, "size": size}, 1, fixed=-(-size // _COPY_BYTES))
     else:
         prepared_copy(target.data_ptr(), source.data_ptr(), size).launch(target, source)

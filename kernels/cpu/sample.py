@@ -15,7 +15,7 @@ from .. import PROCESSED, RAW, TOP_WIDTH, Sampled, SamplingBatch, exact
 from ..sampling_fields import FIELDS, INDEX
 from .candidates import BLOCK, BUCKETS, allowed, total
 from .machine import array_at
-from .op_graph import empty, record, run, work_item
+from .op_graph import empty, run, struct_dtype, work_item
 from .sample_draw import NOISE_BLOCK, draw_all, draw_listed, first
 from .sample_process import add_biases, forbid, penalise, penalise_output, scale
 from .sample_top import best_of_list, best_of_row, logprob
@@ -144,7 +144,7 @@ def _sample_row(z, row, batch, scratch, out):
             best_of_row(raw, raw_best, top_n, mass, r, weights, ids, blocks, top_ids, top_logprobs)
 
 
-_ARGUMENTS = record(
+_ARGUMENTS = struct_dtype(
     fields=int, stride=int, token_counts=int, output_counts=int, bias_ids=int, bias_values=int, grammar_bits=int,
     logits=int, vocab=int, scratch=int, token_ids=int, logprobs=int, top_ids=int, top_logprobs=int,
 )  # fmt: skip

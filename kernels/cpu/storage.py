@@ -4,33 +4,11 @@
 """
 
 import numpy as np
-import torch
 from numba import types
 from numba.extending import overload
 
 from .bf16 import float_of_bits, round_to_bf16
 from .fp8 import round_to_fp8, widen_fp8
-
-
-def as_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's memory as NumPy sees it; bf16 as uint16, fp8 as uint8."""
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy()
-    if tensor.dtype == torch.float8_e4m3fn:
-        return tensor.view(torch.uint8).numpy()
-    return tensor.numpy()
-
-
-def step_of(array):
-    """Values of k that the tile multiplies at a time with rows stored like this: a constant to the compiler."""
-    raise NotImplementedError
-
-
-@overload(step_of)
-def _step_of(array):
-    if array.dtype == types.uint16:
-        return lambda array: 2
-    return lambda array: 1
 
 
 def widen(stored):

@@ -22,6 +22,46 @@ __all__ = ["HAS_BF16_DOT", "LANES", "make_tile"]
 _STREAM_BYTES = 2048
 
 
+def _pointer(builder, base, stride, index, pointee):
+    """``base + stride * index`` as a pointer."""
+    return builder.inttoptr(builder.add(base, builder.mul(stride, ir.Constant(I64, index))), pointee.as_pointer())
+
+
+def _loop_over_k(builder, products, x_rows, w_panels, first, steps, ahead):
+    """Sums [rows][panels] after ``steps`` steps that begin with ``first``; ``ahead`` are the lines to ask for."""
+    rows, panels = len(x_rows), len(w_panels)
+    entry = builder.block
+    loop, end = builder.append_basic_block("k_loop"), builder.append_basic_block("k_end")
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    k.add_incoming(ir.Constant(I64, 0), entry)
+    sums = [[builder.phi(SUMS) for _ in range(panels)] for _ in range(rows)]
+    if rows * panels <= 6 and panels > 1:
+        for panel in w_panels:
+            at = builder.ptrtoint(builder.gep(panel, [k]), I64)
+            prefetch(builder, builder.add(at, ir.Constant(I64, _STREAM_BYTES)))
+    weights = [
+        products.prepare(builder, load(builder, builder.gep(panel, [k]), products.w_align)) for panel in w_panels
+    ]
+    for line in ahead:
+        prefetch(builder, builder.add(line, builder.mul(k, ir.Constant(I64, 64))))
+    new = []
+    for m in range(rows):
+        x_splats = products.load_x(builder, x_rows[m], k)
+        new.append([products.multiply_add(builder, sums[m][p], x_splats, weights[p]) for p in range(panels)])
+    next_k = builder.add(k, ir.Constant(I64, 1))
+    k.add_incoming(next_k, loop)
+    for m in range(rows):
+        for p in range(panels):
+            sums[m][p].add_incoming(first[m][p], entry)
+            sums[m][p].add_incoming(new[m][p], loop)
+    builder.cbranch(builder.icmp_signed("<", next_k, steps), loop, end)
+    builder.position_at_end(end)
+    return new
+
+
 def make_tile(rows: int, panels: int, accumulate: bool = False, ahead: int = 0):
     """A Numba intrinsic for one tile shape.
 
@@ -35,66 +75,22 @@ def make_tile(rows: int, panels: int, accumulate: bool = False, ahead: int = 0):
 
     def typed(x_like, w_like, addresses):
         products = PRODUCTS[x_like.dtype, w_like.dtype]
-        streams = rows * panels <= 6 and panels > 1
 
         def codegen(context, builder, _signature, arguments):
             _, _, x, x_stride, w, w_stride, y, y_stride, steps = arguments[:9]
-            ahead_lines = [
-                builder.add(arguments[9], builder.mul(arguments[10], ir.Constant(I64, p))) for p in range(ahead)
-            ]
-
-            def address(base, stride, index, pointee):
-                return builder.inttoptr(
-                    builder.add(base, builder.mul(stride, ir.Constant(I64, index))), pointee.as_pointer()
-                )
-
-            x_rows = [address(x, x_stride, m, products.x_type) for m in range(rows)]
-            w_panels = [address(w, w_stride, p, products.w_type) for p in range(panels)]
+            lines = [builder.add(arguments[9], builder.mul(arguments[10], ir.Constant(I64, p))) for p in range(ahead)]
+            x_rows = [_pointer(builder, x, x_stride, m, products.x_type) for m in range(rows)]
+            w_panels = [_pointer(builder, w, w_stride, p, products.w_type) for p in range(panels)]
             y_panels = [
-                [builder.gep(address(y, y_stride, m, SUMS), [ir.Constant(I64, p)]) for p in range(panels)]
+                [builder.gep(_pointer(builder, y, y_stride, m, SUMS), [ir.Constant(I64, p)]) for p in range(panels)]
                 for m in range(rows)
             ]
-
-            def initial(m, p):
-                if not accumulate:
-                    return ir.Constant(SUMS, [0.0] * LANES)
-                return load(builder, y_panels[m][p], 4)
-
-            first = [[initial(m, p) for p in range(panels)] for m in range(rows)]
-            entry = builder.block
-            loop, end = builder.append_basic_block("k_loop"), builder.append_basic_block("k_end")
-            builder.branch(loop)
-
-            builder.position_at_end(loop)
-            k = builder.phi(I64)
-            k.add_incoming(ir.Constant(I64, 0), entry)
-            sums = [[builder.phi(SUMS) for _ in range(panels)] for _ in range(rows)]
-            if streams:
-                for panel in w_panels:
-                    at = builder.ptrtoint(builder.gep(panel, [k]), I64)
-                    prefetch(builder, builder.add(at, ir.Constant(I64, _STREAM_BYTES)))
-            weights = [
-                products.prepare(builder, load(builder, builder.gep(panel, [k]), products.w_align))
-                for panel in w_panels
-            ]
-            for line in ahead_lines:
-                prefetch(builder, builder.add(line, builder.mul(k, ir.Constant(I64, 64))))
-            new = []
-            for m in range(rows):
-                x_splats = products.load_x(builder, x_rows[m], k)
-                new.append([products.multiply_add(builder, sums[m][p], x_splats, weights[p]) for p in range(panels)])
-            next_k = builder.add(k, ir.Constant(I64, 1))
-            k.add_incoming(next_k, loop)
+            zeros = ir.Constant(SUMS, [0.0] * LANES)
+            first = [[load(builder, panel, 4) if accumulate else zeros for panel in row] for row in y_panels]
+            sums = _loop_over_k(builder, products, x_rows, w_panels, first, steps, lines)
             for m in range(rows):
                 for p in range(panels):
-                    sums[m][p].add_incoming(first[m][p], entry)
-                    sums[m][p].add_incoming(new[m][p], loop)
-            builder.cbranch(builder.icmp_signed("<", next_k, steps), loop, end)
-
-            builder.position_at_end(end)
-            for m in range(rows):
-                for p in range(panels):
-                    store = builder.store(new[m][p], y_panels[m][p])
+                    store = builder.store(sums[m][p], y_panels[m][p])
                     store.align = 4
             return context.get_dummy_value()
 
