@@ -22,7 +22,7 @@ find_python() { # prints a python >= 3.11 that can make virtual environments
 
 install_headwater() { # $1: "" or "[extras]"
     local stamp=$venv/.headwater${1:-} python wanted
-    wanted=$(cat "$root/pyproject.toml" "$root"/constraints.txt "$root"/requirements*.lock "$root/environment.sh" | cksum)
+    wanted=$(cat "$root/pyproject.toml" "$root"/requirements*.lock "$root/environment.sh" | cksum)
     if [[ -x $venv/bin/headwater && $(cat "$stamp" 2>/dev/null) == "$wanted $root" ]]; then
         return
     fi
@@ -39,8 +39,7 @@ install_headwater() { # $1: "" or "[extras]"
     say "installing what headwater needs; PyTorch makes the first time long"
     "${pip[@]}" "${locked[@]}" || fail "pip failed"
     # Its builds differ from machine to machine, and so do their hashes (docs/security.md).
-    "${pip[@]}" --constraint "$root/constraints.txt" "$(grep --only-matching '^torch==.*' "$root/constraints.txt")" ||
-        fail "pip failed"
+    "${pip[@]}" --requirement "$root/requirements-torch.lock" || fail "pip failed"
     # The build backend is there already: no second environment has to be made to build in.
     "${pip[@]}" --no-deps --no-build-isolation --editable "$root" || fail "pip failed"
     echo "$wanted $root" >"$stamp"

@@ -16,9 +16,10 @@ from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import MODEL, EngineConfig, Flag
 from .config import ApiConfig
+from .launch.addresses import StartError, probe_port, socket_dir
 from .launch.flags import GroupedCommand, can_trace, configure, use_hub_cache, with_flags
 from .launch.foreign_flags import ForeignFlagError, take_foreign_flags
-from .launch.supervisor import StartError, Supervisor, probe_port, socket_dir
+from .launch.supervisor import Supervisor
 
 app = typer.Typer(
     help="StreamRegistry text from a transformer, token by token, over HTTP.",

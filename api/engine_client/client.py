@@ -105,10 +105,6 @@ class EngineClient:
         if self._transport is not None:
             self._transport.write(encode_frame(remote.as_submit()))
 
-    def is_healthy(self) -> bool:
-        """The engine is connected and makes progress."""
-        return self.unhealthy_reason() is None
-
     def unhealthy_reason(self) -> str | None:
         """What is wrong with the engine, None if nothing is."""
         facts = self.facts()

@@ -10,17 +10,12 @@ No torch and no threads here. Life of the processes:
 """
 
 import contextlib
-import errno
 import http.client
-import ipaddress
 import json
 import os
 import select
-import shutil
 import signal
-import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -32,6 +27,7 @@ import msgspec
 
 from ...engine.config import EngineConfig
 from ..config import ApiConfig
+from .addresses import reachable_host
 from .banner import banner, describe, read_hello
 from .child import Child, describe_exit
 from .watchdog import Watchdog
@@ -53,15 +49,10 @@ HEALTH_INTERVAL_S = 0.1
 HEALTH_TIMEOUT_S = 2.0
 ENGINE_STOP_S = 10.0  # how long the engine may take to end once nobody needs it
 UNREADY_STOP_S = 5.0  # the same for an HTTP server that has answered nothing yet
-UNIX_PATH_BYTES = 107  # Linux: sun_path is 108 with its final zero
 
 
 # Why an engine died: of itself; killed, perhaps by the kernel for its memory; or ended by somebody.
 Cause = Literal["crashed", "killed", "ended"]
-
-
-class StartError(Exception):
-    """The server cannot start; the message says why and what to do."""
 
 
 def memory_kills() -> int | None:
@@ -83,7 +74,7 @@ class Supervisor:
         self._ready = False
         self._signals = 0  # how many SIGTERM or SIGINT came
         self._next_health_check = 0.0
-        self._pulse = Watchdog(engine_config.socket)
+        self._watchdog = Watchdog(engine_config.socket)
         self._first_start_s = 0.0
         self._engine_started = 0.0  # time.monotonic()
 
@@ -129,11 +120,11 @@ class Supervisor:
         self._engine = Child(ENGINE_MODULE, self._engine_config)
         self._engine_started = time.monotonic()
         self._memory_kills = memory_kills()
-        self._pulse.expect(self._engine.pid)
+        self._watchdog.expect(self._engine.pid)
 
     def _hang(self) -> str | None:
         """Why the running engine must be taken for dead, None if it need not be."""
-        silent_s = self._pulse.silent_s()
+        silent_s = self._watchdog.silent_s()
         if silent_s is not None:
             limit_s = self._api_config.heartbeat_timeout
             return f"no sign of life for {silent_s:.1f} s" if silent_s >= limit_s else None
@@ -257,46 +248,3 @@ class Supervisor:
         else:
             line = f"headwater: {message}"
         print(line, file=sys.stdout if level == "info" else sys.stderr, flush=True)
-
-
-def reachable_host(host: str) -> str:
-    """Where a server that listens at ``host`` answers on this machine."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if not address.is_unspecified:
-        return host
-    return "127.0.0.1" if address.version == 4 else "::1"
-
-
-def probe_port(host: str, port: int) -> int:
-    """Check that we may listen there; port 0 picks a free one. Returns the port. Raises StartError.
-
-    The HTTP server sets SO_REUSEPORT for its workers, so it would start on another server's port and share its
-    traffic without a word.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server just stopped
-            probe.bind(address)
-            probe.listen(1)
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise StartError(f"port {port} of {host} is in use; choose another with --port") from error
-        raise StartError(f"cannot listen on port {port} of {host}: {error.strerror or error}") from error
-
-
-@contextmanager
-def socket_dir() -> Iterator[Path]:
-    """A private directory for the Unix sockets, removed at the end."""
-    parent = tempfile.gettempdir()
-    if len(os.fsencode(parent)) + len("/headwater-12345678/engine-0.sock") > UNIX_PATH_BYTES:
-        parent = "/tmp"
-    path = Path(tempfile.mkdtemp(prefix="headwater-", dir=parent))  # mode 0700
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)

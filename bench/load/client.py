@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .answer import Answer
-from .connection import Connection, Exchange, StreamExchange
-from .protocols import PROTOCOLS, Asking, Message, ProtocolName
+from .connection import Connection, RunningRequest, StreamRequest
+from .protocols import PROTOCOLS, Message, ProtocolName, RequestOptions
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class Client:
     """Keeps connections open between requests, as many as requests run at a time."""
 
     def __init__(
-        self, url: str, protocol: ProtocolName, asking: Asking, headers: Mapping[str, str], patience: Patience
+        self, url: str, protocol: ProtocolName, options: RequestOptions, headers: Mapping[str, str], patience: Patience
     ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
@@ -41,10 +41,10 @@ class Client:
         }
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
         self._protocol = PROTOCOLS[protocol]()
-        self._asking = asking
+        self._request_options = options
         self._patience = patience
         self._idle: list[Connection] = []
-        self._running: dict[Exchange, Connection] = {}
+        self._running: dict[RunningRequest, Connection] = {}
         self._events = 0  # of answers that have ended
         self._cancelled = False
         self._watchdog: asyncio.TimerHandle | None = None
@@ -57,11 +57,11 @@ class Client:
     @property
     def events(self) -> int:
         """Events with output that came so far."""
-        return self._events + sum(len(exchange.answer.times) for exchange in self._running)
+        return self._events + sum(len(running.answer.times) for running in self._running)
 
     def set_model(self, model: str) -> None:
         """The name that requests carry."""
-        self._asking = msgspec.structs.replace(self._asking, model=model)
+        self._request_options = msgspec.structs.replace(self._request_options, model=model)
 
     async def stream(self, messages: list[Message], new_tokens: int, due: float | None = None) -> Answer:
         """Send one request and read its stream to the end.
@@ -69,16 +69,16 @@ class Client:
         Args:
             due: when it should have left, perf_counter seconds; None: now.
         """
-        body = msgspec.json.encode(self._protocol.body(self._asking, messages, new_tokens))
+        body = msgspec.json.encode(self._protocol.body(self._request_options, messages, new_tokens))
         request = self._request("POST", self._protocol.path, body)
         reused = True
         while reused:
             start = time.perf_counter()
             answer = Answer(new_tokens, due if due is not None else start, start)
-            exchange = StreamExchange(answer, request, self._protocol)
-            reused = await self._carry(exchange)
+            running = StreamRequest(answer, request, self._protocol)
+            reused = await self._carry(running)
             # A server may close an idle connection in the moment in which it is used again: that is no refusal.
-            reused = reused and exchange.status == 0 and answer.error == "refused"
+            reused = reused and running.status == 0 and answer.error == "refused"
         if answer.output_tokens is not None:
             answer.counted = True
         elif answer.ok:
@@ -89,20 +89,20 @@ class Client:
         """The JSON at a path, None if there is none."""
         reused = True
         while reused:
-            exchange = Exchange(Answer(0, 0.0, time.perf_counter()), self._request("GET", path, b""))
-            reused = await self._carry(exchange) and exchange.status == 0
-        if exchange.status != 200:
+            running = RunningRequest(Answer(0, 0.0, time.perf_counter()), self._request("GET", path, b""))
+            reused = await self._carry(running) and running.status == 0
+        if running.status != 200:
             return None
         try:
-            return msgspec.json.decode(exchange.body)
+            return msgspec.json.decode(running.body)
         except msgspec.DecodeError:
             return None
 
     def cancel(self) -> None:
         """End what is running; its answers are marked, and those of all later requests."""
         self._cancelled = True
-        for exchange, connection in list(self._running.items()):
-            exchange.answer.cancelled = True
+        for running, connection in list(self._running.items()):
+            running.answer.cancelled = True
             connection.close()
 
     def close(self) -> None:
@@ -119,23 +119,23 @@ class Client:
         head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
         return head.encode() + body
 
-    async def _carry(self, exchange: Exchange) -> bool:
+    async def _carry(self, running: RunningRequest) -> bool:
         """Send a request and wait for the end of its response. Returns whether the connection had been used before."""
         try:
             connection, reused = await self._connection()
         except (OSError, TimeoutError) as error:
-            exchange.answer.fail("refused", str(error) or f"no connection within {self._patience.connect_s:g} s")
+            running.answer.fail("refused", str(error) or f"no connection within {self._patience.connect_s:g} s")
             return False
         if self._cancelled:
-            exchange.answer.cancelled = True
+            running.answer.cancelled = True
             connection.close()
             return False
-        self._running[exchange] = connection
-        connection.send(exchange)
+        self._running[running] = connection
+        connection.send(running)
         self._watch()
-        await exchange.finished.wait()
-        del self._running[exchange]
-        self._events += len(exchange.answer.times)
+        await running.finished.wait()
+        del self._running[running]
+        self._events += len(running.answer.times)
         if connection.usable:
             self._idle.append(connection)
         return reused
@@ -158,12 +158,12 @@ class Client:
     def _bark(self) -> None:
         self._watchdog = None
         now = time.perf_counter()
-        for exchange, connection in list(self._running.items()):
-            if now - exchange.answer.start > self._patience.timeout_s:
-                exchange.answer.fail("timeout", f"not finished after {self._patience.timeout_s:g} s")
+        for running, connection in list(self._running.items()):
+            if now - running.answer.start > self._patience.timeout_s:
+                running.answer.fail("timeout", f"not finished after {self._patience.timeout_s:g} s")
                 connection.close()
-            elif now - exchange.last_sign > self._patience.stall_s:
-                exchange.answer.fail("stalled", f"nothing came for {self._patience.stall_s:g} s")
+            elif now - running.last_sign > self._patience.stall_s:
+                running.answer.fail("stalled", f"nothing came for {self._patience.stall_s:g} s")
                 connection.close()
         if self._running:
             self._watch()

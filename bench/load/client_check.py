@@ -9,7 +9,7 @@ from msgspec import Struct
 from .answer import Answer
 from .client import Client, Patience
 from .null_server import null_server
-from .protocols import Asking, Message
+from .protocols import Message, RequestOptions
 
 STREAMS = 64
 PACE_MS = 20.0
@@ -66,7 +66,7 @@ def judge(gaps_ms: np.ndarray, events: int, wall_s: float, cpu_s: float) -> Clie
 
 async def _streams(url: str, events: int) -> tuple[list[Answer], float, float]:
     """Answers, wall time and CPU time of STREAMS streams at a time, connections made before."""
-    client = Client(url, "tgi", Asking(), {}, Patience())
+    client = Client(url, "tgi", RequestOptions(), {}, Patience())
 
     async def all_of(events: int) -> list[Answer]:
         return await asyncio.gather(*(client.stream([Message("user", "a")], events) for _ in range(STREAMS)))

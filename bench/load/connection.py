@@ -18,7 +18,7 @@ from .protocols import StreamProtocol
 _ERROR_BODY_BYTES = 4096
 
 
-class Exchange:
+class RunningRequest:
     """One request under way on a connection; collects the body of its response."""
 
     def __init__(self, answer: Answer, request: bytes) -> None:
@@ -38,7 +38,7 @@ class Exchange:
         self.finished.set()
 
 
-class StreamExchange(Exchange):
+class StreamRequest(RunningRequest):
     """The same for a stream of events, which go into the answer as they come."""
 
     def __init__(self, answer: Answer, request: bytes, protocol: StreamProtocol) -> None:
@@ -83,23 +83,23 @@ class StreamExchange(Exchange):
 
 
 class Connection(asyncio.Protocol):
-    """Carries one exchange at a time; closed after any error."""
+    """Carries one request at a time; closed after any error."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._exchange: Exchange | None = None
+        self._running: RunningRequest | None = None
         self._now = 0.0
 
     @property
     def usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing() and self._exchange is None
+        return self._transport is not None and not self._transport.is_closing() and self._running is None
 
-    def send(self, exchange: Exchange) -> None:
+    def send(self, running: RunningRequest) -> None:
         assert self._transport is not None
-        assert self._exchange is None
-        self._exchange = exchange
-        self._transport.write(exchange.request)
+        assert self._running is None
+        self._running = running
+        self._transport.write(running.request)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -113,37 +113,37 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._now = time.perf_counter()
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.last_sign = self._now
+        running = self._running
+        if running is not None:
+            running.last_sign = self._now
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            if exchange is not None:
-                exchange.answer.fail("bad_event", f"not HTTP: {error}")
+            if running is not None:
+                running.answer.fail("bad_event", f"not HTTP: {error}")
             self.close()
             return
-        if exchange is not None and exchange.answer.error is not None:
+        if running is not None and running.answer.error is not None:
             self.close()
 
     def connection_lost(self, exception: Exception | None) -> None:  # noqa: ARG002
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.finish(time.perf_counter())
+        running, self._running = self._running, None
+        if running is not None:
+            running.finish(time.perf_counter())
 
     # httptools
 
     def on_headers_complete(self) -> None:
-        if self._exchange is not None:
-            self._exchange.status = self._parser.get_status_code()
+        if self._running is not None:
+            self._running.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        if self._exchange is not None:
-            self._exchange.feed(body, self._now)
+        if self._running is not None:
+            self._running.feed(body, self._now)
 
     def on_message_complete(self) -> None:
-        exchange, self._exchange = self._exchange, None
+        running, self._running = self._running, None
         if not self._parser.should_keep_alive():
             self.close()
-        if exchange is not None:
-            exchange.finish(self._now)
+        if running is not None:
+            running.finish(self._now)

@@ -43,7 +43,7 @@ class Harness:
         self.words_assumed = False  # neither the server nor a tokenizer tells how many tokens a text has
         self.runs: list[Run] = []
         self._addresses: list[Address] = [parse_address(url, options.protocol) for url in urls]
-        self._asking, self._headers = settings.asking(options), settings.headers(options)
+        self._request_options, self._headers = settings.request_options(options), settings.headers(options)
         self._patience = settings.patience(options)
         self._words: Words | None = TokenizedWords(options.tokenizer) if options.tokenizer else None
 
@@ -60,7 +60,7 @@ class Harness:
 
     async def __aenter__(self) -> Self:
         self._stop = asyncio.Event()
-        self.targets = [Target(each, self._asking, self._headers, self._patience) for each in self._addresses]
+        self.targets = [Target(each, self._request_options, self._headers, self._patience) for each in self._addresses]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt, number)

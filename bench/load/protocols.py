@@ -17,7 +17,7 @@ class Message(Struct):
     content: str
 
 
-class Asking(Struct, frozen=True):
+class RequestOptions(Struct, frozen=True):
     """What all requests of a run have in common."""
 
     model: str = ""
@@ -30,7 +30,7 @@ class StreamProtocol(Protocol):
 
     path: str
 
-    def body(self, asking: Asking, messages: list[Message], new_tokens: int) -> dict[str, Any]:
+    def body(self, options: RequestOptions, messages: list[Message], new_tokens: int) -> dict[str, Any]:
         """The request. Without a chat form, messages are joined: a server adds no template then."""
 
     def read(self, payload: bytes, answer: Answer, now: float) -> None:
@@ -66,11 +66,11 @@ class Tgi:
     def __init__(self) -> None:
         self._decode = msgspec.json.Decoder(TgiEvent).decode
 
-    def body(self, asking: Asking, messages: list[Message], new_tokens: int) -> dict[str, Any]:
+    def body(self, options: RequestOptions, messages: list[Message], new_tokens: int) -> dict[str, Any]:
         parameters = {"max_new_tokens": new_tokens, "details": True}
-        if asking.ignore_eos:
+        if options.ignore_eos:
             parameters["ignore_eos"] = True
-        return {"inputs": joined(messages), "parameters": parameters | asking.extra}
+        return {"inputs": joined(messages), "parameters": parameters | options.extra}
 
     def read(self, payload: bytes, answer: Answer, now: float) -> None:
         event = self._decode(payload)
@@ -123,15 +123,15 @@ class OpenAI:
     def __init__(self) -> None:
         self._decode = msgspec.json.Decoder(OpenAIEvent).decode
 
-    def body(self, asking: Asking, messages: list[Message], new_tokens: int) -> dict[str, Any]:
-        return self._body(asking, {"prompt": joined(messages)}, new_tokens)
+    def body(self, options: RequestOptions, messages: list[Message], new_tokens: int) -> dict[str, Any]:
+        return self._body(options, {"prompt": joined(messages)}, new_tokens)
 
-    def _body(self, asking: Asking, prompt: dict[str, Any], new_tokens: int) -> dict[str, Any]:
-        body = {"model": asking.model, **prompt, "max_tokens": new_tokens, "temperature": 0.0, "stream": True}
+    def _body(self, options: RequestOptions, prompt: dict[str, Any], new_tokens: int) -> dict[str, Any]:
+        body = {"model": options.model, **prompt, "max_tokens": new_tokens, "temperature": 0.0, "stream": True}
         body["stream_options"] = {"include_usage": True}
-        if asking.ignore_eos:
+        if options.ignore_eos:
             body["ignore_eos"] = True
-        return body | asking.extra
+        return body | options.extra
 
     def read(self, payload: bytes, answer: Answer, now: float) -> None:
         if payload.strip() == b"[DONE]":
@@ -160,8 +160,8 @@ class OpenAIChat(OpenAI):
 
     path = "/v1/chat/completions"
 
-    def body(self, asking: Asking, messages: list[Message], new_tokens: int) -> dict[str, Any]:
-        return self._body(asking, {"messages": msgspec.to_builtins(messages)}, new_tokens)
+    def body(self, options: RequestOptions, messages: list[Message], new_tokens: int) -> dict[str, Any]:
+        return self._body(options, {"messages": msgspec.to_builtins(messages)}, new_tokens)
 
 
 PROTOCOLS: dict[ProtocolName, type[StreamProtocol]] = {"tgi": Tgi, "openai": OpenAI, "openai-chat": OpenAIChat}

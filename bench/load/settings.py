@@ -8,7 +8,7 @@ from ..options import LoadOptions
 from .client import Patience
 from .lengths import parse_lengths
 from .metrics import Objectives, parse_objectives
-from .protocols import Asking
+from .protocols import RequestOptions
 from .workload import Workload
 
 DEFAULT_REQUESTS_OPEN = 64
@@ -17,12 +17,12 @@ REQUESTS_PER_CLIENT = 4
 MOST_REQUESTS_TIMED = 2000  # prepared for a run that time ends
 
 
-def asking(options: LoadOptions) -> Asking:
+def request_options(options: LoadOptions) -> RequestOptions:
     try:
         extra = msgspec.json.decode(options.extra_body, type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise ValueError(f"--extra-body {options.extra_body!r}: {error}") from error
-    return Asking(options.model, options.ignore_eos, extra)
+    return RequestOptions(options.model, options.ignore_eos, extra)
 
 
 def headers(options: LoadOptions) -> dict[str, str]:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from .client import Client, Patience
-from .protocols import PROTOCOLS, Asking, Message, ProtocolName
+from .protocols import PROTOCOLS, Message, ProtocolName, RequestOptions
 
 _PREFIX = re.compile(rf"({'|'.join(PROTOCOLS)})\+(.*)")
 
@@ -44,11 +44,13 @@ def parse_address(text: str, protocol: ProtocolName) -> Address:
 class Target:
     """A client for one server."""
 
-    def __init__(self, address: Address, asking: Asking, headers: Mapping[str, str], patience: Patience) -> None:
+    def __init__(
+        self, address: Address, options: RequestOptions, headers: Mapping[str, str], patience: Patience
+    ) -> None:
         self.address = address
-        self.model = asking.model
+        self.model = options.model
         self.about: dict[str, str] = {}  # what GET /info says
-        self.client = Client(address.url, address.protocol, asking, headers, patience)
+        self.client = Client(address.url, address.protocol, options, headers, patience)
 
     async def introduce(self) -> None:
         """Ask the server what it is; one that doesn't say stays unknown."""

@@ -145,7 +145,7 @@ def test_a_client_may_go_at_any_moment(model_dir: Path, peer: EnginePeer, moment
             client = Client()
             if moment == "waiting for an engine":
                 peer.die()
-                while app._service.engine.is_healthy():
+                while app._service.engine.unhealthy_reason() is None:
                     await asyncio.sleep(0)
             task = client.start(app)
             if moment == "waiting for an engine":
@@ -240,7 +240,7 @@ def test_a_request_has_only_its_time(model_dir: Path, peer: EnginePeer) -> None:
             assert (await asyncio.to_thread(peer.aborted)).request_id == submit.request_id
 
             peer.die()
-            while app._service.engine.is_healthy():
+            while app._service.engine.unhealthy_reason() is None:
                 await asyncio.sleep(0)
             waiting = Client("/generate")
             await waiting.start(app)

@@ -40,7 +40,7 @@ def test_a_relative_model_path_is_the_users(tmp_path: Path) -> None:
 
 def test_a_python_that_is_too_old_is_told(tmp_path: Path) -> None:
     """With nothing but an old python on the path: the script is copied, so that no .venv is there."""
-    for name in ("serve", "environment.sh", "pyproject.toml", "constraints.txt", "requirements.lock"):
+    for name in ("serve", "environment.sh", "pyproject.toml", "requirements.lock"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     commands = tmp_path / "bin"
     commands.mkdir()

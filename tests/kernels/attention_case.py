@@ -1,10 +1,11 @@
-"""Sequences over pages on any backend, and the plain formula in float64."""
+"""Sequences over pages on any backend, and what the formulas in float64 make of them."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 
+from headwater.bench.device.gpu.formulas import attention, normalised, rotated
 from headwater.kernels import Backend, QkNorm, StepBatch
 
 
@@ -89,35 +90,19 @@ class Case:
         return list(out.split(counts))
 
     def oracle(self, sequence: int) -> torch.Tensor:
-        options = self.options
-        rows = self.qkv[sequence].double()
-        length, half = len(rows), self.head_dim // 2
-        q, k, v = rows.view(length, -1, self.head_dim).split(
-            [self.group * self.kv_heads, self.kv_heads, self.kv_heads], dim=1
+        """All rows of a sequence in float64, [tokens, q_heads * head_dim]."""
+        options, rows = self.options, self.qkv[sequence]
+        q, k, v = (
+            rows.double()
+            .view(len(rows), -1, self.head_dim)
+            .split([self.group * self.kv_heads, self.kv_heads, self.kv_heads], dim=1)
         )
-        cos, sin = self.cos_sin[:length, None].double().split(half, dim=2)
-
-        def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (weight.double() + 1.0)
-
-        def rope(x: torch.Tensor) -> torch.Tensor:
-            a, b = x.split(half, dim=2)
-            return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=2)
-
-        def stored(x: torch.Tensor, scale: float) -> torch.Tensor:
-            if self.k_pages.dtype != torch.float8_e4m3fn:
-                return x
-            return (x / scale).clamp(-448, 448).float().to(torch.float8_e4m3fn).double() * scale
-
         if self.norm is not None:
-            q, k = norm(q, self.norm.q_weight), norm(k, self.norm.k_weight)
-        k, v = stored(rope(k), options.k_scale), stored(v, options.v_scale)
-        k, v = (x.repeat_interleave(self.group, dim=1).transpose(0, 1) for x in (k, v))
-        scores = rope(q).transpose(0, 1) @ k.transpose(1, 2) * self.head_dim**-0.5
-        if options.softcap:
-            scores = options.softcap * torch.tanh(scores / options.softcap)
-        visible = torch.ones(length, length).tril().bool()
-        if options.window:
-            visible &= torch.ones(length, length).triu(1 - options.window).bool()
-        scores = scores.masked_fill(~visible, -torch.inf)
-        return (scores.softmax(-1) @ v).transpose(0, 1).reshape(length, -1)
+            q, k = (normalised(x, w, 1e-6, 1.0) for x, w in ((q, self.norm.q_weight), (k, self.norm.k_weight)))
+        q, k = (rotated(x, self.cos_sin, torch.arange(len(rows))) for x in (q, k))
+        if self.k_pages.dtype == torch.float8_e4m3fn:
+            k, v = (
+                (x / scale).clamp(-448, 448).float().to(torch.float8_e4m3fn).double() * scale
+                for x, scale in ((k, options.k_scale), (v, options.v_scale))
+            )
+        return attention(q, k, v, options.window, options.softcap)

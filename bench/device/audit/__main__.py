@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from triton import knobs
 
+from ..shapes import MODELS
 from .binary import Facts, compile_and_read
 from .gpus import AUDITED_GPUS
-from .launches import FP8_FROM, MODELS, Launch, attention_launches, row_launches, sampler_launches
+from .launches import FP8_FROM, Launch, attention_launches, row_launches, sampler_launches
 
 _SPILL_BYTES = 0
 _ATTENTION = ("attention few rows", "attention many rows")

@@ -19,6 +19,7 @@ from ....kernels.triton import activation, attention, attention_plan, linear, lo
 from ....kernels.triton import rows as small_ops
 from ....kernels.triton.sample import sample
 from ....kernels.triton.tiles import Gpu
+from ..shapes import LLAMA_3_VOCAB, Model
 from .gpus import AUDITED_GPUS
 
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
@@ -38,39 +39,11 @@ class Launch(NamedTuple):
     min_blocks: int = 1  # of one multiprocessor, that its grid counts on
 
 
-class Model(NamedTuple):
-    """The shapes of a model, as far as a kernel sees them."""
-
-    name: str
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-    hidden: int
-    intermediate: int
-    window: int = 0
-    softcap: float = 0.0
-    qk_norm: bool = False
-    fp8_cache: bool = False
-
-
-MODELS = (
-    Model("smollm2-135m", 9, 3, 64, 576, 1536),
-    Model("llama-3.1-8b", 32, 8, 128, 4096, 14336),
-    Model("llama-3.1-8b-fp8-cache", 32, 8, 128, 4096, 14336, fp8_cache=True),
-    Model("qwen3-8b", 32, 8, 128, 4096, 12288, qk_norm=True),
-    Model("qwen2.5-7b", 28, 4, 128, 3584, 18944),
-    Model("phi-2", 32, 32, 80, 2560, 10240),
-    Model("phi-3-mini", 32, 32, 96, 3072, 8192),
-    Model("gemma-2-9b", 16, 8, 256, 3584, 14336, window=4096, softcap=50.0),
-    Model("gemma-3-4b", 8, 4, 256, 2560, 10240, window=1024, qk_norm=True),
-)
-
 # The steps whose bytes and FLOPs are counted.
 DECODE_ROWS, DECODE_TOKENS = 64, 4096  # sequences of one row each, tokens in each
 PREFILL_ROWS = 2048  # of one sequence, its first
 _PAGE_SIZE = 16
 _POSITIONS = 8192
-_VOCAB = 128256  # Llama 3
 FP8_FROM = 89  # the first architecture whose conversions Triton compiles
 
 
@@ -181,7 +154,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         for count in (16, rows, PREFILL_ROWS)
     ]
     scale = _empty(model.hidden, dtype=torch.float32)
-    logits = _empty(rows, _VOCAB, dtype=torch.float32)
+    logits = _empty(rows, LLAMA_3_VOCAB, dtype=torch.float32)
     with recording(arch) as launches:
         norm.rms_norm(x, weight, 1e-6)
         norm.add_rms_norm(x, x, weight, 1e-6)
@@ -194,7 +167,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         logprobs.token_logprobs(logits, token_ids)
         small_ops.soft_cap(logits, 30.0)
         small_ops.take_tokens(token_ids, token_ids, token_ids)
-        small_ops.count_tokens(_empty(rows, _VOCAB, dtype=torch.int32), positions, token_ids)
+        small_ops.count_tokens(_empty(rows, LLAMA_3_VOCAB, dtype=torch.int32), positions, token_ids)
     traffic = (
         ("rms_norm", 2 * x.nbytes, 0),
         ("add_rms_norm", 4 * x.nbytes, 0),
@@ -224,9 +197,9 @@ def sampler_launches(arch: int) -> list[Launch]:
     """The sampler's, which are the same for every model: without optional fields, and with all of them."""
     found = []
     for name, full in (("plain", False), ("full", True)):
-        batch = SamplingBatch.neutral(DECODE_ROWS, _VOCAB, full=full)
+        batch = SamplingBatch.neutral(DECODE_ROWS, LLAMA_3_VOCAB, full=full)
         with recording(arch) as launches:
-            sample(_empty(DECODE_ROWS, _VOCAB, dtype=torch.float32), batch)
+            sample(_empty(DECODE_ROWS, LLAMA_3_VOCAB, dtype=torch.float32), batch)
         found += [
             launch._replace(name=f"sample {kernel}, {name}")
             for launch, kernel in zip(launches, ("tiles", "rows"), strict=True)

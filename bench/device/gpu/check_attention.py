@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 
 from ....kernels import StepBatch
-from ....kernels.triton import new_plan, paged_attention, plan_attention
+from ....kernels.triton import AttentionPlan, new_plan, paged_attention, plan_attention
+from ..shapes import MODELS
+from .formulas import attention
 from .setup import Comparison, Results, Setup, compare, equal, need_fp8
 
 
@@ -20,6 +22,12 @@ class Heads(NamedTuple):
     page_size: int = 16
     window: int = 0
     softcap: float = 0.0
+
+    @classmethod
+    def of(cls, name: str) -> "Heads":
+        """Of a model in ``shapes.MODELS``."""
+        model = next(model for model in MODELS if model.name == name)
+        return cls(model.q_heads, model.kv_heads, model.head_dim, window=model.window, softcap=model.softcap)
 
 
 @dataclass
@@ -65,30 +73,20 @@ def make_batch(setup: Setup, cache: Cache, rows: list[int], lengths: list[int]) 
     )
 
 
-def attend(q: torch.Tensor, cache: Cache, batch: StepBatch, heads: Heads) -> torch.Tensor:
-    """The kernels' result, [rows, q_heads * head_dim]."""
-    plan = plan_attention(batch, heads.q_heads, heads.kv_heads, heads.head_dim, heads.page_size, heads.window)
+def attend(
+    q: torch.Tensor, cache: Cache, batch: StepBatch, heads: Heads, plan: AttentionPlan | None = None
+) -> torch.Tensor:
+    """The kernels' result, [rows, q_heads * head_dim]; ``plan`` is filled and used if there is one."""
+    shape = (heads.q_heads, heads.kv_heads, heads.head_dim, heads.page_size)
+    plan = plan_attention(batch, *shape, heads.window, reuse=plan)
     return paged_attention(q, cache.k_pages, cache.v_pages, batch, plan, heads.head_dim**-0.5, heads.softcap)
 
 
 def attended(q: torch.Tensor, cache: Cache, rows: list[int], lengths: list[int], heads: Heads) -> torch.Tensor:
-    """The formula in float64."""
-    out, at = [], 0
-    for i, (count, length) in enumerate(zip(rows, lengths, strict=True)):
-        k, v = (
-            x[i][:length].double().repeat_interleave(heads.q_heads // heads.kv_heads, 1) for x in (cache.k, cache.v)
-        )
-        logits = torch.einsum("rhd,thd->hrt", q[at : at + count].double(), k) * heads.head_dim**-0.5
-        if heads.softcap:
-            logits = heads.softcap * torch.tanh(logits / heads.softcap)
-        position = torch.arange(length - count, length, device=q.device)[:, None]
-        other = torch.arange(length, device=q.device)[None, :]
-        seen = other <= position
-        if heads.window:
-            seen &= other > position - heads.window
-        weights = logits.masked_fill(~seen, -torch.inf).softmax(-1)
-        out.append(torch.einsum("hrt,thd->rhd", weights, v).flatten(1))
-        at += count
+    """The formula in float64, all sequences' rows one after the other."""
+    out = []
+    for i, (part, length) in enumerate(zip(q[: sum(rows)].split(rows), lengths, strict=True)):
+        out.append(attention(part, cache.k[i][:length], cache.v[i][:length], heads.window, heads.softcap))
     return torch.cat(out)
 
 
@@ -110,8 +108,8 @@ def check_attention(setup: Setup) -> Results:
         yield check(setup, Heads(7, 1, 80, 32, 20), [1, 4], [65, 40])
         return
     rows, lengths = [1, 300, 1, 1, 2, 1, 33], [1, 900, 64, 65, 300, 4097, 33]
-    for heads in (Heads(32, 8, 128), Heads(28, 4, 128), Heads(8, 4, 256, window=1024), Heads(9, 3, 64)):
-        yield check(setup, heads, rows, lengths)
+    for name in ("llama-3.1-8b", "qwen2.5-7b", "gemma-3-4b", "smollm2-135m"):
+        yield check(setup, Heads.of(name), rows, lengths)
     yield check(setup, Heads(32, 8, 128), [1] * 5, [255, 256, 257, 4096, 17000])
     yield check(setup, Heads(32, 8, 128), [1] * 130, [500 + i for i in range(130)])
     yield check(setup, Heads(32, 8, 128), [2048], [2048])
@@ -182,6 +180,5 @@ def check_invariance(setup: Setup) -> Results:
     )
     split = attend(q, cache, batch, heads)
     plan.partial_out, plan.partial_stats = plan.partial_out[:1], plan.partial_stats[:1]
-    plan = plan_attention(batch, heads.q_heads, heads.kv_heads, heads.head_dim, heads.page_size, reuse=plan)
-    crowded = paged_attention(q, cache.k_pages, cache.v_pages, batch, plan, heads.head_dim**-0.5)
+    crowded = attend(q, cache, batch, heads, plan)
     yield equal("invariance: with and without room for splits", crowded, split)

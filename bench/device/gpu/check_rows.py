@@ -1,7 +1,6 @@
 """The row-wise kernels and the 8-bit linear against their formulas in float64."""
 
 import torch
-import torch.nn.functional as F
 
 from ....kernels import StepBatch
 from ....kernels.triton import (
@@ -14,17 +13,15 @@ from ....kernels.triton import (
     rope_and_write,
     silu_and_mul,
 )
+from .formulas import gated_gelu, gated_silu, normalised, rotated
 from .setup import Results, Setup, compare, equal, need_fp8
-
-
-def normalised(h: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 0.0) -> torch.Tensor:
-    """RMSNorm of float64 ``h`` over its last dim."""
-    return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps) * (weight.double() + offset)
 
 
 def check_norms(setup: Setup) -> Results:
     """rms_norm, add_rms_norm; a width that is no power of two, Gemma's offset, independence of the batch."""
-    for rows, hidden in [(3, 64), (2, 576)] if setup.tiny else [(1, 4096), (64, 4096), (2048, 3584), (77, 576)]:
+    for rows, hidden in (
+        [(3, 1), (3, 64), (8, 576), (3, 4096)] if setup.tiny else [(1, 4096), (64, 4096), (2048, 3584), (77, 576)]
+    ):
         x, residual = setup.randn(rows, hidden), setup.randn(rows, hidden, seed=1)
         weight = setup.randn(hidden, seed=2)
         for offset in (0.0, 1.0):
@@ -40,25 +37,18 @@ def check_norms(setup: Setup) -> Results:
 
 def check_activations(setup: Setup) -> Results:
     """SiLU and GELU, gated."""
-    for rows, width in [(3, 1), (2, 1536)] if setup.tiny else [(1, 14336), (64, 14336), (2048, 10240), (7, 2500)]:
+    for rows, width in (
+        [(3, 1), (2, 1536), (3, 2500)] if setup.tiny else [(1, 14336), (64, 14336), (2048, 10240), (7, 2500)]
+    ):
         gate_up = setup.randn(rows, 2 * width) * 4
-        gate, up = gate_up.double().chunk(2, -1)
-        yield compare(f"silu_and_mul {rows} x {width}", silu_and_mul(gate_up), F.silu(gate) * up)
-        want = F.gelu(gate, approximate="tanh") * up
-        yield compare(f"gelu_tanh_and_mul {rows} x {width}", gelu_tanh_and_mul(gate_up), want)
-
-
-def rotated(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """RoPE of float64 [rows, heads, head_dim], NeoX halves."""
-    cos, sin = cos_sin[positions.long()].double()[:, None].chunk(2, -1)
-    x1, x2 = x.chunk(2, -1)
-    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
+        yield compare(f"silu_and_mul {rows} x {width}", silu_and_mul(gate_up), gated_silu(gate_up))
+        yield compare(f"gelu_tanh_and_mul {rows} x {width}", gelu_tanh_and_mul(gate_up), gated_gelu(gate_up))
 
 
 def check_rope_and_write(setup: Setup) -> Results:
     """With and without QK-norm: Q, what is in the slots, and that nothing else was written."""
-    shapes = [(9, 3, 64), (4, 4, 80), (7, 1, 128)]
-    for q_heads, kv_heads, head_dim in shapes if setup.tiny else [*shapes, (32, 8, 128), (28, 4, 128), (8, 4, 256)]:
+    shapes = [(9, 3, 64), (4, 4, 80), (7, 1, 128), (2, 1, 256)]
+    for q_heads, kv_heads, head_dim in shapes if setup.tiny else [*shapes, (32, 8, 128), (28, 4, 128)]:
         rows, page_size = (5, 16) if setup.tiny else (300, 16)
         pages = rows // page_size + 3
         qkv = setup.randn(rows, (q_heads + 2 * kv_heads) * head_dim)
@@ -68,7 +58,7 @@ def check_rope_and_write(setup: Setup) -> Results:
         slots = torch.randperm(pages * page_size - page_size, generator=torch.Generator().manual_seed(0))[:rows]
         slots = (slots + page_size).to(setup.device)
         batch = StepBatch(positions, slots, *(setup.int32([0]),) * 3)
-        for offset in (None, 1.0):
+        for offset in (None, 0.0, 1.0):
             shape = (pages, kv_heads, page_size, head_dim)
             k_pages = torch.full(shape, torch.nan, dtype=setup.dtype, device=setup.device)
             v_pages = k_pages.clone()
@@ -80,7 +70,9 @@ def check_rope_and_write(setup: Setup) -> Results:
             if offset is not None:
                 want_q = normalised(want_q, weights[0], 1e-6, offset)
                 want_k = normalised(want_k, weights[1], 1e-6, offset)
-            name = f"rope_and_write {q_heads}/{kv_heads} x {head_dim}" + ("" if norm is None else ", QK-norm")
+            name = f"rope_and_write {q_heads}/{kv_heads} x {head_dim}" + (
+                "" if norm is None else f", QK-norm, offset {offset:.0f}"
+            )
             yield compare(f"{name}: Q", q, rotated(want_q, cos_sin, positions))
             at = (slots // page_size, slice(None), slots % page_size)
             yield compare(f"{name}: K", k_pages[at], rotated(want_k, cos_sin, positions))
@@ -109,7 +101,7 @@ def check_fp8_pages(setup: Setup) -> Results:
 
 def check_linears(setup: Setup) -> Results:
     """int8 and fp8 weights against the rounded weights in float64; the unquantised one against its own."""
-    shapes = [(1, 64, 33), (17, 272, 130)]
+    shapes = [(1, 64, 33), (17, 272, 130), (65, 64, 130), (130, 272, 33)]
     large = [(1, 4096, 6144), (16, 14336, 4096), (64, 4096, 28672), (128, 3584, 4608), (300, 4096, 4096)]
     for rows, inputs, outputs in shapes if setup.tiny else [*shapes, *large]:
         x, weight = setup.randn(rows, inputs), setup.randn(outputs, inputs, seed=1)

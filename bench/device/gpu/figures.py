@@ -17,14 +17,15 @@ from ....kernels.triton import (
     sample,
     silu_and_mul,
 )
+from ..shapes import LLAMA_3_VOCAB, LLAMA_8B
 from .check_sampling import model_like, plain_batch, to_device
 from .setup import Figure, Results, Setup
 from .timing import copies_beyond_l2, seconds_per_call
 
 COPY, MATMUL = "copy", "matmul"  # the figures that the others are measured against
 
-HIDDEN, INTERMEDIATE = 4096, 14336  # Llama-3.1-8B, as everywhere where nothing else is said
-HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE, VOCAB = 32, 8, 128, 16, 128256
+HIDDEN, INTERMEDIATE = LLAMA_8B.hidden, LLAMA_8B.intermediate
+HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE, VOCAB = LLAMA_8B.q_heads, LLAMA_8B.kv_heads, LLAMA_8B.head_dim, 16, LLAMA_3_VOCAB
 
 
 def figures_of_roofs(setup: Setup) -> Results:

@@ -12,12 +12,12 @@ from .check_attention import Heads
 from .setup import Figure, Results, Setup
 from .timing import copies_beyond_l2, seconds_per_call
 
-LLAMA = Heads(32, 8, 128)
+LLAMA = Heads.of("llama-3.1-8b")
 OTHERS = {
-    "qwen2.5-7b": Heads(28, 4, 128),
-    "smollm2-135m": Heads(9, 3, 64),
-    "gemma-3-4b": Heads(8, 4, 256),
-    "gemma-3-4b, window 1024": Heads(8, 4, 256, window=1024),
+    "qwen2.5-7b": Heads.of("qwen2.5-7b"),
+    "smollm2-135m": Heads.of("smollm2-135m"),
+    "gemma-3-4b": Heads.of("gemma-3-4b")._replace(window=0),
+    "gemma-3-4b, window 1024": Heads.of("gemma-3-4b"),
 }
 # (sequences, tokens of each): 16 MB to 1 GB of KV for Llama.
 DECODES = ((1, 4096), (1, 16384), (4, 4096), (16, 1024), (64, 1024), (64, 4096), (256, 1024), (16, 16384), (8, 32768))

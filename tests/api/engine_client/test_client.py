@@ -162,7 +162,7 @@ def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: Engi
             peer.send(first.request_id, [10, 11], prompt_logprobs=[-1.0])
             assert await taken(first) == [10, 11]
             peer.die()
-            while client.is_healthy():
+            while client.unhealthy_reason() is None:
                 await asyncio.sleep(0)
             late = await start(client, [4])
             gone = await start(client, [5])
@@ -183,7 +183,7 @@ def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: Engi
             assert await rest(first) == [20]
             assert (first.token_ids, first.prompt_logprobs) == ([10, 11, 20], [-1.0])
             assert await rest(second) == await rest(late) == [20]
-            assert client.is_healthy()
+            assert client.unhealthy_reason() is None
             assert client.live == 0
 
     asyncio.run(run())
@@ -233,7 +233,7 @@ def test_waiting_for_an_engine_has_an_end(peer: EnginePeer) -> None:
     async def run() -> None:
         async with connected(peer) as client:
             peer.die()
-            while client.is_healthy():
+            while client.unhealthy_reason() is None:
                 await asyncio.sleep(0)
             with pytest.raises(EngineError, match="not available"):
                 await client.wait_ready(timeout_s=0.05)
@@ -246,14 +246,14 @@ def test_process_loop_and_device_are_separate_facts(peer: EnginePeer) -> None:
         flight = FlightRecorder(flight_path(peer.path))
         peer.hello = msgspec.structs.replace(peer.hello, pid=os.getpid())
         async with connected(peer) as client:
-            assert client.is_healthy()
+            assert client.unhealthy_reason() is None
             assert client.facts().device.step_s is None
             flight.begin_step([(0, 1)])
             facts = client.facts()
             assert (facts.process.connected, facts.process.pid, facts.device.steps) == (True, os.getpid(), 1)
             assert facts.device.step_s is not None
             peer.die()
-            while client.is_healthy():
+            while client.unhealthy_reason() is None:
                 await asyncio.sleep(0)
             assert client.unhealthy_reason() == "the engine is away: it is starting again"
 

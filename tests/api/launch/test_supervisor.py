@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from headwater.api.config import ApiConfig
+from headwater.api.launch.addresses import StartError, probe_port, reachable_host, socket_dir
 from headwater.api.launch.child import describe_exit
-from headwater.api.launch.supervisor import StartError, Supervisor, probe_port, reachable_host, socket_dir
+from headwater.api.launch.supervisor import Supervisor
 from headwater.engine.config import EngineConfig
 
 # Each child notes its start in a file, reads its settings as the real ones do, and then follows its script.

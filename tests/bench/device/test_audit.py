@@ -55,13 +55,13 @@ def test_a_broken_rule_is_named(change, problem):
 BAD_TILE = """
 from headwater.bench.device.audit.__main__ import Finding, problems
 from headwater.bench.device.audit.binary import compile_and_read
-from headwater.bench.device.audit.launches import MODELS, attention_launches
+from headwater.bench.device.audit.launches import attention_launches
+from headwater.bench.device.shapes import LLAMA_8B
 from headwater.kernels.triton.tiles import TILES, Tile
 
 TILES[80, 128] = (TILES[80, 128][0], Tile(rows=128, positions=128, warps=4, stages=2, blocks=1))
-model = next(model for model in MODELS if model.name == "llama-3.1-8b")
-launch = next(launch for launch in attention_launches(model, 80) if launch.name == "attention many rows")
-print(*problems(Finding(model.name, launch, 80, compile_and_read(launch, 80))), sep="\\n")
+launch = next(launch for launch in attention_launches(LLAMA_8B, 80) if launch.name == "attention many rows")
+print(*problems(Finding(LLAMA_8B.name, launch, 80, compile_and_read(launch, 80))), sep="\\n")
 """
 
 

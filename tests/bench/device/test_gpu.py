@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,11 +102,26 @@ def test_checks_in_the_interpreter_are_reported(tmp_path):
         assert 0 < comparison["error"] <= comparison["tolerance"]
 
 
-@pytest.mark.parametrize("part", CHECKS, ids=[part.name for part in CHECKS])
-def test_a_check_holds(part):
-    outcome = run_part(part, TINY)
+OF_THE_SAMPLER = {"check sampling", "check sampling alone", "check sampling cases", "check draws"}
+ROW_CHECKS = [part for part in CHECKS if part.name not in OF_THE_SAMPLER]
+
+
+def holds(part: Part, setup: Setup) -> None:
+    outcome = run_part(part, setup)
     assert outcome.status == "ok", outcome.reason or [each for each in outcome.comparisons if not each.holds]
     assert outcome.comparisons
+
+
+@pytest.mark.parametrize("part", CHECKS, ids=[part.name for part in CHECKS])
+def test_a_check_holds(part):
+    holds(part, TINY)
+
+
+@pytest.mark.parametrize(
+    "part", [part for part in CHECKS if part.name not in OF_THE_SAMPLER], ids=lambda part: part.name
+)
+def test_a_check_of_rows_holds_in_fp16(part):
+    holds(part, replace(TINY, dtype=torch.float16))
 
 
 @pytest.mark.parametrize("wrong", [lambda y: y * 1.001, lambda y: y * torch.nan])

@@ -8,7 +8,7 @@ import uvloop
 
 from headwater.bench.load.answer import Answer, ErrorKind
 from headwater.bench.load.client import Client, Patience
-from headwater.bench.load.protocols import Asking, Message, ProtocolName
+from headwater.bench.load.protocols import Message, ProtocolName, RequestOptions
 
 from .misbehaving import END, STREAM, Respond, chunk, nobody, read_request, send, server, tgi_event, tgi_stream
 
@@ -22,7 +22,7 @@ def ask(
     """Answers to requests one after the other."""
 
     async def run() -> list[Answer]:
-        client = Client(url, protocol, Asking("m"), {}, patience)
+        client = Client(url, protocol, RequestOptions("m"), {}, patience)
         answers = [await client.stream([Message("user", "Hi")], tokens) for _ in range(times)]
         assert client.running == 0
         assert client.events == sum(len(answer.times) for answer in answers)

@@ -12,7 +12,7 @@ from headwater.bench.load.answer import Answer
 from headwater.bench.load.client import Client, Patience
 from headwater.bench.load.client_check import PACE_MS, STREAMS, check_client, judge
 from headwater.bench.load.null_server import null_server
-from headwater.bench.load.protocols import Asking, Message
+from headwater.bench.load.protocols import Message, RequestOptions
 
 MESSAGES = [Message("user", "one two"), Message("assistant", "three"), Message("user", "four five")]
 
@@ -27,7 +27,7 @@ def url() -> Iterator[str]:
 @pytest.mark.parametrize("tokens", [1, 2, 50])
 def test_every_protocol_gets_exactly_its_tokens(url, protocol, tokens):
     async def run() -> list[Answer]:
-        client = Client(url, protocol, Asking("null"), {}, Patience())
+        client = Client(url, protocol, RequestOptions("null"), {}, Patience())
         answers = [await client.stream(MESSAGES, tokens) for _ in range(3)]
         client.close()
         return answers
@@ -40,7 +40,7 @@ def test_every_protocol_gets_exactly_its_tokens(url, protocol, tokens):
 
 def test_a_stream_lasts_as_long_as_its_pace_says():
     async def run(url: str) -> Answer:
-        client = Client(url, "tgi", Asking(), {}, Patience())
+        client = Client(url, "tgi", RequestOptions(), {}, Patience())
         answer = await client.stream(MESSAGES, 21)
         client.close()
         return answer
