@@ -22,7 +22,7 @@ from .launch.foreign_flags import ForeignFlagError, take_foreign_flags
 from .launch.supervisor import Supervisor
 
 app = typer.Typer(
-    help="StreamRegistry text from a transformer, token by token, over HTTP.",
+    help="Streams text from a transformer, token by token, over HTTP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -30,7 +30,7 @@ def document(routes: Sequence[Route], version: str) -> bytes:
             "openapi": "3.1.0",
             "info": {
                 "title": "headwater",
-                "description": "StreamRegistry text from a transformer, token by token.",
+                "description": "Streams text from a transformer, token by token.",
                 "version": version,
                 "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
             },

@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from headwater.api.cli import app as cli
+from headwater.bench.cli import app as bench_cli
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "engine", "api", "bench", "tests", "docs")
 TEXTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -18,6 +21,7 @@ IN_TREE = re.compile(rf"(?<![\w/.~-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w")
 BARE = re.compile(r"(?<![\w/.*-])[a-z_]+\.(?:py|md)\b")
 HEADING = re.compile(r"(docs/\w+\.md), ([A-Z][\w ]+\w)")
 MODULE = re.compile(r"python -m (headwater[\w.]*)")
+COMMAND = re.compile(r"headwater (bench )?([a-z][a-z-]*)(?= [A-Z0-9-]|`)")
 
 
 def prose(path: Path) -> str:
@@ -58,3 +62,13 @@ def test_commands_that_are_named_exist() -> None:
     for path, module in named(MODULE):
         place = "/".join(module.split(".")[1:])
         assert {f"{place}.py", f"{place}/__main__.py"} & FILES, (path, module)
+
+
+def test_commands_of_the_command_line_that_are_named_exist() -> None:
+    commands = {command.name or command.callback.__name__ for command in cli.registered_commands}
+    benches = {command.name or command.callback.__name__ for command in bench_cli.registered_commands}
+    found = {name for _, name in named(COMMAND)}
+    assert "bench |compare" in found
+    for name in found:
+        bench, _, command = name.partition("|")
+        assert command in (benches if bench else commands | {"bench"}), name

@@ -42,6 +42,6 @@ def test_cpu(steps: Steps, shape: dict) -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(steps=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=2), shape=SHAPES)
+@given(steps=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 12)), min_size=1, max_size=2), shape=SHAPES)
 def test_triton(steps: Steps, shape: dict) -> None:
     check(load_backend("triton"), steps, shape)
