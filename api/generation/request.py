@@ -6,12 +6,13 @@ from contextlib import contextmanager
 
 import msgspec
 
-from ...engine.messages import SamplingParams
+from ...engine.messages import Grammar, SamplingParams
 from ..engine_client.remote_sequence import EngineError
 from ..http.connection import Connection
 from ..http.errors import ApiError, DeadlineError, GenerationError, OverloadedError, ValidationError
 from ..http.sse import KEEP_ALIVE_S
 from ..telemetry.request_stats import RequestStats
+from ..text.grammar import RequestGrammar
 from ..text.text_sequence import SequenceOutput, TextSequence
 from .limits import derived_seed
 from .request_context import request_context
@@ -59,6 +60,16 @@ class GenerationRequest:
     def done(self) -> bool:
         """Every sequence is over and all of it was taken."""
         return self._open == 0
+
+    def grammar(self, wanted: RequestGrammar | None) -> Grammar | None:
+        """The engine's form; a header of the answer names what it does not hold. Raises ValidationError."""
+        if wanted is None:
+            return None
+        if not self._service.limits().grammar_support:
+            raise ValidationError("grammar is not supported")
+        if wanted.loosened:
+            self.connection.add_header(b"x-grammar-loosened", ", ".join(wanted.loosened).encode())
+        return wanted.grammar
 
     def start(
         self,

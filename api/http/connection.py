@@ -84,6 +84,10 @@ class Connection:
     def request_id(self) -> str:
         return self._request_id.decode("latin-1")
 
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Of the response, whatever it will be."""
+        self._common_headers.append((name, value))
+
     async def read_json(self, decoder: msgspec.json.Decoder[T], limit_bytes: int) -> T:
         """The request's body. Raises TransportError, with TGI's status and text, and ClientDisconnect."""
         content_type = self.headers.get(b"content-type", b"").split(b";")[0].strip().lower()

@@ -5,13 +5,13 @@ from msgspec import UNSET
 from ..generation.request import GenerationRequest, open_generation
 from ..generation.service import Service
 from ..http.connection import Connection
-from ..text.grammar import engine_grammar
 from ..text.text_sequence import SequenceOutput
 from ..text.token_list import token_list
 from .chat_stream import stream_chat
 from .chunks import ResponseInfo, encode, finish_reason_of, usage_of
+from .constraints import wanted_grammar
 from .conversation import prompt_of
-from .errors import ToolError
+from .errors import InvalidRequestError
 from .logprobs import chat_logprobs
 from .sampling import check
 from .schema import (
@@ -62,18 +62,18 @@ async def chat_tokenize(service: Service, connection: Connection, request: ChatR
 async def start_chat(service: Service, generation: GenerationRequest, request: ChatRequest) -> ToolCallReader | None:
     """Check, render, submit. Returns what finds calls in the answers, None if there are no tools. Raises ApiError."""
     tools = tools_of(request)
-    grammar = engine_grammar(request.response_format)
-    if tools is not None and grammar is not None:
-        raise ToolError("Grammar and tools are mutually exclusive")
+    wanted = wanted_grammar(request)
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequestError("`top_logprobs` needs `logprobs: true`", "top_logprobs")
     prompt = await prompt_of(request, tools, service.chat_templates)
     generation.stats.input_characters = len(prompt.text)
     limits, tokenizer = service.limits(), service.tokenizer
     reader = None
     if tools is not None:
         reader = ToolCallReader(tools, prompt.tool_format)
-        grammar = tools.grammar(prompt.tool_format, tokenizer)
-    top_logprobs = (request.top_logprobs or 0) if request.logprobs else 0
-    checked = check(request, limits, tokenizer.eos_ids, grammar, top_logprobs)
+        wanted = tools.grammar(prompt.tool_format, tokenizer, wanted)
+    grammar = generation.grammar(wanted)
+    checked = check(request, limits, tokenizer.eos_ids, grammar, request.top_logprobs or 0)
     prompt_ids = await tokenizer.encode(prompt.text, add_special_tokens=False)
     sampling = checked.for_prompt(len(prompt_ids), limits)
     generation.start(prompt_ids, sampling, checked.stops, count=checked.choices, keep_stop=False)

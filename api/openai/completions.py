@@ -12,11 +12,11 @@ from ..generation.sender import send_events
 from ..generation.service import Service
 from ..http.connection import Connection
 from ..text.detokenizer import Detokenizer
-from ..text.grammar import engine_grammar
 from ..text.text_sequence import SequenceOutput, TextSequence
 from ..text.tokenizer import Tokenizer
 from .chat_stream import error_event
 from .chunks import Chunks, ResponseInfo, encode, finish_reason_of, usage_of
+from .constraints import wanted_grammar
 from .errors import BatchSizeError, InvalidRequestError, SuffixError
 from .logprobs import CompletionLogprobsBuilder
 from .sampling import Checked, check
@@ -81,7 +81,7 @@ class _Completion:
         """
         service, request = self._service, self._request
         limits, tokenizer = service.limits(), service.tokenizer
-        grammar = engine_grammar(request.response_format)
+        grammar = self._generation.grammar(wanted_grammar(request))
         checked = check(request, limits, tokenizer.eos_ids, grammar, request.logprobs or 0)
         if per_prompt > checked.choices and request.stream:
             raise InvalidRequestError("`best_of` > `n` cannot be streamed", "best_of")

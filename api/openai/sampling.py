@@ -71,8 +71,6 @@ def check(
         raise InvalidRequestError(f"at most {MAX_TOP_N} top logprobs can be had. Given: {top_logprobs}")
     stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     check_stops(stops, limits)
-    if grammar is not None and not limits.grammar_support:
-        raise InvalidRequestError("grammar is not supported", "response_format")
     if isinstance(request.logit_bias, list) and request.logit_bias:
         raise InvalidRequestError("`logit_bias` must be an object: token id to bias", "logit_bias")
     bias = request.logit_bias if isinstance(request.logit_bias, dict) else None
@@ -85,7 +83,7 @@ def check(
         top_p=request.top_p or 1.0,
         repetition_penalty=clip_factor(1.0 if request.repetition_penalty is None else request.repetition_penalty),
         seed=draw_seed() if request.seed is None else request.seed & MAX_SEED,
-        stop_token_ids=() if request.ignore_eos else eos_ids,
+        stop_token_ids=(*(() if request.ignore_eos else eos_ids), *_stop_token_ids(request, limits)),
         min_p=request.min_p or 0.0,
         typical_p=request.typical_p or 1.0,
         output_frequency_penalty=request.frequency_penalty or 0.0,
@@ -97,6 +95,15 @@ def check(
         raw_logprobs=True,
     )
     return Checked(choices, stops, _most_tokens(request), sampling)
+
+
+def _stop_token_ids(request: SamplingFields, limits: Limits) -> list[int]:
+    given = request.stop_token_ids or []
+    if given and max(given) >= limits.vocab_size:
+        raise InvalidRequestError(
+            f"`stop_token_ids` must be < {limits.vocab_size}. Given: {max(given)}", "stop_token_ids"
+        )
+    return given
 
 
 def _most_tokens(request: SamplingFields) -> int | None:

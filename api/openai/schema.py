@@ -48,7 +48,16 @@ class SamplingFields(Struct, kw_only=True):
     ignore_eos: bool | None = None
     min_tokens: U32 | None = None
     min_new_tokens: U32 | None = None
-    response_format: AnyGrammar | None = None  # what the text has to match
+    # What the text has to match: OpenAI's field, and vLLM's.
+    response_format: AnyGrammar | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    structural_tag: Any = None
+    structured_outputs: dict[str, Any] | None = None  # json, regex, choice or json_object
+    stop_token_ids: list[U32] | None = None  # vLLM's: these end the text, too
 
 
 class ContentPart(Struct):
@@ -93,11 +102,19 @@ class FunctionName(Struct):
     name: str
 
 
-class NamedToolChoice(Struct):
-    """Call this function."""
+class AllowedTools(Struct):
+    """Only these of the tools may be called."""
 
-    function: FunctionName
+    tools: list[dict[str, Any]]  # as Tool, with a name only
+    mode: Literal["auto", "required"] = "auto"
+
+
+class ToolChoice(Struct):
+    """Call this function, or one of those."""
+
     type: str = "function"
+    function: FunctionName | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -107,7 +124,9 @@ class ChatRequest(SamplingFields, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: U32 | None = None
     tools: list[dict[str, Any]] | None = None  # as Tool; the template gets them as they are
-    tool_choice: str | NamedToolChoice | None = None
+    tool_choice: str | ToolChoice | None = None
+    functions: Any = None  # OpenAI's before tools; refused
+    function_call: Any = None
     tool_prompt: str | None = None
     parallel_tool_calls: bool | None = None
     documents: list[dict[str, Any]] | None = None

@@ -10,6 +10,7 @@ from ..http.connection import Connection
 from ..openai.chat import start_chat
 from ..openai.errors import InvalidRequestError
 from ..openai.schema import ChatRequest
+from ..text.grammar import request_grammar
 from ..tgi import validation
 from ..tgi.schema import GenerateParameters, GenerateRequest
 
@@ -63,6 +64,7 @@ async def _start_generate(service: Service, generation: GenerationRequest, reque
     parameters.best_of = None
     validation.check(request, limits, stream=False)
     prompt_ids = await tokenizer.encode(request.inputs, parameters.truncate)
-    sampling = validation.resolve(parameters, len(prompt_ids), limits, tokenizer.eos_ids)
+    grammar = generation.grammar(request_grammar(parameters.grammar))
+    sampling = validation.resolve(parameters, len(prompt_ids), limits, tokenizer.eos_ids, grammar)
     generation.stats.input_characters += len(request.inputs)
     generation.start(prompt_ids, sampling, parameters.stops)

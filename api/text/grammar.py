@@ -4,27 +4,24 @@ TGI's form is ``{"type", "value"}``; OpenAI's ``response_format`` has ``json_sch
 without either. Both are taken everywhere, so that no client has to know which server it speaks to.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from ...engine.messages import Grammar
 from ..http.errors import ValidationError
+from .json_schema import prepare_schema
 
-# With one of these what a schema allows depends on others, so nothing is added to it.
-_COMBINING = frozenset({"allOf", "if", "not", "dependentSchemas", "unevaluatedProperties", "$dynamicRef"})
-_OTHERS = frozenset({"additionalProperties", "patternProperties", "propertyNames"})  # what they may be is said
-_SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
-_SCHEMAS = frozenset({"items", "prefixItems", "additionalProperties", "anyOf", "oneOf"})
 _ANY_OBJECT = '{"type":"object"}'
 
 
 class NamedSchema(Struct):
-    """A JSON schema with what OpenAI's clients write beside it, which changes nothing here."""
+    """A JSON schema with what OpenAI's clients write beside it."""
 
     schema: Any
     name: str | None = None
+    strict: bool | None = None  # refuse what can't be held
 
 
 class JsonGrammar(Struct, tag_field="type", tag="json"):
@@ -34,9 +31,10 @@ class JsonGrammar(Struct, tag_field="type", tag="json"):
 
 
 class JsonObjectGrammar(Struct, tag_field="type", tag="json_object"):
-    """The same; without a schema any JSON object."""
+    """The same; without a schema any JSON object. ``schema`` is llama.cpp's and Together's place for one."""
 
     value: Any = None
+    schema: Any = None
 
 
 class JsonSchemaGrammar(Struct, tag_field="type", tag="json_schema"):
@@ -59,7 +57,14 @@ class TextGrammar(Struct, tag_field="type", tag="text"):
 AnyGrammar = JsonGrammar | JsonObjectGrammar | JsonSchemaGrammar | RegexGrammar | TextGrammar
 
 
-def engine_grammar(given: AnyGrammar | None) -> Grammar | None:
+class RequestGrammar(NamedTuple):
+    """A grammar for the engine, and the keywords of the client's schema that it does not hold."""
+
+    grammar: Grammar
+    loosened: tuple[str, ...] = ()
+
+
+def request_grammar(given: AnyGrammar | None) -> RequestGrammar | None:
     """None: any text. Raises ValidationError; what the engine's compiler refuses comes back from there.
 
     Unlike TGI's, a schema needs no ``properties``: arrays, numbers and references are schemas, too.
@@ -68,19 +73,21 @@ def engine_grammar(given: AnyGrammar | None) -> Grammar | None:
         case None | TextGrammar():
             return None
         case RegexGrammar(value):
-            return Grammar("regex", value)
-        case JsonObjectGrammar(None):
-            return Grammar("json_schema", _ANY_OBJECT)
-        case JsonGrammar(value) | JsonObjectGrammar(value):
+            return RequestGrammar(Grammar("regex", value))
+        case JsonObjectGrammar(None, None):
+            return RequestGrammar(Grammar("json_schema", _ANY_OBJECT))
+        case JsonGrammar(value):
             return schema_grammar(value)
+        case JsonObjectGrammar(value, schema):
+            return schema_grammar(schema if value is None else value)
         case JsonSchemaGrammar(value, json_schema):
             named = value or json_schema
             if named is None:
                 raise ValidationError("grammar is not valid: `json_schema` is missing")
-            return schema_grammar(named.schema)
+            return schema_grammar(named.schema, strict=bool(named.strict))
 
 
-def schema_grammar(schema: Any) -> Grammar:
+def schema_grammar(schema: Any, *, strict: bool = False) -> RequestGrammar:
     """Of a JSON schema, or of its text. Raises ValidationError."""
     if isinstance(schema, str):
         try:
@@ -90,36 +97,14 @@ def schema_grammar(schema: Any) -> Grammar:
     if not isinstance(schema, dict):
         raise ValidationError("grammar is not supported")
     try:
-        closed = schema if _occurs(schema, _COMBINING) else _closed(schema)
-        return Grammar("json_schema", msgspec.json.encode(closed).decode())
+        prepared = prepare_schema(schema, strict=strict)
+        return RequestGrammar(Grammar("json_schema", msgspec.json.encode(prepared.schema).decode()), prepared.loosened)
     except RecursionError:
         raise ValidationError("grammar is not valid: nested too deeply") from None
 
 
-def _occurs(schema: Any, names: frozenset[str]) -> bool:
-    if isinstance(schema, dict):
-        return not names.isdisjoint(schema) or any(_occurs(value, names) for value in schema.values())
-    return isinstance(schema, list) and any(_occurs(value, names) for value in schema)
-
-
-def _closed(schema: Any) -> Any:
-    """The schema with ``additionalProperties: false`` wherever properties are listed and nothing is said of others.
-
-    TGI generates the properties that are listed and no others, and its clients count on that; by the standard there may
-    be any, and a small model goes on to invent them.
-    """
-    if isinstance(schema, list):
-        return [_closed(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {
-        name: {key: _closed(one) for key, one in value.items()}
-        if name in _SCHEMAS_BY_NAME and isinstance(value, dict)
-        else _closed(value)
-        if name in _SCHEMAS
-        else value
-        for name, value in schema.items()
-    }
-    if isinstance(schema.get("properties"), dict) and _OTHERS.isdisjoint(schema):
-        closed["additionalProperties"] = False
-    return closed
+def choice_grammar(choices: list[str]) -> RequestGrammar:
+    """Exactly one of some texts. Raises ValidationError."""
+    if not choices or not all(choices):
+        raise ValidationError("grammar is not valid: a choice needs texts, none of them empty")
+    return RequestGrammar(Grammar("lark", f"start: {' | '.join(msgspec.json.encode(one).decode() for one in choices)}"))

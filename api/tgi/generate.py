@@ -15,6 +15,7 @@ from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.error_body import native_error
 from ..http.sse import encode_event, event_of, shortest_float32
+from ..text.grammar import request_grammar
 from ..text.text_sequence import SequenceOutput, TextSequence
 from ..text.token_list import token_list
 from . import validation
@@ -66,7 +67,7 @@ class _Generate:
 
     def __init__(self, service: Service, connection: Connection, request: GenerateRequest) -> None:
         self._service = service
-        self._exchange = connection
+        self._connection = connection
         self._request = request
         self._parameters = request.parameters or GenerateParameters()
         # Asking for the prompt's tokens means asking for details, as in TGI.
@@ -76,7 +77,7 @@ class _Generate:
         """Generate all, then answer. Raises ApiError."""
         limits = self._service.limits()
         count = max(min(self._parameters.best_of or 1, limits.max_best_of), 1)
-        with open_generation(self._service, self._exchange, count) as generation:
+        with open_generation(self._service, self._connection, count) as generation:
             await self._start(generation, limits, count, stream=False)
             best, *others = _best_first(await generation.finish())
             response = GenerateResponse(self._generated_text(best.sequence))
@@ -84,11 +85,11 @@ class _Generate:
                 response.details = self._whole_details(best, others)
             body = _encoder.encode([response] if as_list else response)
             headers = [(b"x-compute-type", self._service.compute_type), *generation.stats.headers()]
-            await self._exchange.respond(200, body, b"application/json", headers)
+            await self._connection.respond(200, body, b"application/json", headers)
 
     async def stream(self) -> None:
         """Send each token as it comes. Raises ApiError; a stream that has begun tells it as its last event."""
-        with open_generation(self._service, self._exchange) as generation:
+        with open_generation(self._service, self._connection) as generation:
             await self._start(generation, self._service.limits(), count=1, stream=True)
             headers = [
                 (b"x-compute-type", self._service.compute_type),
@@ -103,7 +104,8 @@ class _Generate:
         generation.stats.input_characters = len(request.inputs)
         validation.check(request, limits, stream)
         prompt_ids = await tokenizer.encode(request.inputs, self._parameters.truncate)
-        sampling = validation.resolve(request.parameters, len(prompt_ids), limits, tokenizer.eos_ids)
+        grammar = generation.grammar(request_grammar(self._parameters.grammar))
+        sampling = validation.resolve(request.parameters, len(prompt_ids), limits, tokenizer.eos_ids, grammar)
         generation.start(prompt_ids, sampling, self._parameters.stops, count=count)
 
     def _events(self, output: list[SequenceOutput]) -> bytes:

@@ -4,7 +4,7 @@ A field whose meaning this server does not implement is refused when it is set t
 result; it is never ignored.
 """
 
-from ...engine.messages import SamplingParams
+from ...engine.messages import Grammar, SamplingParams
 from ..generation.limits import (
     FLOAT32_MAX,
     MAX_SEED,
@@ -16,7 +16,6 @@ from ..generation.limits import (
     resolve_logit_bias,
 )
 from ..http.errors import ValidationError
-from ..text.grammar import engine_grammar
 from .schema import GenerateParameters, GenerateRequest
 
 
@@ -96,23 +95,25 @@ def _check_beyond_tgi(parameters: GenerateParameters, limits: Limits) -> None:
 
 
 def resolve(
-    parameters: GenerateParameters | None, input_tokens: int, limits: Limits, eos_ids: tuple[int, ...]
+    parameters: GenerateParameters | None,
+    input_tokens: int,
+    limits: Limits,
+    eos_ids: tuple[int, ...],
+    grammar: Grammar | None = None,
 ) -> SamplingParams:
     """The parameters with every default filled in, once the length of the prompt is known.
 
     Args:
         parameters: those of the request; None means that there were none, and that tokens are sampled.
         input_tokens: of the prompt, after truncation.
+        grammar: of the answer, which ``parameters`` has as the client wrote it.
 
     Raises:
-        ValidationError: prompt and answer do not fit, or the grammar is none.
+        ValidationError: prompt and answer do not fit.
     """
     sample = parameters is None
     parameters = parameters or GenerateParameters()
     max_new_tokens = granted_tokens(input_tokens, parameters.max_new_tokens, limits)
-    grammar = engine_grammar(parameters.grammar)
-    if grammar is not None and not limits.grammar_support:
-        raise ValidationError("grammar is not supported")
     temperature = 1.0 if parameters.temperature is None else parameters.temperature
     top_k = parameters.top_k or 0
     top_p = parameters.top_p or 1.0

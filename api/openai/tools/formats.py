@@ -6,10 +6,13 @@ Llama 3, others {"name": "f", "parameters": {...}}
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+
+from ....engine.messages import Grammar
+from ...text.json_schema import moved
 
 
 class ToolFormat(Struct, frozen=True):
@@ -29,7 +32,6 @@ JSON = ToolFormat("json", "parameters")
 # Tokens of templates that say nothing about calls in their text: a special one ends the text as an opening does.
 OPENINGS = (HERMES.opening, MISTRAL.opening, "<|python_tag|>")
 
-_NEWLINE = "\n"
 MAX_PARALLEL_CALLS = 16  # a small model that is free to go on calls until its tokens are used up
 
 
@@ -43,7 +45,7 @@ def tool_format(template: str) -> ToolFormat:
 
 def call_grammar(
     form: ToolFormat,
-    schemas: dict[str, dict[str, object]],
+    schemas: dict[str, dict[str, Any]],
     token_id: Callable[[str], int | None],
     *,
     parallel: bool,
@@ -57,6 +59,57 @@ def call_grammar(
         parallel: more than one call is allowed.
         text_first: any text may stand before, between and after calls; the form's opening must be one token.
     """
+    if text_first:
+        start = f"text (call text){{0,{MAX_PARALLEL_CALLS if parallel else 1}}}\ntext: <[^{token_id(form.opening)}]>*"
+    else:
+        start = "calls"
+    return f"%llguidance {{}}\nstart: {start}\n{_call_rules(form, schemas, token_id, parallel)}"
+
+
+def text_or_call_grammar(
+    form: ToolFormat,
+    schemas: dict[str, dict[str, Any]],
+    token_id: Callable[[str], int | None],
+    text: Grammar,
+    *,
+    parallel: bool,
+) -> str:
+    """Grammar of an answer that either matches ``text`` or calls functions. The rest is as in ``call_grammar``."""
+    if text.kind != "json_schema":
+        # A regular expression ends at a slash; a lark grammar here is one rule, of a choice.
+        answer = f"/{text.text.replace('/', chr(92) + '/')}/" if text.kind == "regex" else text.text[len("start: ") :]
+        rules = _call_rules(form, schemas, token_id, parallel)
+        return f"%llguidance {{}}\nstart: answer | calls\nanswer: {answer}\n{rules}"
+    schema = msgspec.json.decode(text.text)
+    if form.opening:
+        options = {"x-guidance": {"whitespace_pattern": "[ ]?"}}
+        rules = _call_rules(form, schemas, token_id, parallel)
+        return f"%llguidance {{}}\nstart: answer | calls\nanswer: %json {_json(schema | options)}\n{rules}"
+    # A call is an object, as the answer may be: one schema for both, or the grammar's lexer could not tell them apart.
+    parts = {"text": schema} | {
+        f"call_{index}": {
+            "type": "object",
+            "properties": {"name": {"const": name}, form.arguments: arguments},
+            "required": ["name", form.arguments],
+            "additionalProperties": False,
+        }
+        for index, (name, arguments) in enumerate(schemas.items())
+    }
+    document = {
+        "x-guidance": {"whitespace_pattern": "[ ]?"},
+        "anyOf": [{"$ref": f"#/$defs/{part}"} for part in parts],
+        "$defs": {
+            part: moved(one, f"#/$defs/{part}/properties/{form.arguments}" if part != "text" else "#/$defs/text")
+            for part, one in parts.items()
+        },
+    }
+    return f"%llguidance {{}}\nstart: %json {_json(document)}\n"
+
+
+def _call_rules(
+    form: ToolFormat, schemas: dict[str, dict[str, Any]], token_id: Callable[[str], int | None], parallel: bool
+) -> str:
+    """The rules ``calls``, of an answer that is nothing else, and ``call``."""
     bodies = []
     rules = []
     for index, (name, schema) in enumerate(schemas.items()):
@@ -65,20 +118,13 @@ def call_grammar(
         rules.append(f'call_{index}: {_json(head)} arguments_{index} "}}"\narguments_{index}: %json {_json(schema)}\n')
     body = " | ".join(bodies)
     opening, closing = (_marker(text, token_id) for text in (form.opening, form.closing))
-
-    def calls(separator: str) -> str:
-        return f"call ({_json(separator)} call){{0,{MAX_PARALLEL_CALLS - 1}}}" if parallel else "call"
-
+    separator = _json(", " if form.is_list else "\n")
+    calls = f"call ({separator} call){{0,{MAX_PARALLEL_CALLS - 1}}}" if parallel else "call"
     if form.is_list:
-        start = f'{opening} " "? "[" {calls(", ")} "]"\ncall: {body}\n'
-    elif text_first:
-        start = f"text (call text){{0,{MAX_PARALLEL_CALLS if parallel else 1}}}\n"
-        start += f'text: <[^{token_id(form.opening)}]>*\ncall: {opening} "\\n" ({body}) "\\n" {closing}\n'
+        calls = f'{opening} " "? "[" {calls} "]"'
     elif form.opening:
-        start = f'{calls(_NEWLINE)}\ncall: {opening} "\\n" ({body}) "\\n" {closing}\n'
-    else:
-        start = f"{calls(_NEWLINE)}\ncall: {body}\n"
-    return f"%llguidance {{}}\nstart: {start}{''.join(rules)}"
+        body = f'{opening} "\\n" ({body}) "\\n" {closing}'
+    return f"calls: {calls}\ncall: {body}\n{''.join(rules)}"
 
 
 def _marker(text: str, token_id: Callable[[str], int | None]) -> str:

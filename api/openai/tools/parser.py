@@ -92,7 +92,10 @@ class ToolParser:
         return False
 
     def _between(self, found: list[ParsedDelta]) -> bool:
-        rest = self._held.lstrip(_BETWEEN)
+        begin = 0
+        while begin < len(self._held) and self._held[begin] in _BETWEEN and not _begins_opening(self._held[begin:]):
+            begin += 1
+        rest = self._held[begin:]
         if not rest:
             return False
         if self._skipped or not self.calls:
@@ -237,6 +240,11 @@ class _Object:
             return self._decoded
         end = len(self.text) if self._arguments_end < 0 else self._arguments_end
         return self.text[max(start, self._arguments) : end]
+
+
+def _begins_opening(text: str) -> bool:
+    """Whether it is the beginning of an opening, or begins with one: Mistral's has the bracket of a list in front."""
+    return any(opening.startswith(text[: len(opening)]) for opening in OPENINGS)
 
 
 def _overlap(text: str, opening: str) -> int:

@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer
 
-from headwater.api.openai.tools.formats import HERMES, JSON, MISTRAL, ToolFormat, call_grammar, tool_format
+from headwater.api.openai.tools.formats import (
+    HERMES,
+    JSON,
+    MISTRAL,
+    ToolFormat,
+    call_grammar,
+    text_or_call_grammar,
+    tool_format,
+)
 from headwater.api.openai.tools.parser import ToolParser
+from headwater.engine.messages import Grammar
 
 from ..conftest import ApiServer, byte_tokenizer
 from .wire import CHAT, HI, connection, ids, joined, refused, streamed, whole
@@ -85,6 +94,8 @@ W, M = ("weather", ARGUMENTS), ("weather_map", "{}")
         (JSON, "A call: " + CALL, ("A call: " + CALL, [])),
         (MISTRAL, f"[TOOL_CALLS] [{CALL}, {MAP}]", ("", [W, M])),
         (MISTRAL, "[TOOL", ("[TOOL", [])),
+        (MISTRAL, f"[{CALL}] [TOOL_CALLS]", (f"[{CALL}] [TOOL_CALLS]", [])),
+        (MISTRAL, f" \n[TOOL_CALLS][{CALL}][TOOL_CALLS] [{MAP}]", (" \n", [W, M])),
     ],
 )  # fmt: skip
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5))
@@ -96,6 +107,35 @@ def test_calls_are_found_however_the_text_is_cut(
 
 def test_one_call_where_more_are_not_wanted() -> None:
     assert read(tagged(CALL, MAP), HERMES, [4], parallel=False) == ("", [W])
+
+
+LLAMA = CALL.replace("arguments", "parameters")
+
+
+@pytest.mark.parametrize("only_calls", [False, True])
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize(
+    ("form", "opening", "rest"),
+    [
+        (HERMES, "<tool_call>", f"\n{CALL}\n</tool_call>"),
+        (MISTRAL, "[TOOL_CALLS]", f" [{CALL}]"),
+        (MISTRAL, "[TOOL_CALLS]", f"[{CALL}]"),
+        (JSON, "<|python_tag|>", LLAMA),
+        (JSON, "", LLAMA),
+    ],
+)
+def test_a_call_is_found_whatever_its_opening_is_made_of(
+    form: ToolFormat, opening: str, rest: str, special: bool, only_calls: bool
+) -> None:
+    """The opening as a special token and as plain text, in one piece and cut at every character."""
+    written = rest if special else opening + rest
+    for cut in range(len(written)):
+        parser = ToolParser(form, NAMES, only_calls=only_calls, parallel=True)
+        found = parser.feed_special(opening) if special and opening else []
+        found += [*parser.feed(written[:cut]), *parser.feed(written[cut:]), *parser.flush()]
+        assert "".join(one.text for one in found) == ""
+        assert [one.name for one in found if one.name is not None] == ["weather"]
+        assert "".join(one.arguments for one in found) == ARGUMENTS
 
 
 def test_an_answer_of_nothing_but_calls() -> None:
@@ -266,6 +306,101 @@ def test_one_call_at_a_time(chat: ApiServer) -> None:
     assert not accepts(submit.sampling.grammar.text, tagged(CALL, MAP), byte_tokenizer())
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+@pytest.mark.parametrize("tool", [{"type": "function", "function": {"name": "weather"}}, {"name": "weather"}])
+def test_allowed_tools_are_the_only_ones(chat: ApiServer, mode: str, tool: dict[str, Any]) -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tool]}}
+    (submit,), response = connection(chat, CHAT, body(tool_choice=choice), tagged(CALL, MAP))
+    message = json.loads(response.read())["choices"][0]["message"]
+    assert calls_of(message) == [W]
+    assert (submit.sampling.grammar is not None) == (mode == "required")
+    if submit.sampling.grammar is not None:
+        assert not accepts(submit.sampling.grammar.text, tagged(MAP), byte_tokenizer())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [{}, {"parameters": None}, {"parameters": {}}, {"parameters": {"type": "object", "properties": {}}},
+     {"parameters": {"properties": {}}, "strict": True}],
+)  # fmt: skip
+def test_a_function_without_parameters_is_called_with_none(chat: ApiServer, function: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "weather_map", **function}}]
+    (submit,), _ = connection(chat, CHAT, body(tools=tools, tool_choice="required"), tagged(MAP))
+    assert submit.sampling.grammar is not None
+    grammar = submit.sampling.grammar.text
+    assert accepts(grammar, tagged(MAP), byte_tokenizer())
+    assert not accepts(grammar, tagged(MAP.replace("{}", '{"a": 1}')), byte_tokenizer())
+
+
+@pytest.mark.parametrize("strict", [None, False, True])
+def test_arguments_are_those_that_are_listed(chat: ApiServer, strict: bool | None) -> None:
+    schema = {name: value for name, value in SCHEMA.items() if name != "additionalProperties"}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": schema, "strict": strict}}]
+    (submit,), _ = connection(chat, CHAT, body(tools=tools, tool_choice="required"), tagged(CALL))
+    assert submit.sampling.grammar is not None
+    grammar = submit.sampling.grammar.text
+    assert accepts(grammar, tagged(CALL), byte_tokenizer())
+    assert not accepts(grammar, tagged(CALL.replace('"days"', '"hours"')), byte_tokenizer())
+
+
+def test_what_a_functions_schema_does_not_hold_is_named(chat: ApiServer) -> None:
+    parameters = {"properties": {"cities": {"items": {}, "uniqueItems": True}}}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    _, response = connection(chat, CHAT, body(tools=tools, tool_choice="required"), tagged(CALL))
+    assert response.getheader("x-grammar-loosened") == "uniqueItems"
+    tools[0]["function"]["strict"] = True  # type: ignore[index]
+    status, error = refused(chat, CHAT, body(tools=tools, tool_choice="required"))
+    assert (status, error["code"]) == (422, "validation")
+    assert "`uniqueItems` at #/properties/cities" in error["message"]
+
+
+ANSWER = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"properties": {"rain": {"type": "boolean"}},
+                                                                        "required": ["rain"]}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "key"), [(HERMES, "arguments"), (MISTRAL, "arguments"), (JSON, "parameters")])
+@pytest.mark.parametrize("as_tokens", [False, True])
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        (Grammar("json_schema", json.dumps({"type": "object", "properties": {"rain": {"$ref": "#/$defs/b"}},
+                                            "required": ["rain"], "$defs": {"b": {"type": "boolean"}}})),
+         '{"rain": true}', '{"rain": 1}'),
+        (Grammar("regex", "a/[0-9]+"), "a/12", "a/"),
+        (Grammar("lark", 'start: "yes" | "no"'), "no", "nope"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_bound_text_or_calls(
+    form: ToolFormat, key: str, as_tokens: bool, text: Grammar, right: str, wrong: str
+) -> None:
+    tokenizer = byte_tokenizer()
+    if as_tokens:
+        tokenizer.add_special_tokens(["<tool_call>", "[TOOL_CALLS]"])
+        tokenizer.add_tokens(["</tool_call>"])
+    grammar = text_or_call_grammar(form, SCHEMAS, tokenizer.token_to_id, text, parallel=True)
+    call, other = (written.replace("arguments", key) for written in (CALL, WRONG[0]))
+    if form is not JSON:
+        call, other = (tagged(one) if form is HERMES else f"[TOOL_CALLS] [{one}]" for one in (call, other))
+    assert accepts(grammar, right, tokenizer)
+    assert accepts(grammar, call, tokenizer)
+    for refused_text in (wrong, other, right + call, "Sure", ""):
+        assert not accepts(grammar, refused_text, tokenizer)
+
+
+def test_tools_beside_a_response_format(chat: ApiServer) -> None:
+    for answer, call in (('{"rain": true}', False), (tagged(CALL), True)):
+        (submit,), response = connection(chat, CHAT, body(response_format=ANSWER), answer)
+        assert submit.sampling.grammar is not None
+        for text in ('{"rain": true}', tagged(CALL, MAP)):
+            assert accepts(submit.sampling.grammar.text, text, byte_tokenizer())
+        assert not accepts(submit.sampling.grammar.text, '{"snow": true}', byte_tokenizer())
+        message = json.loads(response.read())["choices"][0]["message"]
+        assert (calls_of(message) if call else message["content"]) == ([W] if call else answer)
+    (submit,), _ = connection(chat, CHAT, body(response_format=ANSWER, tool_choice="required"), tagged(CALL))
+    assert submit.sampling.grammar is not None
+    assert not accepts(submit.sampling.grammar.text, '{"rain": true}', byte_tokenizer())
+
+
 def test_no_tools_wanted(chat: ApiServer) -> None:
     for fields in ({"tool_choice": "none"}, {"tools": []}, {"tools": None}):
         (submit,), response = connection(chat, CHAT, body(**fields), tagged(CALL))
@@ -277,9 +412,21 @@ def test_no_tools_wanted(chat: ApiServer) -> None:
     ("fields", "message"),
     [
         ({"tool_choice": "other"}, "Tool error: Tool with name other not found"),
-        ({"response_format": {"type": "json_object"}}, "Tool error: Grammar and tools are mutually exclusive"),
         ({"tools": [{"type": "function"}]}, "Tool error: tools[0]: Object missing required field `function`"),
-        ({"tools": [{"type": "web", "function": {"name": "x"}}]}, "type 'web' is not supported"),
+        ({"tools": [{"type": "web", "function": {"name": "x"}}]}, "tools[0]: type 'web' is not supported"),
+        ({"tools": [*TOOLS, {"type": "custom", "custom": {"name": "x"}}]}, "tools[2]: type 'custom' is not supported"),
+        ({"tools": [], "tool_choice": "required"}, "`tool_choice` is only allowed when `tools` are specified"),
+        ({"tools": None, "tool_choice": {"type": "function", "function": {"name": "weather"}}}, "is only allowed when"),
+        ({"functions": [{"name": "weather"}]}, "send `tools` and `tool_choice`"),
+        ({"function_call": {"name": "weather"}}, "send `tools` and `tool_choice`"),
+        (
+            {"tool_choice": {"type": "custom", "custom": {"name": "x"}}},
+            "`tool_choice` of type 'custom' is not supported",
+        ),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"name": "other"}]}}},
+            "Tool with name other not found",
+        ),
     ],
 )
 def test_refusals(chat: ApiServer, fields: dict[str, Any], message: str) -> None:

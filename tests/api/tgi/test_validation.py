@@ -149,11 +149,11 @@ def test_every_field_reaches_the_engine() -> None:
         "min_new_tokens": 2,
         "top_n_tokens": 5,
         "decoder_input_details": True,
-        "grammar": {"type": "regex", "value": "a+"},
     }
     limits = msgspec.structs.replace(LIMITS, max_logit_bias=3)
     check(request(**fields), limits, stream=False)
-    assert resolve(request(**fields).parameters, 3, limits, (257,)) == SamplingParams(
+    grammar = Grammar("regex", "a+")
+    assert resolve(request(**fields).parameters, 3, limits, (257,), grammar) == SamplingParams(
         max_new_tokens=4,
         greedy=False,
         temperature=0.5,
@@ -168,17 +168,11 @@ def test_every_field_reaches_the_engine() -> None:
         presence_penalty=0.5,
         logit_bias=((3, 1.5), (9, -100.0)),
         min_new_tokens=2,
-        grammar=Grammar("regex", "a+"),
+        grammar=grammar,
         top_n=5,
         prompt_logprobs=True,
     )
     assert resolve(request(ignore_eos=True).parameters, 3, LIMITS, (257,)).stop_token_ids == ()
-
-
-def test_grammars_can_be_switched_off() -> None:
-    given = request(grammar={"type": "json", "value": {}}).parameters
-    with pytest.raises(ValidationError, match="grammar is not supported"):
-        resolve(given, 3, msgspec.structs.replace(LIMITS, grammar_support=False), ())
 
 
 def test_a_drawn_seed_is_new_and_survives_javascript() -> None:
