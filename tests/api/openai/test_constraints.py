@@ -1,16 +1,19 @@
 """Fields that constrain an answer: OpenAI's and vLLM's reach the engine, or are refused by name; none is dropped."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headwater.engine.messages import Grammar
 
-from ..conftest import ApiServer
+from ..conftest import ApiServer, run_api_server
 from .wire import CHAT, COMPLETIONS, EOS, HI, connection, refused
 
 SCHEMA = {"properties": {"a": {"type": "integer"}}}
 CLOSED = Grammar("json_schema", '{"properties":{"a":{"type":"integer"}},"type":"object","additionalProperties":false}')
+REGEX = {"type": "regex", "value": "a"}
 ROUTES = pytest.mark.parametrize("route", [CHAT, COMPLETIONS])
 
 
@@ -83,6 +86,15 @@ def test_what_a_schema_loses_is_said_in_a_header(chat: ApiServer, route: str, st
     _, response = connection(chat, route, body(route, guided_json=SCHEMA, stream=stream), "x")
     assert response.getheader("x-grammar-loosened") is None
     response.read()
+
+
+def test_grammars_can_be_switched_off(tmp_path: Path, chat_dir: Path) -> None:
+    with run_api_server(tmp_path, chat_dir, disable_grammar_support=True) as server:
+        for route in (CHAT, COMPLETIONS):
+            status, error = refused(server, route, body(route, guided_regex="a"))
+            assert (status, error["message"]) == (422, "Input validation error: grammar is not supported")
+        response, data = server.request("POST", "/generate", {"inputs": "a", "parameters": {"grammar": REGEX}})
+        assert (response.status, json.loads(data)["error"]) == (422, "Input validation error: grammar is not supported")
 
 
 def test_on_native_routes_too(chat: ApiServer) -> None:
