@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import tokenizers
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from .checkpoint.end_tokens import end_token_ids
 from .grammar import GrammarError, Matcher, Vocabulary, reason
 from .messages import Grammar
 
@@ -58,7 +58,7 @@ class GrammarCompiler:
         """Starts to read the tokenizer in the background; a model without one refuses grammars.
 
         Args:
-            model_dir: with tokenizer.json, and the end-of-sequence ids in generation_config.json or another file.
+            model_dir: with tokenizer.json, and what says how a text ends.
             vocab_size: of the logits; may be larger than the tokenizer's, whose ids alone are ever allowed.
             compile_limit_s: after that a grammar is refused.
         """
@@ -149,32 +149,14 @@ def read_vocabulary(model_dir: Path, vocab_size: int) -> Vocabulary:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        eos_ids = _eos_ids(model_dir, tokenizer)
+        eos_ids = end_token_ids(model_dir, tokenizer)
+        if not eos_ids:
+            raise ValueError("no end-of-sequence token is known")
         num_tokens = 1 + max(tokenizer.get_vocab().values())
-        ours = LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=eos_ids)
+        ours = LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=list(eos_ids))
     except Exception as error:  # tokenizers raises no narrower type
         raise GrammarError(f"this model has no tokenizer that grammars work with: {reason(str(error))}") from error
-    return Vocabulary(ours, num_tokens, tuple(eos_ids))
-
-
-class _Files(msgspec.Struct):
-    """What the files of a model directory say of the end of a text."""
-
-    eos_token_id: int | list[int] | None = None
-    eos_token: str | dict[str, object] | None = None  # the dict is an AddedToken written out
-
-
-def _eos_ids(model_dir: Path, tokenizer: tokenizers.Tokenizer) -> list[int]:
-    for name in ("generation_config.json", "tokenizer_config.json", "config.json"):
-        path = model_dir / name
-        said = msgspec.json.decode(path.read_bytes(), type=_Files) if path.is_file() else _Files()
-        if said.eos_token_id is not None:
-            return said.eos_token_id if isinstance(said.eos_token_id, list) else [said.eos_token_id]
-        text = said.eos_token["content"] if isinstance(said.eos_token, dict) else said.eos_token
-        token_id = tokenizer.token_to_id(text) if isinstance(text, str) else None
-        if token_id is not None:
-            return [token_id]
-    raise ValueError("no end-of-sequence token is known")
+    return Vocabulary(ours, num_tokens, eos_ids)
 
 
 def _settle(future: Future, make: Callable[[], object]) -> None:

@@ -5,10 +5,11 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
 import tokenizers
+
+from ...engine.checkpoint.end_tokens import end_token_ids
 
 # Encoding runs at about 1 MB/s and releases the GIL: below this length (2 ms) a thread would cost more than it saves.
 _ENCODE_INLINE_CHARACTERS = 2000
@@ -21,7 +22,7 @@ class Tokenizer:
 
     Attributes:
         special_tokens: text of each special token by id, those in ``eos_ids`` among them.
-        eos_ids: ids that end a text, from generation_config.json, else tokenizer_config.json.
+        eos_ids: ids that end a text, see ``end_token_ids``.
     """
 
     def __init__(self, model_dir: Path, threads: int = 2) -> None:
@@ -35,22 +36,10 @@ class Tokenizer:
         self._tokenizer.no_padding()
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_tokens = {token_id: token.content for token_id, token in added.items() if token.special}
-        self.eos_ids = self._eos_ids(model_dir)
+        self.eos_ids = end_token_ids(model_dir, self._tokenizer)
         self.special_tokens |= {eos: self._tokenizer.id_to_token(eos) or "" for eos in self.eos_ids}
         self._token_texts: dict[int, str] = {}
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
-
-    def _eos_ids(self, model_dir: Path) -> tuple[int, ...]:
-        eos = _read_json(model_dir / "generation_config.json").get("eos_token_id")
-        if isinstance(eos, int):
-            return (eos,)
-        if isinstance(eos, list):
-            return tuple(eos)
-        token = _read_json(model_dir / "tokenizer_config.json").get("eos_token")
-        if isinstance(token, dict):  # an AddedToken written out
-            token = token.get("content")
-        eos = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
-        return () if eos is None else (eos,)
 
     async def encode(self, text: str, truncate: int | None = None, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of ``text``; long texts are encoded in a thread.
@@ -104,14 +93,3 @@ class Tokenizer:
         if text is None:
             text = self._token_texts[token_id] = self.decode([token_id])
         return text
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from .errors import ModelError
 
 # Part of the cache's key: raise it when the converter's output changes.
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 HASHED_BYTES = 1 << 20  # of the file's start: metadata and the first tensor names
 
 

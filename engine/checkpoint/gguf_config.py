@@ -8,12 +8,13 @@ import numpy as np
 from gguf.quants import dequantize
 
 from .gguf_file import GgufFile
+from .gguf_tokenizer import CONTROL
 
 # Llama 3.1 and later: the parameters of llama.cpp's rope_freqs tensor, of which it keeps the result only.
 LLAMA3_LOW_FREQ_FACTOR, LLAMA3_HIGH_FREQ_FACTOR, LLAMA3_ORIGINAL_POSITIONS = 1.0, 4.0, 8192
 GEMMA3_27B_LAYERS = 62
-# Ends a turn, beside the ids in the metadata, as llama.cpp has it.
-TURN_ENDS = {"gemma3": "<end_of_turn>"}
+# End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|endoftext|>")
 
 
 def model_config(gguf: GgufFile) -> dict[str, Any]:
@@ -96,9 +97,9 @@ def token_ids(gguf: GgufFile) -> dict[str, Any]:
         token = gguf.get(f"tokenizer.ggml.{name}_token_id", -1)
         if token >= 0:
             ends.append(token)
-    turn_end = TURN_ENDS.get(gguf.architecture)
-    if turn_end is not None and turn_end in gguf.tokens:
-        ends.append(gguf.tokens.index(turn_end))
+    kinds = gguf.array("tokenizer.ggml.token_type")
+    controls = {token: i for i, (token, kind) in enumerate(zip(gguf.tokens, kinds, strict=False)) if kind == CONTROL}
+    ends += [controls[token] for token in TURN_ENDS if token in controls]
     ends = list(dict.fromkeys(ends))
     ids: dict[str, Any] = {}
     if ends:

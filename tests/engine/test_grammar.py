@@ -24,6 +24,7 @@ from headwater.kernels.cpu import sample
 TOKENS = 49152  # of the tokenizer
 VOCAB = TOKENS + 100  # of a model that has more rows than its tokenizer has tokens
 EOS = 2
+ENDS = [0, 2]  # <|endoftext|>, <|im_end|>
 DIRECTORY = resolve_model(None).directory
 # Some seconds of work unless it is stopped by its limits.
 SLOW = Grammar("regex", "(a|b*)" * 2700)
@@ -128,15 +129,15 @@ def test_the_end_comes_only_with_the_grammars(compiler, tokenizer):
 def test_the_end_is_the_sequences_own(compiler, tokenizer):
     compiled = compiler.submit(Grammar("regex", "ab?")).result(timeout=60)
     a, b = tokenizer.token_to_id("a"), tokenizer.token_to_id("b")
-    own = compiled.matcher((0, 17))
+    own = compiled.matcher((18, 17))
     own.advance(a)
-    assert set(allowed(own)) - {b} == {0, 17}
+    assert set(allowed(own)) - {b} == {18, 17}
     ignoring = compiled.matcher(())
     ignoring.advance(a)
     assert EOS not in allowed(ignoring)  # it goes on as long as it can
     ignoring.advance(b)
     for _ in range(3):
-        assert allowed(ignoring) == [EOS]
+        assert allowed(ignoring) == ENDS
         ignoring.advance(EOS)
     assert ignoring.error is None
 
@@ -146,7 +147,7 @@ def test_a_grammar_that_ends_without_noticing(compiler, tokenizer):
     compiled = compiler.submit(Grammar("lark", 'start: "a" X?\nX: /b/ & /c/')).result(timeout=60)
     matcher = compiled.matcher(())
     matcher.advance(tokenizer.token_to_id("a"))
-    assert allowed(matcher) == [EOS]
+    assert allowed(matcher) == ENDS
     assert matcher.is_done
 
 
@@ -261,8 +262,11 @@ def test_a_model_without_a_tokenizer_refuses_grammars(tmp_path):
 @pytest.mark.parametrize(
     ("files", "eos"),
     [
-        ({"generation_config.json": {"eos_token_id": [2, 0]}, "config.json": {"eos_token_id": 5}}, [0, 2]),
-        ({"tokenizer_config.json": {"eos_token": {"content": "<|im_end|>"}}, "config.json": {"eos_token_id": 5}}, [2]),
+        ({"generation_config.json": {"eos_token_id": [2, 0]}, "config.json": {"eos_token_id": 5}}, [0, 2, 5]),
+        (
+            {"tokenizer_config.json": {"eos_token": {"content": "<|im_end|>"}}, "config.json": {"eos_token_id": 5}},
+            [2, 5],
+        ),
         ({"generation_config.json": {}, "config.json": {"eos_token_id": 5}}, [5]),
     ],
 )

@@ -36,7 +36,13 @@ def test_truncation_keeps_the_end_of_the_text_and_the_special_tokens(model_dir: 
 @pytest.mark.parametrize(
     ("files", "eos_ids"),
     [
-        ({"generation_config": {"eos_token_id": [257, 5]}, "tokenizer_config": {"eos_token": "a"}}, (257, 5)),
+        # As chat models are published: the generation's token is the base model's, the turn's stands elsewhere.
+        ({"generation_config": {"eos_token_id": 5}, "tokenizer_config": {"eos_token": "<|end|>"}}, (5, 257)),
+        ({"generation_config": {"eos_token_id": [257, 5]}, "config": {"eos_token_id": 7}}, (257, 5, 7)),
+        ({"generation_config": {"eos_token_id": 5}, "special_tokens_map": {"eos_token": "<|end|>"}}, (5, 257)),
+        ({"special_tokens_map": {"eos_token": {"content": "<|end|>"}}}, (257,)),
+        ({"config": {"text_config": {"eos_token_id": [257]}, "eos_token_id": None}}, (257,)),
+        ({"generation_config": {"eos_token_id": [257, 999, -1]}}, (257,)),
         ({"generation_config": {"eos_token_id": 5}}, (5,)),
         ({"generation_config": {}, "tokenizer_config": {"eos_token": "<|end|>"}}, (257,)),
         ({"tokenizer_config": {"eos_token": {"content": "<|end|>", "special": True}}}, (257,)),

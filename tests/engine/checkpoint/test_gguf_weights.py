@@ -15,7 +15,7 @@ from headwater.engine.checkpoint.gguf_weights import to_bf16
 from headwater.engine.checkpoint.resolve import resolve_model
 from headwater.engine.checkpoint.safetensors_dir import open_checkpoint
 
-from .conftest import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, WIDTH, WriteGguf, llama_tensors
+from .conftest import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, TOKENS, WIDTH, WriteGguf, llama_tensors
 
 QUANTISED = gguf.GGMLQuantizationType
 
@@ -41,9 +41,10 @@ def test_default_model_has_the_config_that_transformers_reads(default_gguf: Path
     same = [
         "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
         "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rope_parameters",
-        "attention_bias", "mlp_bias", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
+        "attention_bias", "mlp_bias", "tie_word_embeddings", "bos_token_id", "pad_token_id",
     ]  # fmt: skip
     assert {key: getattr(got, key) for key in same} == {key: getattr(want, key) for key in same}
+    assert got.eos_token_id == [want.eos_token_id, 0]  # and <|endoftext|>, a control token
     assert got.rms_norm_eps == pytest.approx(want.rms_norm_eps, rel=1e-7)
 
 
@@ -118,6 +119,13 @@ def test_all_tokens_that_end_a_turn_are_known(tiny_gguf: WriteGguf, tmp_path: Pa
     convert(tiny_gguf({"tokenizer.ggml.eot_token_id": 1, "tokenizer.ggml.eom_token_id": 0}), tmp_path / "out")
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert generation == {"eos_token_id": [0, 1], "bos_token_id": 1}
+
+
+def test_control_tokens_that_end_a_turn_count_whatever_the_metadata_says(tiny_gguf: WriteGguf, tmp_path: Path) -> None:
+    tokens = [TOKENS[0], "<|im_end|>", *TOKENS[2:-1], "<|eot_id|>"]  # the last one is defined by a user
+    convert(tiny_gguf({"tokenizer.ggml.tokens": tokens}), tmp_path / "out")
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [0, 1]
 
 
 def without(name: str) -> dict[str, np.ndarray]:
