@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ..text.chat_roles import calls_as_text, in_known_roles, last_user
 from ..text.chat_template import ChatTemplate, TemplateError
 from ..text.chat_template_files import ChatTemplates
 from .errors import InvalidRequestError
@@ -26,14 +27,16 @@ class Prompt(Struct, frozen=True):
 
 async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTemplates) -> Prompt:
     """Render the conversation. Raises TemplateError, InvalidRequestError."""
-    template = templates.choose(with_tools=tools is not None)
-    if template is None:
+    roles = templates.choose(with_tools=tools is not None)
+    if roles is None:
         raise TemplateError("template not found")
+    template = roles.template
     if not request.messages:
         raise InvalidRequestError("`messages` cannot be empty", "messages")
-    messages = [_plain(message, index, template) for index, message in enumerate(request.messages)]
+    messages = [calls_as_text(_plain(each, index), template) for index, each in enumerate(request.messages)]
     if tools is not None and (request.tool_prompt or "tools" not in template.variables):
-        _explain(messages[-1], tools, template, request.tool_prompt)
+        _explain(last_user(messages), tools, template, request.tool_prompt)
+    messages = await in_known_roles(messages, roles, with_tools=tools is not None)
     variables = request.chat_template_kwargs or {}
     if taken := sorted(_RESERVED & variables.keys()):
         raise InvalidRequestError(f"`chat_template_kwargs` cannot set {taken[0]}", "chat_template_kwargs")
@@ -60,7 +63,7 @@ def _continues(request: ChatRequest) -> bool:
     return last.role == "assistant" and bool(last.content) and not last.tool_calls and not request.add_generation_prompt
 
 
-def _plain(message: Message, index: int, template: ChatTemplate) -> dict[str, Any]:
+def _plain(message: Message, index: int) -> dict[str, Any]:
     """A message as templates know it: text content, arguments of calls as objects, no empty keys."""
     where = f"messages[{index}]"
     content = _text(message, where)
@@ -69,10 +72,6 @@ def _plain(message: Message, index: int, template: ChatTemplate) -> dict[str, An
         if message.role != "assistant":
             raise InvalidRequestError(f"{where}: content is missing", "messages")
         content = ""
-    if calls and "tool_calls" not in template.source:
-        # It would show nothing of them, or stumble over a message without content.
-        content = (content or "") + "\n".join(msgspec.json.encode(call["function"]).decode() for call in calls)
-        calls = []
     plain = {
         "role": message.role,
         "content": content,
@@ -121,7 +120,7 @@ def _as_schema(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain(message: dict[str, Any], tools: Tools, template: ChatTemplate, prompt: str | None) -> None:
-    """Tell the model of its tools at the end of the last message, in TGI's words and order."""
+    """Tell the model of its tools at the end of a message, in TGI's words and order."""
     text = f"\n---\n{prompt or TOOL_PROMPT}"
     if "tools" not in template.variables:
         listed = msgspec.json.encode([_as_schema(tool) for tool in tools.raw]).decode()

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from .chat_roles import RoleSupport
 from .chat_template import ChatTemplate
 
 
@@ -13,9 +14,9 @@ class ChatTemplates:
     """The templates of one model by name; most models have one, called ``default``."""
 
     def __init__(self, templates: Mapping[str, ChatTemplate]) -> None:
-        self._templates = templates
+        self._templates = {name: RoleSupport(template) for name, template in templates.items()}
 
-    def choose(self, *, with_tools: bool) -> ChatTemplate | None:
+    def choose(self, *, with_tools: bool) -> RoleSupport | None:
         """The one for a conversation with or without tools, None if the model has none."""
         if with_tools and "tool_use" in self._templates:
             return self._templates["tool_use"]

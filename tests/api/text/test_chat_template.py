@@ -187,7 +187,7 @@ def model_dir(tmp_path: Path) -> Path:
 
 def chosen(model_dir: Path, *, with_tools: bool = False) -> str:
     template = load_chat_templates(model_dir).choose(with_tools=with_tools)
-    return "none" if template is None else render(template, messages=[USER])
+    return "none" if template is None else render(template.template, messages=[USER])
 
 
 def test_the_template_of_the_tokenizers_config(model_dir: Path) -> None:
