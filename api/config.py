@@ -51,8 +51,9 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
         int, Flag(LIMITS, ("--max-top-n-tokens",), "Largest top_n_tokens.", min=0, max=MAX_TOP_N)
     ] = 5
     max_client_batch_size: Annotated[
-        int, Flag(LIMITS, ("--max-client-batch-size",), "Prompts of one request.", min=1)
-    ] = 4
+        int | None,
+        Flag(LIMITS, ("--max-client-batch-size",), "Prompts of one request; as many as may run if not given.", min=1),
+    ] = None
     max_input_tokens: Annotated[
         int | None,
         Flag(

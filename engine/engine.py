@@ -313,7 +313,7 @@ class Engine:
         key = sequence.key
         step = steps[key.connection]
         if sequence.sampling.prompt_logprobs and sequence.generated == len(told.token_ids):
-            step.prompts.append(PromptLogprobs(key.request_id, sequence.prompt_logprobs))
+            step.prompts.append(PromptLogprobs(key.request_id, sequence.prompt_scores))
         told.finish_reason = sequence.finish_reason
         step.tokens.append(told)
 

@@ -48,6 +48,7 @@ class SamplingParams(Struct, frozen=True, array_like=True, gc=False):
     top_n: int = 0  # best tokens wanted beside each drawn one, at most MAX_TOP_N
     raw_logprobs: bool = False  # logprobs of the model's own distribution, not of the processed one
     prompt_logprobs: bool = False  # of each prompt token but the first, once, before the first new token
+    prompt_top_n: int = 0  # best tokens wanted beside each of these, at most MAX_TOP_N
 
 
 class Submit(Struct, tag="submit", array_like=True, gc=False):
@@ -122,11 +123,19 @@ class Started(Struct, array_like=True, gc=False):
     cached_tokens: int = 0  # of its prompt, found in the prefix cache
 
 
+class PromptScores(Struct, array_like=True, gc=False):
+    """What the model thought of prompt tokens 1, 2, ...: the first has nothing before it. Natural logs, raw."""
+
+    logprobs: list[float] = []
+    top_ids: list[list[int]] = []  # of each token the best ones in its place, best first; empty if none were asked for
+    top_logprobs: list[list[float]] = []
+
+
 class PromptLogprobs(Struct, array_like=True, gc=False):
-    """What the model thought of a prompt; sent before the first token to who asked for it."""
+    """The scores of a prompt; sent before the first token to who asked for them."""
 
     request_id: int
-    logprobs: list[float]  # natural log, of prompt tokens 1, 2, ...: the first has none
+    scores: PromptScores
 
 
 class Tokens(Struct, array_like=True, gc=False):

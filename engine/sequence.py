@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .messages import FinishReason, SamplingParams, Submit
+from .messages import FinishReason, PromptScores, SamplingParams, Submit
 from .ngram import NgramIndex
 
 
@@ -38,7 +38,7 @@ class Sequence:
     registered_pages: int = 0  # of its first pages: those that the prefix cache has been told of
     ngrams: NgramIndex = field(default_factory=NgramIndex)
     slot: int = -1  # its own among 0 .. max_sequences - 1 while it runs; -1: it doesn't
-    prompt_logprobs: list[float] = field(default_factory=list)  # of prompt tokens 1, 2, ..., if they are wanted
+    prompt_scores: PromptScores = field(default_factory=PromptScores)  # if they are wanted
     was_started: bool = False
     finish_reason: FinishReason | None = None
     max_total: int = field(init=False)  # prompt and the most tokens it may generate

@@ -32,8 +32,8 @@ def _refuse_sampling(sampling: SamplingParams, limits: Limits, vocab_size: int) 
         return f"token ids must be in [0, {vocab_size})"
     if sampling.min_new_tokens > 0 and len(sampling.stop_token_ids) > MAX_STOP_TOKENS:
         return f"{len(sampling.stop_token_ids)} stop tokens, {MAX_STOP_TOKENS} is the most beside min_new_tokens"
-    if not 0 <= sampling.top_n <= MAX_TOP_N:
-        return f"top_n must be in [0, {MAX_TOP_N}]"
+    if not (0 <= sampling.top_n <= MAX_TOP_N and 0 <= sampling.prompt_top_n <= MAX_TOP_N):
+        return f"top_n and prompt_top_n must be in [0, {MAX_TOP_N}]"
     if not 0 <= sampling.seed < 1 << 64:
         return "a seed has 64 bits"
     return None

@@ -178,7 +178,7 @@ class EngineClient:
                 remote.cached_tokens = started.cached_tokens
         for prompt in step.prompts:
             if (remote := self._live.get(prompt.request_id)) is not None:
-                remote.prompt_logprobs = prompt.logprobs
+                remote.prompt_scores = prompt.scores
         for tokens in step.tokens:
             if (remote := self._live.get(tokens.request_id)) is not None:
                 if tokens.finish_reason is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...engine.messages import ErrorType, FinishReason, SamplingParams, Submit, Tokens
+from ...engine.messages import ErrorType, FinishReason, PromptScores, SamplingParams, Submit, Tokens
 from ...engine.quarantine import CLEARING_TOKENS
 
 # Tokens that a stream's reader may leave behind (each is a few hundred bytes of memory here) before it is given up.
@@ -72,7 +72,7 @@ class RemoteSequence:
         prompt_ids, sampling: as submitted.
         token_ids: all tokens received so far; logprobs: theirs; top_ids, top_logprobs: the best tokens beside each of
             them, empty if none were asked for.
-        prompt_logprobs: of prompt tokens 1, 2, ...; empty if they were not asked for or are not there yet.
+        prompt_scores: of its prompt; empty if they were not asked for or are not there yet.
         finish_reason: None until the last token was received.
         dropped: nobody wants its tokens any more.
         queue_s: seconds until its first step; None until then.
@@ -110,7 +110,7 @@ class RemoteSequence:
         self.logprobs: list[float] = []
         self.top_ids: list[list[int]] = []
         self.top_logprobs: list[list[float]] = []
-        self.prompt_logprobs: list[float] = []
+        self.prompt_scores = PromptScores()
         self.finish_reason: FinishReason | None = None
         self.dropped = False
         self.queue_s: float | None = None

@@ -79,18 +79,20 @@ class GenerationRequest:
         *,
         count: int = 1,
         keep_stop: bool = True,
+        only_scores: bool = False,
     ) -> list[TextSequence]:
         """Start ``count`` sequences of one prompt; their seeds come from that in ``sampling``, the first keeps it.
 
         Args:
             keep_stop: a stop string stays in the text.
+            only_scores: of the prompt are wanted; what is generated is thrown away.
         """
         sequences = []
         for index in range(count):
             own = sampling if index == 0 else msgspec.structs.replace(sampling, seed=derived_seed(sampling.seed, index))
             remote = self._tokens.start(prompt_ids, own, self._left_s())
             number = len(self.sequences) + index
-            sequences.append(TextSequence(number, remote, self._service.tokenizer, stops, keep_stop))
+            sequences.append(TextSequence(number, remote, self._service.tokenizer, stops, keep_stop, only_scores))
         self.sequences += sequences
         self._open += count
         self.stats.submit(sequences[0].remote)

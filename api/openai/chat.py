@@ -7,6 +7,7 @@ from ..generation.service import Service
 from ..http.connection import Connection
 from ..text.text_sequence import SequenceOutput
 from ..text.token_list import token_list
+from ..text.tokenizer import Tokenizer
 from .chat_stream import stream_chat
 from .chunks import ResponseInfo, encode, finish_reason_of, usage_of
 from .constraints import wanted_grammar
@@ -36,7 +37,7 @@ async def chat_completions(service: Service, connection: Connection, request: Ch
         if request.stream:
             await stream_chat(service, generation, request, info, reader)
             return
-        choices = [chat_choice(output, request, reader) for output in await generation.finish()]
+        choices = [chat_choice(output, request, reader, service.tokenizer) for output in await generation.finish()]
         body = encode(
             ChatCompletion(
                 info.id,
@@ -63,7 +64,7 @@ async def start_chat(service: Service, generation: GenerationRequest, request: C
     """Check, render, submit. Returns what finds calls in the answers, None if there are no tools. Raises ApiError."""
     tools = tools_of(request)
     wanted = wanted_grammar(request)
-    if request.top_logprobs and not request.logprobs:
+    if request.top_logprobs and request.logprobs is None:
         raise InvalidRequestError("`top_logprobs` needs `logprobs: true`", "top_logprobs")
     prompt = await prompt_of(request, tools, service.chat_templates)
     generation.stats.input_characters = len(prompt.text)
@@ -80,7 +81,9 @@ async def start_chat(service: Service, generation: GenerationRequest, request: C
     return reader
 
 
-def chat_choice(output: SequenceOutput, request: ChatRequest, reader: ToolCallReader | None) -> ChatChoice:
+def chat_choice(
+    output: SequenceOutput, request: ChatRequest, reader: ToolCallReader | None, tokenizer: Tokenizer
+) -> ChatChoice:
     """One whole answer."""
     sequence = output.sequence
     if reader is None:
@@ -103,7 +106,7 @@ def chat_choice(output: SequenceOutput, request: ChatRequest, reader: ToolCallRe
         message = ChatMessage("assistant", content or (None if calls else ""), calls or UNSET)
     logprobs = None
     if request.logprobs:
-        logprobs = ChatLogprobs(chat_logprobs(output, 0, len(output.tokens), request.top_logprobs or 0))
+        logprobs = ChatLogprobs(chat_logprobs(output, 0, len(output.tokens), request.top_logprobs or 0, tokenizer))
     finish_reason = finish_reason_of(sequence) if reader is None else reader.finish_reason(sequence)
     assert finish_reason is not None, "the generation is done"
     return ChatChoice(sequence.index, message, logprobs, finish_reason)

@@ -9,6 +9,7 @@ from ..http.error_body import openai_error
 from ..http.errors import ApiError
 from ..http.sse import event_of
 from ..text.text_sequence import SequenceOutput, TextSequence
+from ..text.tokenizer import Tokenizer
 from .chunks import DONE, Chunks, ResponseInfo, encode, finish_reason_of
 from .logprobs import chat_logprobs
 from .schema import ChatLogprobs, ChatRequest, Delta, FunctionCall, ToolCallDelta
@@ -32,7 +33,7 @@ async def stream_chat(
     """
     head = info.head("chat.completion.chunk")
     chunks = Chunks(generation, head, request.stream_options, b'"delta":{"content":', b"}")
-    events = _Events(chunks, request, reader)
+    events = _Events(chunks, request, reader, service.tokenizer)
     headers = [
         (b"x-compute-type", service.compute_type),
         (b"x-compute-characters", b"%d" % generation.stats.input_characters),
@@ -50,8 +51,11 @@ def error_event(error: ApiError) -> bytes:
 class _Events:
     """Encodes what comes. The finish reason goes with the last piece of text: a client of TGI looks for it there."""
 
-    def __init__(self, chunks: Chunks, request: ChatRequest, reader: ToolCallReader | None) -> None:
+    def __init__(
+        self, chunks: Chunks, request: ChatRequest, reader: ToolCallReader | None, tokenizer: Tokenizer
+    ) -> None:
         self._chunks = chunks
+        self._tokenizer = tokenizer
         self._reader = reader
         self._logprobs = bool(request.logprobs)
         self._top = request.top_logprobs or 0
@@ -87,7 +91,7 @@ class _Events:
         deltas: list[tuple[Delta, bytes]] = []
         for position, part in enumerate(parts):
             logprobs = _NULL
-            if self._logprobs and (token := chat_logprobs(output, position, position + 1, self._top)):
+            if self._logprobs and (token := chat_logprobs(output, position, position + 1, self._top, self._tokenizer)):
                 logprobs = encode(ChatLogprobs(token))
                 part = part or [ParsedDelta()]
             for found in part:

@@ -11,8 +11,9 @@ from ..generation.request import GenerationRequest, open_generation
 from ..generation.sender import send_events
 from ..generation.service import Service
 from ..http.connection import Connection
+from ..http.sse import shortest_float32
 from ..text.detokenizer import Detokenizer
-from ..text.text_sequence import SequenceOutput, TextSequence
+from ..text.text_sequence import SequenceOutput, TextSequence, Token
 from ..text.tokenizer import Tokenizer
 from .chat_stream import error_event
 from .chunks import Chunks, ResponseInfo, encode, finish_reason_of, usage_of
@@ -28,8 +29,9 @@ async def completions(service: Service, connection: Connection, request: Complet
     if request.suffix is not None:
         raise SuffixError
     prompts = _prompts(request)
-    if len(prompts) > service.config.max_client_batch_size:
-        raise BatchSizeError(service.config.max_client_batch_size)
+    most_prompts = service.config.max_client_batch_size or service.config.max_concurrent_requests
+    if len(prompts) > most_prompts:
+        raise BatchSizeError(most_prompts)
     per_prompt = max(request.n or 1, request.best_of or 1)
     with open_generation(service, connection, len(prompts) * per_prompt) as generation:
         completion = _Completion(service, generation, request)
@@ -68,6 +70,10 @@ class _Completion:
     def __init__(self, service: Service, generation: GenerationRequest, request: CompletionRequest) -> None:
         self._service = service
         self._generation = generation
+        # Nothing is to be generated: the prompt is scored. The engine needs a token to write for that.
+        self._only_scores = bool(request.echo) and 0 in (request.max_tokens, request.max_completion_tokens)
+        if self._only_scores:
+            request = msgspec.structs.replace(request, max_tokens=1, max_completion_tokens=None, ignore_eos=True)
         self._request = request
         self._info = ResponseInfo(service, "cmpl", request.model)
         self._prompts: list[_Prompt] = []
@@ -95,7 +101,12 @@ class _Completion:
         parameters = [self._sampling(checked, prompt) for prompt in self._prompts]
         for prompt, sampling in zip(self._prompts, parameters, strict=True):
             prompt.sequences = self._generation.start(
-                prompt.ids, sampling, checked.stops, count=per_prompt, keep_stop=False
+                prompt.ids,
+                sampling,
+                () if self._only_scores else checked.stops,
+                count=per_prompt,
+                keep_stop=False,
+                only_scores=self._only_scores,
             )
 
     async def _tokenised(self, given: str | list[int], vocab_size: int) -> _Prompt:
@@ -113,7 +124,8 @@ class _Completion:
     def _sampling(self, checked: Checked, prompt: _Prompt) -> SamplingParams:
         sampling = checked.for_prompt(len(prompt.ids), self._service.limits())
         wants_prompt = bool(self._request.echo) and self._request.logprobs is not None
-        return msgspec.structs.replace(sampling, prompt_logprobs=wants_prompt)
+        top = self._request.logprobs or 0
+        return msgspec.structs.replace(sampling, prompt_logprobs=wants_prompt, prompt_top_n=top if wants_prompt else 0)
 
     async def answer(self) -> None:
         """Generate all, then answer. Raises ApiError."""
@@ -193,14 +205,21 @@ class _Completion:
         )
 
     def _logprobs(self, output: SequenceOutput, start: int, stop: int) -> CompletionLogprobs:
-        return self._builder(output.sequence).tokens(output, start, stop)
+        return self._builder(output.sequence).tokens(output, start, min(stop, len(output.tokens)))
 
     def _prompt_logprobs(self, sequence: TextSequence, prompt: _Prompt) -> CompletionLogprobs:
-        tokens = _token_texts(self._service.tokenizer, prompt.ids)
-        return self._builder(sequence).prompt(tokens, sequence.remote.prompt_logprobs)
+        scores = sequence.remote.prompt_scores
+        tokens = _prompt_tokens(self._service.tokenizer, prompt.ids, scores.logprobs)
+        best = [
+            [sequence.token(token_id, logprob) for token_id, logprob in zip(ids, logprobs, strict=True)]
+            for ids, logprobs in zip(scores.top_ids, scores.top_logprobs, strict=True)
+        ]
+        return self._builder(sequence).prompt(tokens, best)
 
     def _builder(self, sequence: TextSequence) -> CompletionLogprobsBuilder:
-        return self._builders.setdefault(sequence.index, CompletionLogprobsBuilder(self._request.logprobs or 0))
+        return self._builders.setdefault(
+            sequence.index, CompletionLogprobsBuilder(self._request.logprobs or 0, self._service.tokenizer)
+        )
 
 
 def _plain(output: SequenceOutput, chunks: Chunks) -> bytes:
@@ -220,10 +239,14 @@ def _best(sequences: list[SequenceOutput], count: int) -> list[SequenceOutput]:
     return sorted(sequences, key=lambda one: -fmean(token.logprob or 0.0 for token in one.tokens))[:count]
 
 
-def _token_texts(tokenizer: Tokenizer, ids: list[int]) -> list[tuple[str, bool]]:
-    """Text of each token of a prompt, in its place, and whether it is special."""
+def _prompt_tokens(tokenizer: Tokenizer, ids: list[int], logprobs: list[float]) -> list[Token]:
+    """The tokens of a prompt, each with its text in its place; the first has no logprob."""
     detokenizer = Detokenizer(tokenizer, [])
-    return [(detokenizer.feed(token_id), token_id in tokenizer.special_tokens) for token_id in ids]
+    known = [None, *map(shortest_float32, logprobs)]
+    return [
+        Token(token_id, detokenizer.feed(token_id), logprob, token_id in tokenizer.special_tokens)
+        for token_id, logprob in zip(ids, known, strict=True)
+    ]
 
 
 def _joined(first: CompletionLogprobs, then: CompletionLogprobs) -> CompletionLogprobs:

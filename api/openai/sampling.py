@@ -110,7 +110,12 @@ def _most_tokens(request: SamplingFields) -> int | None:
     old, new = request.max_tokens, request.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise InvalidRequestError("`max_tokens` and `max_completion_tokens` differ: send one of them", "max_tokens")
-    return old if new is None else new
+    most = old if new is None else new
+    if most == 0:
+        raise InvalidRequestError(
+            "`max_tokens` must be strictly positive, but for a completion with `echo`", "max_tokens"
+        )
+    return most
 
 
 def _least_tokens(request: SamplingFields) -> int:

@@ -165,7 +165,7 @@ class TopLogprob(Struct, gc=False):
 
     token: str
     logprob: float | None
-    bytes: list[int] | None  # null: the token is only part of a character
+    bytes: list[int]  # of the token alone, which may be part of a character
 
 
 class TokenLogprob(TopLogprob, gc=False):

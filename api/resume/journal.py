@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from ...engine.frames import FrameError, FrameReader, encode_frame
-from ...engine.messages import Tokens
+from ...engine.messages import PromptScores, Tokens
 
 _SEED_BYTES = 16
 _PRIVATE_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
@@ -44,7 +44,7 @@ class SequenceTokens(Struct, array_like=True):
     tokens: Tokens
     queue_s: float | None = None
     cached_tokens: int = 0
-    prompt_logprobs: list[float] = []  # with its first tokens
+    prompt_scores: PromptScores | None = None  # with its first tokens
 
 
 class TokensEntry(Struct, tag="tokens", array_like=True):

@@ -76,12 +76,12 @@ class _JournaledTokens:
             sequence.request_id, sequence.token_ids[begin:], sequence.logprobs[begin:], sequence.finish_reason,
             sequence.top_ids[begin:], sequence.top_logprobs[begin:],
         )  # fmt: skip
-        prompt_logprobs = sequence.prompt_logprobs if begin == 0 else []
-        return SequenceTokens(index, tokens, sequence.queue_s, sequence.cached_tokens, prompt_logprobs)
+        prompt_scores = sequence.prompt_scores if begin == 0 else None
+        return SequenceTokens(index, tokens, sequence.queue_s, sequence.cached_tokens, prompt_scores)
 
     def _replay(self, received: SequenceTokens) -> None:
         sequence = self._sequences[received.index]
         sequence.queue_s, sequence.cached_tokens = received.queue_s, received.cached_tokens
-        sequence.prompt_logprobs = received.prompt_logprobs or sequence.prompt_logprobs
+        sequence.prompt_scores = received.prompt_scores or sequence.prompt_scores
         sequence.extend(received.tokens)
         self._written[received.index] = len(sequence.token_ids)

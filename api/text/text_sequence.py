@@ -34,8 +34,16 @@ class TextSequence:
     """
 
     def __init__(
-        self, index: int, remote: RemoteSequence, tokenizer: Tokenizer, stops: Sequence[str], keep_stop: bool
+        self,
+        index: int,
+        remote: RemoteSequence,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        keep_stop: bool,
+        only_scores: bool = False,
     ) -> None:
+        """See GenerationRequest.start."""
+        self._only_scores = only_scores
         self._tokenizer = tokenizer
         self._special_tokens = tokenizer.special_tokens
         self._detokenizer = Detokenizer(tokenizer, remote.prompt_ids)
@@ -84,8 +92,10 @@ class TextSequence:
                 break
         if ended is not None and (held := self._stops.flush()):
             texts[-1] += held
-        self._text += texts
         self.finish_reason = ended
+        if self._only_scores:
+            return SequenceOutput(self, [], [""], [])
+        self._text += texts
         self.generated_tokens += len(tokens)
         return SequenceOutput(self, tokens, texts, self._top_tokens(part.start, part.start + len(tokens)))
 
@@ -94,11 +104,12 @@ class TextSequence:
         if not remote.top_ids:
             return []
         return [
-            [self._token(*pair) for pair in zip(ids, logprobs, strict=True)]
+            [self.token(*pair) for pair in zip(ids, logprobs, strict=True)]
             for ids, logprobs in zip(remote.top_ids[start:stop], remote.top_logprobs[start:stop], strict=True)
         ]
 
-    def _token(self, token_id: int, logprob: float) -> Token:
+    def token(self, token_id: int, logprob: float) -> Token:
+        """A token without its neighbours."""
         text = self._tokenizer.token_text(token_id)
         return Token(token_id, text, shortest_float32(logprob), token_id in self._special_tokens)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,19 @@ from ...engine.checkpoint.end_tokens import end_token_ids
 
 # Encoding runs at about 1 MB/s and releases the GIL: below this length (2 ms) a thread would cost more than it saves.
 _ENCODE_INLINE_CHARACTERS = 2000
+
+_REPLACEMENT = "\ufffd"  # shown for a part of a character
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's for a byte
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's spelling of bytes: printable ones as they are, the others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
 
 T = TypeVar("T")
 
@@ -86,6 +100,18 @@ class Tokenizer:
     def token_id(self, text: str) -> int | None:
         """The token that is this text, None if it is no single token."""
         return self._tokenizer.token_to_id(text)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, which need not be whole characters."""
+        text = self.token_text(token_id)
+        if _REPLACEMENT not in text:
+            return text.encode()
+        spelled = self._tokenizer.id_to_token(token_id) or text
+        if (byte := _BYTE_TOKEN.fullmatch(spelled)) is not None:
+            return bytes([int(byte[1], 16)])
+        if all(character in _BYTE_OF for character in spelled):
+            return bytes(_BYTE_OF[character] for character in spelled)
+        return text.encode()
 
     def token_text(self, token_id: int) -> str:
         """Text of one token without its neighbours: a leading space may be lost, half a character is U+FFFD."""

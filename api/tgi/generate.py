@@ -159,7 +159,7 @@ class _Generate:
         if not self._parameters.decoder_input_details:
             return []
         generation, text = sequence.remote, self._service.tokenizer.token_text
-        logprobs = [None, *map(shortest_float32, generation.prompt_logprobs)]
+        logprobs = [None, *map(shortest_float32, generation.prompt_scores.logprobs)]
         return [PrefillToken(i, text(i), lp) for i, lp in zip(generation.prompt_ids, logprobs, strict=True)]
 
 

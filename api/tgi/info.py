@@ -41,7 +41,7 @@ async def info(service: Service, connection: Connection) -> None:
         max_input_tokens=limits.max_input_tokens,
         max_total_tokens=limits.max_total_tokens,
         validation_workers=config.validation_workers,
-        max_client_batch_size=config.max_client_batch_size,
+        max_client_batch_size=config.max_client_batch_size or config.max_concurrent_requests,
         router="text-generation-router",
         version=config.version,
         sha=None,

@@ -29,6 +29,7 @@ from headwater.engine.messages import (
     Failed,
     Hello,
     PromptLogprobs,
+    PromptScores,
     SamplingParams,
     Started,
     Stats,
@@ -162,6 +163,7 @@ class EnginePeer:
         logprob: float = -0.5,
         top: list[tuple[int, float]] | None = None,
         prompt_logprobs: list[float] | None = None,
+        prompt_top: list[tuple[int, float]] | None = None,
     ) -> None:
         """One step with tokens for one request; ``top`` are the best tokens beside each of them."""
         tokens = Tokens(request_id, ids, [logprob] * len(ids), finish)
@@ -170,7 +172,11 @@ class EnginePeer:
             tokens.top_logprobs = [[value for _, value in top]] * len(ids)
         step = Step(self.stats, [Started(request_id, 0.25, cached_tokens=1)], [tokens])
         if prompt_logprobs is not None:
-            step.prompts = [PromptLogprobs(request_id, prompt_logprobs)]
+            scores = PromptScores(prompt_logprobs)
+            if prompt_top is not None:
+                scores.top_ids = [[token_id for token_id, _ in prompt_top]] * len(prompt_logprobs)
+                scores.top_logprobs = [[value for _, value in prompt_top]] * len(prompt_logprobs)
+            step.prompts = [PromptLogprobs(request_id, scores)]
         self.senders[request_id].sendall(encode_frame(step))
 
     def fail(self, request_id: int, error: str, error_type: Any) -> None:

@@ -40,6 +40,29 @@ def test_greedy_tokens_are_those_of_transformers(tiny_llama: Tiny) -> None:
     assert answers == [greedy_oracle(model, prompt, 12) for prompt in PROMPTS]
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_prompts_are_scored_as_transformers_scores_them(tiny_llama: Tiny, cached: bool) -> None:
+    directory, model = tiny_llama
+    engine = tiny_engine(directory)
+    if cached:
+        generate(engine, [(prompt, GREEDY) for prompt in PROMPTS])
+    for index, prompt in enumerate(PROMPTS):
+        engine.submit(0, Submit(index, prompt, SamplingParams(1, greedy=True, prompt_logprobs=True, prompt_top_n=3)))
+    scores = {}
+    while engine.has_work:
+        for step in engine.step().values():
+            scores |= {prompt.request_id: prompt.scores for prompt in step.prompts}
+    for index, prompt in enumerate(PROMPTS):
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([prompt])).logits[0, :-1].log_softmax(-1)
+        told = scores[index]
+        own = logprobs.gather(1, torch.tensor(prompt[1:], dtype=torch.long)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(told.logprobs), own, rtol=1e-4, atol=1e-4)
+        best = logprobs.topk(3)
+        assert told.top_ids == best.indices.tolist()
+        torch.testing.assert_close(torch.tensor(told.top_logprobs).reshape(-1, 3), best.values, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

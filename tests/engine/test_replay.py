@@ -100,7 +100,7 @@ def test_prompt_logprobs_are_told_once(model_dir: Path) -> None:
     for emitted in ([], [5, 6]):
         assert engine.submit(0, Submit(1, PROMPT, wanted, emitted)) is None
         while engine.has_work:
-            told += [len(prompt.logprobs) for step in engine.step().values() for prompt in step.prompts]
+            told += [len(prompt.scores.logprobs) for step in engine.step().values() for prompt in step.prompts]
     assert told == [len(PROMPT) - 1]
 
 

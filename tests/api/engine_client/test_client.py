@@ -181,7 +181,7 @@ def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: Engi
             for message in again:
                 peer.send(message.request_id, [20], "length")
             assert await rest(first) == [20]
-            assert (first.token_ids, first.prompt_logprobs) == ([10, 11, 20], [-1.0])
+            assert (first.token_ids, first.prompt_scores.logprobs) == ([10, 11, 20], [-1.0])
             assert await rest(second) == await rest(late) == [20]
             assert client.unhealthy_reason() is None
             assert client.live == 0

@@ -88,7 +88,7 @@ def test_defaults(model: str) -> None:
     assert not engine.socket.parent.exists()  # removed at the end
     assert engine.dtype is engine.max_total_tokens is api.max_input_tokens is None
     assert (api.host, api.max_concurrent_requests, api.max_best_of, api.max_stop_sequences) == ("127.0.0.1", 128, 2, 4)
-    assert (api.max_top_n_tokens, api.max_client_batch_size, api.payload_limit) == (5, 4, 2_000_000)
+    assert (api.max_top_n_tokens, api.max_client_batch_size, api.payload_limit) == (5, None, 2_000_000)
     assert api.graceful_termination_timeout == 90
     assert api.version == "0.1.0"
     assert api.port > 0

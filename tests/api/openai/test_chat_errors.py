@@ -20,7 +20,6 @@ from .wire import CHAT, HI, answer, ids, refused
         ({"n": 0}, "n", "`n` must be >= 1"),
         ({"top_logprobs": 21, "logprobs": True}, None, "at most 20"),
         ({"top_logprobs": 2}, "top_logprobs", "`top_logprobs` needs `logprobs: true`"),
-        ({"top_logprobs": 2, "logprobs": False}, "top_logprobs", "`top_logprobs` needs `logprobs: true`"),
         ({"stop": list("abcde")}, None, "supports up to 4 stop sequences"),
         ({"stop": ""}, None, "cannot be empty"),
         ({"logit_bias": [1.0]}, "logit_bias", "must be an object"),

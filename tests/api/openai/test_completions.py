@@ -1,11 +1,12 @@
 """/v1/completions over HTTP: the real server process, the engine played by the test."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..conftest import ApiServer
+from ..conftest import ApiServer, run_api_server
 from .wire import BOS, COMPLETIONS, EOS, answer, connection, events_of, ids, joined, refused, streamed, whole
 
 
@@ -89,8 +90,11 @@ def test_logprobs_of_prompt_and_answer(chat: ApiServer, stream: bool) -> None:
     connection = chat.begin(COMPLETIONS, body)
     submit = chat.peer.submitted()
     assert (submit.sampling.prompt_logprobs, submit.sampling.top_n, submit.sampling.raw_logprobs) == (True, 1, True)
+    assert submit.sampling.prompt_top_n == 1
     c, d = ids("cd")
-    chat.peer.send(submit.request_id, [c], top=[(d, -0.25), (c, -0.5)], prompt_logprobs=[-3, -1])
+    chat.peer.send(
+        submit.request_id, [c], top=[(d, -0.25), (c, -0.5)], prompt_logprobs=[-3, -1], prompt_top=[(d, -0.75)]
+    )
     chat.peer.send(submit.request_id, [d, EOS], "eos_token", top=[(d, -0.5), (c, -2)])
     response = connection.getresponse()
     keys = ["tokens", "token_logprobs", "top_logprobs", "text_offset"]
@@ -105,9 +109,63 @@ def test_logprobs_of_prompt_and_answer(chat: ApiServer, stream: bool) -> None:
     assert logprobs == {
         "tokens": ["<|begin|>", "a", "b", "c", "d"],
         "token_logprobs": [None, -3, -1, -0.5, -0.5],
-        "top_logprobs": [None, None, None, {"d": -0.25}, {"d": -0.5}],
+        # The best one, and the one that stands there.
+        "top_logprobs": [None, {"d": -0.75, "a": -3}, {"d": -0.75, "b": -1}, {"d": -0.25, "c": -0.5}, {"d": -0.5}],
         "text_offset": [0, 0, 1, 2, 3],
     }
+
+
+def test_different_tokens_with_the_same_text_do_not_swallow_each_other(chat: ApiServer) -> None:
+    """Parts of characters, which all look alike: the bytes of "é" and "è" begin and end differently."""
+    (first, second), (_, other) = ids("é"), ids("è")
+    connection = chat.begin(COMPLETIONS, {"prompt": "x", "logprobs": 3})
+    submit = chat.peer.submitted()
+    chat.peer.send(submit.request_id, [first], top=[(first, -0.5), (second, -1.5), (other, -2.5)])
+    chat.peer.send(submit.request_id, [second], "length", top=[(other, -0.25), (EOS, -1.5)])
+    logprobs = json.loads(connection.getresponse().read())["choices"][0]["logprobs"]
+    assert "".join(logprobs["tokens"]) == "é"
+    assert logprobs["top_logprobs"] == [
+        {"bytes:\\xc3": -0.5, "bytes:\\xa9": -1.5, "bytes:\\xa8": -2.5},
+        {"bytes:\\xa8": -0.25, "é": -0.5, "<|end|>": -1.5},
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_prompt_is_scored_and_nothing_is_generated(chat: ApiServer, name: str, stream: bool) -> None:
+    body = {"prompt": ids("ab"), "echo": True, "logprobs": 1, name: 0, "stop": "c", "stream": stream}
+    connection = chat.begin(COMPLETIONS, body | {"stream_options": {"include_usage": True}})
+    submit = chat.peer.submitted()
+    assert (submit.sampling.max_new_tokens, submit.sampling.stop_token_ids) == (1, ())
+    (c,) = ids("c")
+    chat.peer.send(submit.request_id, [c], "length", top=[(c, -0.5)], prompt_logprobs=[-3], prompt_top=[(c, -0.75)])
+    response = connection.getresponse()
+    if stream:
+        *events, last = events_of(response)
+        usage = last["usage"]
+        text = joined(events)
+        finish_reason = events[-1]["choices"][0]["finish_reason"]
+        tokens = [token for event in events for token in event["choices"][0]["logprobs"]["tokens"]]
+    else:
+        answer = json.loads(response.read())
+        usage, choice = answer["usage"], answer["choices"][0]
+        text, finish_reason, tokens = choice["text"], choice["finish_reason"], choice["logprobs"]["tokens"]
+    assert (text, finish_reason, tokens) == ("ab", "length", ["a", "b"])
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (2, 0)
+
+
+def test_as_many_prompts_as_may_run(chat: ApiServer) -> None:
+    connection = chat.begin(COMPLETIONS, {"prompt": ["x"] * 6})
+    for _ in range(6):
+        chat.peer.send(chat.peer.submitted().request_id, [*ids("a"), EOS], "eos_token")
+    assert [choice["text"] for choice in json.loads(connection.getresponse().read())["choices"]] == ["a"] * 6
+
+
+def test_fewer_prompts_where_the_flag_says_so(tmp_path: Path, chat_dir: Path) -> None:
+    with run_api_server(tmp_path, chat_dir, max_client_batch_size=2) as server:
+        status, error = refused(server, COMPLETIONS, {"prompt": list("abc")})
+    assert (status, error["param"]) == (422, "prompt")
+    assert "maximum allowed batch size of 2" in error["message"]
 
 
 def test_no_top_logprobs(chat: ApiServer) -> None:
@@ -129,7 +187,7 @@ def test_what_the_javascript_client_sends(chat: ApiServer) -> None:
     ("body", "code", "message"),
     [
         ({"prompt": "x", "suffix": "y"}, "suffix not supported", "Suffix is not supported"),
-        ({"prompt": list("abcde")}, "batch size exceeded", "maximum allowed batch size of 4"),
+        ({"prompt": list("abcdefghi")}, "batch size exceeded", "maximum allowed batch size of 8"),
         ({"prompt": []}, "validation", "empty array"),
         ({"prompt": ""}, "validation", "cannot be empty"),
         ({"prompt": [[]]}, "validation", "cannot be empty"),
