@@ -1,45 +1,21 @@
 """Clients that cannot be installed beside the others: text-generation 0.7.0 and huggingface_hub 0.36."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import InferenceClient
 
-from .serving import PATIENCE_S, ROOT, Serving
+from . import python_clients
+from .serving import Serving
 
-SOURCES = Path(__file__).with_name("old_clients")
-BUILD = ROOT / "build" / "old_clients"
-
-
-def install() -> Path:
-    """The clients in a folder of their own. Returns it."""
-    wanted, stamp = (SOURCES / "requirements.txt").read_bytes(), BUILD / "installed"
-    if not stamp.exists() or stamp.read_bytes() != wanted:
-        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade", "--target", str(BUILD)]
-        command = [sys.executable, "-m", "pip", "install", *options, "-r", str(SOURCES / "requirements.txt")]
-        subprocess.run(command, check=True, timeout=300)
-        stamp.write_bytes(wanted)
-    return BUILD
+CLIENTS = Path(__file__).with_name("old_clients") / "clients.py"
 
 
 @pytest.fixture(scope="module")
 def got(shared_server: Serving) -> dict[str, Any]:
     """What they got."""
-    ended = subprocess.run(
-        [sys.executable, "-P", str(SOURCES / "clients.py"), shared_server.url],
-        env=os.environ | {"PYTHONPATH": str(install())},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    return python_clients.run(CLIENTS, shared_server.url)
 
 
 @pytest.mark.parametrize("client", ["text_generation", "async", "hub"])
