@@ -6,7 +6,7 @@ from ..engine_client.health import Liveness
 from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.errors import UnhealthyError
-from ..telemetry.metrics import CONTENT_TYPE
+from ..telemetry.exposition import exposition
 from .schema import Info
 
 
@@ -53,5 +53,6 @@ async def info(service: Service, connection: Connection) -> None:
 async def metrics(service: Service, connection: Connection) -> None:
     """GET /metrics: of all workers, and of the engine."""
     assert service.metrics is not None
-    text = service.metrics.render(service.engine.hello, service.engine.stats, service.permits.used)
-    await connection.respond(200, text, CONTENT_TYPE)
+    families = service.metrics.collect(service.engine.hello, service.engine.stats, service.permits.used)
+    accept = connection.headers.get(b"accept", b"").decode("latin-1")
+    await connection.respond(200, *exposition(families, accept), [(b"vary", b"accept")])
