@@ -59,6 +59,7 @@ class App:
         except ClientDisconnect:
             pass
         except (ApiError, TransportError) as error:
+            self._service.log_refusal(connection, error.status, error.error_type)
             if not connection.started:
                 await connection.respond(error.status, *error_body(connection.path, error), error.headers)
         except ReaderStalled:
@@ -68,6 +69,7 @@ class App:
             if connection.started:
                 raise
             fault = ApiError("Internal server error")
+            self._service.log_refusal(connection, fault.status, fault.error_type)
             await connection.respond(fault.status, *error_body(connection.path, fault))
 
     async def _dispatch(self, connection: Connection) -> None:

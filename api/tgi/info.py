@@ -14,6 +14,7 @@ async def health(service: Service, connection: Connection) -> None:
     """GET /, /health and /ping: readiness. 200 without a body, or 503; does not depend on how busy the server is."""
     reason = service.engine.unhealthy_reason()
     if reason is not None:
+        connection.logged = True  # probes come all the time, and the log has the reason once
         raise UnhealthyError(reason)
     await connection.respond(200)
 

@@ -67,7 +67,7 @@ def test_every_process_is_heard(logged: tuple[list[dict[str, Any]], str]) -> Non
 def test_requests_and_settings_have_fields(logged: tuple[list[dict[str, Any]], str]) -> None:
     lines, _ = logged
     requests = [line for line in lines if line["message"].startswith("request ")]
-    assert [line["status"] for line in requests] == [200, 200, 422]
-    assert requests[0].keys() == requests[1].keys() > requests[2].keys()
+    assert [line["status"] for line in requests] == [200, 200, 422, 400]
+    assert requests[0].keys() == requests[1].keys() > requests[2].keys() == requests[3].keys()
     (settings,) = (line for line in lines if line["message"] == "settings")
     assert settings["address"].startswith("http://127.0.0.1:")
