@@ -3,10 +3,12 @@
 import asyncio
 import hmac
 import os
+import sys
 from functools import cached_property
 
 from setproctitle import setproctitle
 
+from ..engine.log import configure_logging
 from ..engine.parent_watch import watch_parent
 from .generation.permits import Permits
 from .generation.service import Service
@@ -14,11 +16,11 @@ from .http.connection import Application, Connection, Receive, Scope, Send
 from .http.error_body import error_body
 from .http.errors import ApiError, ClientDisconnect, ReaderStalled, TransportError
 from .http.routing import Router
-from .launch.worker_settings import worker_settings
+from .launch.worker_settings import WorkerSettings, worker_settings
 from .openapi import document
 from .resume.middleware import ResumeMiddleware
 from .routes import ROUTES
-from .telemetry.log import configure_logging, logger
+from .telemetry.log import logger
 
 _ROUTER = Router(ROUTES)
 
@@ -57,6 +59,7 @@ class App:
         except ClientDisconnect:
             pass
         except (ApiError, TransportError) as error:
+            self._service.log_refusal(connection, error.status, error.error_type)
             if not connection.started:
                 await connection.respond(error.status, *error_body(connection.path, error), error.headers)
         except ReaderStalled:
@@ -66,6 +69,7 @@ class App:
             if connection.started:
                 raise
             fault = ApiError("Internal server error")
+            self._service.log_refusal(connection, fault.status, fault.error_type)
             await connection.respond(fault.status, *error_body(connection.path, fault))
 
     async def _dispatch(self, connection: Connection) -> None:
@@ -123,6 +127,15 @@ def make_app() -> Application:
     settings = worker_settings()
     config = settings.config
     configure_logging(config.json_output)
+    try:
+        return _make_app(settings)
+    except Exception:
+        logger.critical("a worker cannot start", exc_info=True)
+        sys.exit(1)  # an exception would be printed by multiprocessing
+
+
+def _make_app(settings: WorkerSettings) -> Application:
+    config = settings.config
     permits = Permits(settings.permits, config.max_concurrent_requests)
     setproctitle(f"headwater api {permits.index}")
     # Without its parent it would serve on beside a new server: the port is shared.

@@ -1,5 +1,6 @@
 """The `headwater` command. Flags and environment variables are named as TGI's launcher names them."""
 
+import logging
 import os
 import sys
 from importlib.metadata import version as installed_version
@@ -15,11 +16,14 @@ from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import MODEL, EngineConfig, Flag
+from ..engine.log import configure_logging
 from .config import ApiConfig
 from .launch.addresses import StartError, probe_port, socket_dir
-from .launch.flags import GroupedCommand, can_trace, configure, use_hub_cache, with_flags
+from .launch.flags import GroupedCommand, can_trace, configure, configure_hub, with_flags
 from .launch.foreign_flags import ForeignFlagError, take_foreign_flags
 from .launch.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="Streams text from a transformer, token by token, over HTTP.",
@@ -48,6 +52,7 @@ class ModelFlags(Struct, kw_only=True):
 @app.command(cls=GroupedCommand)
 @with_flags(ModelFlags, ApiConfig, EngineConfig)
 def serve(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -64,10 +69,25 @@ def serve(
     given = {name: value for name, value in flags.items() if value is not None}
     _check(given)
     setproctitle("headwater serve")
+    configure_logging(given["json_output"])
+    for note in context.obj or ():
+        logger.warning("%s", note)
+    try:
+        code = _serve(model, given)
+    except (ModelError, StartError) as error:
+        if not given["json_output"]:
+            raise
+        logger.error("%s", error)
+        code = 1
+    raise typer.Exit(code)
+
+
+def _serve(model: str | None, given: dict[str, Any]) -> int:
+    """Returns the exit code."""
     given["port"] = probe_port(given["host"], given["port"])
     given.setdefault("api_workers", max(1, len(os.sched_getaffinity(0)) // 4))
     choice = configure(ModelFlags, given)
-    use_hub_cache(choice.huggingface_hub_cache)
+    configure_hub(choice.huggingface_hub_cache, progress=not given["json_output"])
     found = resolve_model(model or choice.model_id, choice.revision)
     with socket_dir() as sockets:
         shared = {"model_dir": found.directory, "model_id": found.model_id}
@@ -76,8 +96,7 @@ def serve(
             ApiConfig, given, **shared, model_sha=found.sha, version=installed_version("headwater"),
             engine_socket=engine.socket,
         )  # fmt: skip
-        code = Supervisor(engine, api).run()
-    raise typer.Exit(code)
+        return Supervisor(engine, api).run()
 
 
 def _check(flags: dict[str, Any]) -> None:
@@ -107,11 +126,10 @@ def convert(
 def main() -> None:
     """Entry point of the console script: an error of the user's is one line, never a traceback."""
     try:
+        notes: list[str] = []
         if sys.argv[1:2] == ["serve"]:
             sys.argv[2:], notes = take_foreign_flags(sys.argv[2:], os.environ)
-            for note in notes:
-                print(f"headwater: {note}", file=sys.stderr)
-        app()
+        app(obj=notes)  # for serve, which knows how to log
     except (ModelError, StartError, ForeignFlagError) as error:
         print(f"headwater: error: {error}", file=sys.stderr)
         sys.exit(1)

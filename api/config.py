@@ -129,4 +129,4 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     otlp_service_name: Annotated[str, Flag(SERVER, ("--otlp-service-name",), "What traces call this server.")] = (
         "text-generation-inference.router"  # as TGI's, for its dashboards
     )
-    json_output: Annotated[bool, Flag(SERVER, ("--json-output",), "Write logs as JSON lines.")] = False
+    json_output: Annotated[bool, Flag(SERVER, ("--json-output",), "One JSON object a line on standard output.")] = False

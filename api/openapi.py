@@ -46,8 +46,7 @@ def _operation(route: Route, types: dict[Any, Any]) -> dict[str, Any]:
         answer["application/json"] = {"schema": types[route.response]}
     if route.event is not None:
         answer["text/event-stream"] = {"schema": _event(types[route.event])}
-    if route.media_type is not None:
-        answer[route.media_type] = {"schema": {"type": "string"}}
+    answer |= {media_type: {"schema": {"type": "string"}} for media_type in route.media_types}
     described: dict[str, Any] = {
         "tags": [route.tag],
         "summary": route.summary,

@@ -239,9 +239,10 @@ _SERVER_ROUTES = (
         method="GET",
         path="/metrics",
         handler=metrics,
-        media_type="text/plain",
+        media_types=("text/plain", "application/openmetrics-text"),
         tag=_SERVER,
         summary="Prometheus metrics",
+        description="In OpenMetrics where `Accept` asks for that.",
     ),
 )
 

@@ -23,11 +23,11 @@ from granian.log import LogLevels
 from setproctitle import setproctitle
 
 from ..engine.config import decode_config
+from ..engine.log import GRANIAN_LOGGING, configure_logging
 from ..engine.parent_watch import watch_parent
 from .config import ApiConfig
 from .generation.permits import create_permits
 from .launch.worker_settings import WorkerSettings, set_worker_settings
-from .telemetry.log import configure_logging
 
 # Connections, not requests: each takes one while it lives, idle ones too. Far above any number of requests in
 # progress, so that refusals, health and metrics are still answered.
@@ -78,6 +78,7 @@ def _serve(config: ApiConfig, directory: Path) -> None:
         backlog=_CONNECTIONS,
         backpressure=_CONNECTIONS,
         log_level=LogLevels.warning,  # at INFO, Granian writes a line for each message to a client that has gone
+        log_dictconfig=GRANIAN_LOGGING,
         respawn_failed_workers=True,
         workers_kill_timeout=max(round(config.graceful_termination_timeout), 1),
         process_name="headwater api",

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..engine.log import configure_logging
 from .options import LoadOptions, ReportOptions, parse_numbers, with_options
 
 app = typer.Typer(
@@ -130,6 +131,7 @@ def offline_command(
     from .emit import check_plots
     from .offline.offline import offline
 
+    configure_logging(json_output=False)
     with user_errors():
         check_plots(report)
         offline(
@@ -180,5 +182,6 @@ def profile_command(
     """Where the time of a decoding step goes: the host's share, and each kernel's (cpu backend)."""
     from .offline.step_profile import profile
 
+    configure_logging(json_output=False)
     with user_errors():
         profile(model, [int(each) for each in parse_numbers(batches, int)], context, steps, quantize)

@@ -4,11 +4,11 @@ The first line of standard input is the EngineConfig as JSON. The rest of it is 
 process, whatever became of the supervisor.
 """
 
+import logging
 import os
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import setproctitle
@@ -16,10 +16,13 @@ import setproctitle
 from .checkpoint.errors import ModelError
 from .config import EngineConfig, decode_config
 from .flight_recorder import remove_engine_files
+from .log import adopt_loggers, configure_logging
 from .parent_watch import watch_parent
 
 _ORPHAN_STOP_S = 3.0  # for the step in progress
 _CRASHED = 70  # exit code, EX_SOFTWARE
+
+logger = logging.getLogger("headwater.engine")  # this module is __main__
 
 
 def main() -> int:
@@ -28,6 +31,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = os.getppid()
     config = decode_config(_read_line(), EngineConfig)
+    configure_logging(config.json_output)
     # Threads of torch's OpenMP, where it starts any, must not spin while they wait: kernels and API want the cores.
     # Read by libgomp when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -38,10 +42,11 @@ def main() -> int:
     from .server import EngineServer
     from .start import start_engine  # torch is imported here: after the name is set, before anything else is waited for
 
+    adopt_loggers()  # torch's
     try:
         engine, hello = start_engine(config)
     except ModelError as error:
-        print(f"engine: {error}", file=sys.stderr, flush=True)
+        logger.error("%s", error)
         return 2
     faults = Faults(config.faults) if config.faults else None
     server = EngineServer(engine, hello, config.socket, sys.stdin.fileno(), faults)
@@ -49,8 +54,7 @@ def main() -> int:
     try:
         server.serve()
     except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
+        logger.critical("the engine failed", exc_info=True)
         # At once: a step may be under way that never ends, and threads with it that an orderly exit would wait for.
         os._exit(_CRASHED)
     remove_engine_files(config.socket)

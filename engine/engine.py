@@ -38,6 +38,9 @@ class _Counters:
     aborted: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    prompt_steps: int = 0
+    steps_done: int = 0
+    prompt_steps_done: int = 0
 
 
 class Engine:
@@ -194,6 +197,10 @@ class Engine:
             cached_tokens=scheduler.cached_tokens,
             drafted_tokens=counters.drafted_tokens,
             accepted_tokens=counters.accepted_tokens,
+            prompt_steps=counters.prompt_steps,
+            steps_done=counters.steps_done,
+            prompt_steps_done=counters.prompt_steps_done,
+            max_tokens=scheduler.running_max_tokens,
         )
 
     def _drop(self, key: SequenceKey) -> None:
@@ -252,6 +259,7 @@ class Engine:
         launched = self._runner.launch(chunks)
         counters = self._counters
         counters.steps += 1
+        counters.prompt_steps += _computes_prompt(chunks)
         for chunk in chunks:
             sequence = chunk.sequence
             # Of guesses, it is known only later how many were right and are computed.
@@ -290,6 +298,8 @@ class Engine:
                     self._scheduler.remove(sequence.key)
                     self._forget(sequence.key)
             row += rows
+        self._counters.steps_done += 1
+        self._counters.prompt_steps_done += _computes_prompt(launched.chunks)
         self.after_step()
 
     def _accept(self, chunk: Chunk, token_ids: list[int]) -> int:
@@ -321,6 +331,10 @@ class Engine:
         if not can_speculate(sequence.sampling):
             return []
         return sequence.ngrams.guess(sequence.tokens, self._speculate)
+
+
+def _computes_prompt(chunks: list[Chunk]) -> bool:
+    return any(chunk.start < chunk.sequence.prompt_tokens for chunk in chunks)
 
 
 def _add_details(told: Tokens, results: HostSampled, row: int, sampling: SamplingParams) -> None:

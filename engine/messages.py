@@ -113,6 +113,10 @@ class Stats(Struct, array_like=True, gc=False):
     cached_tokens: int = 0  # counter: prompt tokens found in the prefix cache instead of computed
     drafted_tokens: int = 0  # counter: tokens guessed by speculation
     accepted_tokens: int = 0  # counter: guesses that were right
+    prompt_steps: int = 0  # counter: of ``steps``, those that computed prompt tokens
+    steps_done: int = 0  # counter: steps whose tokens were read; one fewer than ``steps`` while one is under way
+    prompt_steps_done: int = 0  # counter: of these, those that computed prompt tokens
+    max_tokens: int = 0  # to which the running sequences may grow, prompts included
 
 
 class Started(Struct, array_like=True, gc=False):

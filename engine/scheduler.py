@@ -41,6 +41,7 @@ class Scheduler:
         # Both in order of ``add``. A preempted sequence goes back to the head of the queue, so that stays true.
         self.waiting: OrderedDict[SequenceKey, Sequence] = OrderedDict()
         self.running: list[Sequence] = []
+        self.running_max_tokens = 0  # to which those may grow, prompts included
         self._by_key: dict[SequenceKey, Sequence] = {}
         self._free_slots = list(reversed(range(max_sequences)))
         self._next_deadline = math.inf  # nobody's is earlier; it may be that of one who has left
@@ -125,6 +126,7 @@ class Scheduler:
             assert sequence.pending <= 1 or sequence is self.running[-1], "two prompts have begun"
             if self._cache is not None:
                 self._cache.check(sequence)
+        assert self.running_max_tokens == sum(sequence.max_total for sequence in self.running)
         slots = [sequence.slot for sequence in self.running] + self._free_slots
         assert sorted(slots) == list(range(self._max_sequences)), "a slot is lost or has two owners"
         known = {sequence.key: sequence for sequence in [*self.running, *self.waiting.values()]}
@@ -188,6 +190,7 @@ class Scheduler:
         """From waiting to running, with the pages that the prefix cache has for it."""
         del self.waiting[sequence.key]
         self.running.append(sequence)
+        self.running_max_tokens += sequence.max_total
         sequence.slot = self._free_slots.pop()
         self.pool.share(found)
         sequence.pages = found
@@ -258,6 +261,7 @@ class Scheduler:
         if self._cache is not None:
             self._cache.register(sequence, sequence.computed)
         self.pool.release(sequence.pages)
+        self.running_max_tokens -= sequence.max_total
         self._free_slots.append(sequence.slot)
         sequence.pages = []
         sequence.registered_pages = sequence.computed = 0

@@ -1,5 +1,6 @@
 """From a config to an engine that is ready: backend, weights, warm-up, and a log of what was chosen and why."""
 
+import logging
 import os
 import time
 
@@ -18,9 +19,7 @@ from .runner import Runner
 _CPU_WARM_UP_ROWS = 16  # its kernels have no variants for row counts; on a GPU the largest step shows that it fits
 
 
-def log(message: str) -> None:
-    """One line of the engine's log."""
-    print(f"engine: {message}", flush=True)
+logger = logging.getLogger(__name__)
 
 
 def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
@@ -51,16 +50,17 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         compiler=GrammarCompiler(config.model_dir, model_config.vocab_size),
         prefix_cache=config.prefix_cache, speculate=config.speculate,
     )  # fmt: skip
-    log("warming up; the first start on a machine compiles the kernels, which takes about a minute")
+    logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
     _warm_up(engine, limits.max_rows if device.type == "cuda" else _CPU_WARM_UP_ROWS, limits.max_total_tokens)
     ready = time.monotonic()
 
     name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
     rounded = f" with {config.quantize} weights" if config.quantize else ""
-    log(f"{config.model_id}: {model_config.architecture}, {dtype_name}{rounded} on {name}, {backend_name} kernels")
+    what = f"{model_config.architecture}, {dtype_name}{rounded} on {name}, {backend_name} kernels"
+    logger.info("%s: %s", config.model_id, what)
     for reason in (*model_config.notes, *limits.reasons):
-        log(reason)
-    log(f"ready: weights {loaded - begin:.1f} s, warm-up {ready - loaded:.1f} s")
+        logger.info("%s", reason)
+    logger.info("ready: weights %.1f s, warm-up %.1f s", loaded - begin, ready - loaded)
     hello = Hello(
         model_id=config.model_id,
         device=name,

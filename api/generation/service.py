@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from ..config import ApiConfig
 from ..engine_client.client import EngineClient
@@ -19,6 +20,9 @@ from .permits import Permits
 
 if TYPE_CHECKING:
     from ..telemetry.tracing import Tracer
+
+
+_LOGGED_PATH_CHARACTERS = 200
 
 
 class Service:
@@ -97,10 +101,28 @@ class Service:
             stats.outcome = "dropped"
             self.metrics.failure("dropped")
             raise
+        except Exception:  # a fault of ours, which the application answers
+            stats.outcome = ApiError.error_type
+            stats.failed = True
+            stats.status = 200 if connection.started else ApiError.status
+            self.metrics.failure(ApiError.failure)
+            raise
         else:
             stats.status = 200
             self.metrics.success(stats)
         finally:
             log_request(stats.log_fields())
+            connection.logged = True
             if self._tracer is not None:
                 self._tracer.trace(stats, connection.headers)
+
+    def log_refusal(self, connection: Connection, status: int, error_type: str) -> None:
+        """Log one request that is answered with an error, unless ``record`` has."""
+        if connection.logged:
+            return
+        # Where there is no route, its path: quoted, so that it is one word of one line.
+        route = connection.route or quote(connection.path)[:_LOGGED_PATH_CHARACTERS]
+        stats = RequestStats(connection.request_id, route, connection.arrival)
+        stats.outcome, stats.status = error_type, status
+        log_request(stats.log_fields())
+        connection.logged = True

@@ -8,6 +8,7 @@ generates calls ``watch`` after reading the body, and the handler's task is canc
 import asyncio
 import math
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -47,6 +48,8 @@ class Connection:
         headers: of the request, names in lower case; of repeated ones the last.
         route: path of the route as the table has it; path_params: what stands in the place of its parameters.
         request_id: the client's x-request-id or x-amzn-trace-id, or a new one.
+        arrival: by time.monotonic().
+        logged: the request's line is in the log.
         started, finished: of the response.
         gone: the client closed the connection before the response was finished.
     """
@@ -66,6 +69,8 @@ class Connection:
         self.path: str = "/" + scope["path"].lstrip("/")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.route = ""
+        self.arrival = time.monotonic()
+        self.logged = False
         self.path_params: dict[str, str] = {}
         self.started = False
         self.finished = False

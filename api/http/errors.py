@@ -80,13 +80,29 @@ class StreamNotFoundError(ApiError):
 
 
 class TransportError(Exception):
-    """The request could not be read as what the route takes: a plain text body, as TGI's HTTP layer answers."""
+    """The request could not be read as what the route takes: a plain text body, as TGI's HTTP layer answers.
+
+    Its ``error_type`` is for the log.
+    """
 
     def __init__(self, status: int, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(text)
         self.status = status
+        self.error_type = _TRANSPORT_TYPES[status]
         self.text = text
         self.headers = headers
+
+
+_TRANSPORT_TYPES = {
+    400: "malformed_body",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "body_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "validation",
+}
 
 
 class ClientDisconnect(Exception):

@@ -29,7 +29,7 @@ class Route(Struct, frozen=True, kw_only=True):
         request: type of the JSON body; None: there is none.
         response: type of the JSON answer; None: it has no JSON body.
         event: type of the JSON in each event if the answer may be a stream.
-        media_type: of an answer that is neither.
+        media_types: of an answer that is neither.
         errors: statuses besides 200, apart from those that every route with a body has.
         error: type of an error's JSON body; None: TGI's.
         parameters: that it reads besides the body.
@@ -43,7 +43,7 @@ class Route(Struct, frozen=True, kw_only=True):
     request: Any = None
     response: Any = None
     event: Any = None
-    media_type: str | None = None
+    media_types: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
     error: Any = None
     parameters: tuple[Parameter, ...] = ()

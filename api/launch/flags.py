@@ -100,7 +100,14 @@ def can_trace() -> bool:
         return False
 
 
-def use_hub_cache(directory: str | None) -> None:
-    """Where models of the Hub are kept, for this process and its children; before huggingface_hub is imported."""
-    if directory is not None:
-        os.environ["HF_HUB_CACHE"] = directory
+def configure_hub(cache: str | None, progress: bool) -> None:
+    """Before huggingface_hub is imported, for this process and its children.
+
+    Args:
+        cache: where models are kept; None: where it keeps them.
+        progress: show it while a model is downloaded, on standard error.
+    """
+    if cache is not None:
+        os.environ["HF_HUB_CACHE"] = cache
+    if not progress:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

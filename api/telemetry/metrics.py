@@ -7,16 +7,14 @@ numbers are not added up: each worker has them from the engine.
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, values
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ...engine.messages import Hello, Stats
 from .request_stats import RequestStats
-
-CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _DURATION_BUCKETS_S = [0.0001 * 1.5**k for k in range(1, 36)]
 _GAP_BUCKETS_S = [0.001 * 1.5**k for k in range(20)]  # 1 ms to 2.2 s
@@ -137,16 +135,15 @@ class Metrics:
         self._step_s.labels(method).observe(stats.step_s)
         self._page_usage.observe(_page_usage(hello, stats))
 
-    def render(self, hello: Hello | None, stats: Stats | None, requests: int) -> bytes:
-        """The exposition text; the engine's part is as of its last frame and absent before the first.
+    def collect(self, hello: Hello | None, stats: Stats | None, requests: int) -> list[Metric]:
+        """All families; the engine's part is as of its last frame and absent before the first.
 
         Args:
             requests: in progress, over all workers.
         """
         collector = MultiProcessCollector(CollectorRegistry(), self._directory)
         own = GaugeMetricFamily("headwater_requests", "Permits in use: requests in progress", requests)
-        families = [*collector.collect(), own, *_engine_families(hello, stats)]
-        return "".join(line for family in families for line in _exposition(family)).encode()
+        return [*collector.collect(), own, *_engine_families(hello, stats)]
 
 
 def _linear(largest: int) -> list[float]:
@@ -163,12 +160,23 @@ def _engine_families(hello: Hello | None, stats: Stats | None) -> Iterator[Metri
     gauge, counter = GaugeMetricFamily, CounterMetricFamily
     yield gauge("tgi_queue_size", "Requests that wait for their first step", stats.waiting)
     yield gauge("tgi_batch_current_size", "Sequences in the batch", stats.running)
+    yield gauge("tgi_batch_current_max_tokens", "Tokens to which the batch may grow", stats.max_tokens)
     yield gauge("tgi_batch_max_total_tokens", "Tokens the KV cache has room for", hello.num_pages * hello.page_size)
     yield gauge("headwater_engine_pages", "Pages of the KV cache", hello.num_pages)
     yield gauge("headwater_engine_free_pages", "Free pages of the KV cache, cached ones too", stats.free_pages)
     yield gauge("headwater_engine_cached_pages", "Free pages that hold a known prefix", stats.cached_pages)
     yield gauge("headwater_engine_page_usage", "Share of the KV cache's pages in use", _page_usage(hello, stats))
     yield gauge("headwater_engine_step_seconds", "Duration of the last step", stats.step_s)
+    begun, done = stats.prompt_steps, stats.prompt_steps_done
+    yield _by_method("tgi_batch_inference_count", "Steps", begun, stats.steps - begun)
+    yield _by_method("tgi_batch_inference_success", "Steps whose tokens came", done, stats.steps_done - done)
+    yield SummaryMetricFamily(
+        "tgi_request_skipped_tokens",
+        "Tokens that speculation saved a sequence in a step",
+        # Each time that a sequence gets tokens, all but one of them are guesses that were right.
+        count_value=stats.generated_tokens - stats.accepted_tokens,
+        sum_value=stats.accepted_tokens,
+    )
     yield counter("headwater_engine_steps", "Steps", stats.steps)
     yield counter("headwater_engine_prompt_tokens", "Prompt tokens computed", stats.prompt_tokens)
     yield counter("headwater_engine_cached_tokens", "Prompt tokens found in the prefix cache", stats.cached_tokens)
@@ -179,14 +187,8 @@ def _engine_families(hello: Hello | None, stats: Stats | None) -> Iterator[Metri
     yield counter("headwater_engine_aborted", "Sequences dropped before their end", stats.aborted)
 
 
-def _exposition(family: Metric) -> Iterator[str]:
-    """Prometheus text format, but counters keep the name they were given: TGI's have no ``_total``."""
-    yield f"# HELP {family.name} {family.documentation}\n# TYPE {family.name} {family.type}\n"
-    for sample in family.samples:
-        name = sample.name.removesuffix("_total") if family.type == "counter" else sample.name
-        yield f"{name}{_labels(sample.labels.items())} {sample.value}\n"
-
-
-def _labels(labels: Iterable[tuple[str, str]]) -> str:
-    text = ",".join(f'{name}="{value}"' for name, value in labels)
-    return f"{{{text}}}" if text else ""
+def _by_method(name: str, text: str, prefill: int, decode: int) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["method"])
+    family.add_metric(["prefill"], prefill)
+    family.add_metric(["decode"], decode)
+    return family

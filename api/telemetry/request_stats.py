@@ -20,8 +20,9 @@ class RequestStats:
         failed: it was refused or went wrong.
     """
 
-    def __init__(self, request_id: str, route: str) -> None:
-        self.start = time.monotonic()
+    def __init__(self, request_id: str, route: str, start: float | None = None) -> None:
+        """``start``: now, if it isn't given."""
+        self.start = time.monotonic() if start is None else start
         self._submitted: float | None = None
         self._end: float | None = None
         self._remotes: list[RemoteSequence] = []  # the first of each prompt

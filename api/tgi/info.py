@@ -1,12 +1,14 @@
 """GET routes: health, what the server is, metrics."""
 
+import asyncio
+
 import msgspec
 
 from ..engine_client.health import Liveness
 from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.errors import UnhealthyError
-from ..telemetry.metrics import CONTENT_TYPE
+from ..telemetry.exposition import exposition
 from .schema import Info
 
 
@@ -14,6 +16,7 @@ async def health(service: Service, connection: Connection) -> None:
     """GET /, /health and /ping: readiness. 200 without a body, or 503; does not depend on how busy the server is."""
     reason = service.engine.unhealthy_reason()
     if reason is not None:
+        connection.logged = True  # probes come all the time, and the log has the reason once
         raise UnhealthyError(reason)
     await connection.respond(200)
 
@@ -53,5 +56,8 @@ async def info(service: Service, connection: Connection) -> None:
 async def metrics(service: Service, connection: Connection) -> None:
     """GET /metrics: of all workers, and of the engine."""
     assert service.metrics is not None
-    text = service.metrics.render(service.engine.hello, service.engine.stats, service.permits.used)
-    await connection.respond(200, text, CONTENT_TYPE)
+    metrics, engine, used = service.metrics, service.engine, service.permits.used
+    hello, stats, accept = engine.hello, engine.stats, connection.headers.get(b"accept", b"").decode("latin-1")
+    # 10 ms of work: in a thread, so that streams go on meanwhile.
+    answer = await asyncio.to_thread(lambda: exposition(metrics.collect(hello, stats, used), accept))
+    await connection.respond(200, *answer, [(b"vary", b"accept")])

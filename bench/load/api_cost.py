@@ -149,7 +149,7 @@ def main() -> None:
             graceful_termination_timeout=1,
         )
         command = [sys.executable, "-P", "-m", "headwater.api.server"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
             assert process.stdin is not None
             process.stdin.write(encode_config(config))
             process.stdin.flush()

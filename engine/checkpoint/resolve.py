@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..log import adopt_loggers
 from .convert import cached_conversion
 from .errors import ModelError
 from .safetensors_dir import INDEX_FILE, SINGLE_FILE, no_weights_message
@@ -73,6 +74,7 @@ def _check_directory(directory: Path) -> Path:
 def _download(model: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download  # 0.4 s to import, and seldom needed
 
+    adopt_loggers()
     where = f"{model} at {revision}" if revision else model
     try:
         return Path(

@@ -100,7 +100,10 @@ class EnginePeer:
     hello = Hello(
         "tiny", "cpu", "cpu", "float32", 258, max_total_tokens=64, max_sequences=8, page_size=16, num_pages=99
     )
-    stats = Stats(7, 1, 2, 98, 300, 40, 0, 5, 0.01, 0.0)
+    stats = Stats(
+        7, 1, 2, 98, 300, 40, 0, 5, 0.01, 0.0, drafted_tokens=9, accepted_tokens=6, prompt_steps=3, steps_done=6,
+        prompt_steps_done=2, max_tokens=50,
+    )  # fmt: skip
 
     def __init__(self, path: Path, hello: Hello | None = None) -> None:
         self.path = path

@@ -213,15 +213,22 @@ def test_metrics_have_tgis_names_and_the_engines_numbers(server: ApiServer) -> N
     assert "# TYPE tgi_request_count counter\n" in text
     stats = {name: server.metric(name) for name in ("tgi_batch_current_size", "tgi_queue_size")}
     assert stats == {"tgi_batch_current_size": 1, "tgi_queue_size": 2}
-    assert server.metric("headwater_engine_steps") == 7
+    assert server.metric("headwater_engine_steps_total") == 7
     assert (server.metric("headwater_engine_pages"), server.metric("headwater_engine_free_pages")) == (99, 98)
-    assert server.metric("headwater_engine_prompt_tokens") == 300
-    assert server.metric("headwater_engine_generated_tokens") == 40
-    assert server.metric("headwater_engine_aborted") == 5
+    assert server.metric("headwater_engine_prompt_tokens_total") == 300
+    assert server.metric("headwater_engine_generated_tokens_total") == 40
+    assert server.metric("headwater_engine_aborted_total") == 5
     assert server.metric("headwater_engine_page_usage") == pytest.approx(1 - 98 / 99)
+    assert server.metric("tgi_batch_current_max_tokens") == 50
+    for name, prefill, decode in (("count", 3, 4), ("success", 2, 4)):
+        assert server.metric(f'tgi_batch_inference_{name}{{method="prefill"}}') == prefill
+        assert server.metric(f'tgi_batch_inference_{name}{{method="decode"}}') == decode
+    # 40 tokens, of which 6 came beside another one: 34 times a sequence got some.
+    skipped = server.metric("tgi_request_skipped_tokens_sum"), server.metric("tgi_request_skipped_tokens_count")
+    assert skipped == (6, 34)
     assert server.metric("headwater_requests") == 0
     assert server.metric("tgi_batch_next_size_sum") >= 1
-    assert 'tgi_batch_inference_duration_bucket{method="prefill",le="+Inf"} ' in text
+    assert 'tgi_batch_inference_duration_bucket{le="+Inf",method="prefill"} ' in text
 
 
 def test_times_to_tokens_and_prefix_hits_are_counted(server: ApiServer) -> None:

@@ -130,6 +130,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         assert server.stop() == 0
         wait_until(lambda: not any(map(running, pids)), f"the end of {pids}")
     assert list(tmp_path.iterdir()) == []
+    assert all(json.loads(line)["target"] for line in server.output.splitlines())  # deaths are told as JSON, too
     report(server, outcomes, disturber)
 
 

@@ -63,7 +63,7 @@ def test_a_stop_string_ends_the_text(shared_server: Serving) -> None:
 def test_a_client_that_is_killed_leaves_nothing_in_the_engine(shared_server: Serving) -> None:
     wait_until(lambda: metric(shared_server, "tgi_batch_current_size") == 0, "an idle engine")
     free = metric(shared_server, "headwater_engine_free_pages")
-    aborted = metric(shared_server, "headwater_engine_aborted")
+    aborted = metric(shared_server, "headwater_engine_aborted_total")
     body = json.dumps({"inputs": "Once upon a time", "parameters": {"max_new_tokens": 1000, "stop": ["no such text"]}})
     command = [
         "curl",
@@ -80,10 +80,12 @@ def test_a_client_that_is_killed_leaves_nothing_in_the_engine(shared_server: Ser
         assert metric(shared_server, "tgi_batch_current_size") == 1
         assert metric(shared_server, "headwater_engine_free_pages") < free
         client.kill()
-    wait_until(lambda: metric(shared_server, "headwater_engine_aborted") == aborted + 1, "the sequence was dropped")
+    wait_until(
+        lambda: metric(shared_server, "headwater_engine_aborted_total") == aborted + 1, "the sequence was dropped"
+    )
     assert metric(shared_server, "tgi_batch_current_size") == 0
     assert metric(shared_server, "headwater_engine_free_pages") == free
-    assert metric(shared_server, "headwater_engine_generated_tokens") > 0
+    assert metric(shared_server, "headwater_engine_generated_tokens_total") > 0
 
 
 def test_health_tells_of_a_killed_engine_and_requests_wait_for_the_next(shared_server: Serving) -> None:

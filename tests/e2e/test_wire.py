@@ -66,12 +66,12 @@ def test_events_arrive_as_the_engine_makes_them(shared_server: Serving) -> None:
 
 def test_the_first_event_arrives_long_before_the_last_token_is_made(shared_server: Serving) -> None:
     wait_until(lambda: gauge(shared_server, "tgi_batch_current_size") == 0, "an idle engine")
-    made = gauge(shared_server, "headwater_engine_generated_tokens")
+    made = gauge(shared_server, "headwater_engine_generated_tokens_total")
     client = WireClient(shared_server, 900)
     while not client.events:
         client.read()
-    assert 0 < gauge(shared_server, "headwater_engine_generated_tokens") - made < 900
+    assert 0 < gauge(shared_server, "headwater_engine_generated_tokens_total") - made < 900
     assert gauge(shared_server, "tgi_batch_current_size") == 1
     client.close()
     wait_until(lambda: gauge(shared_server, "tgi_batch_current_size") == 0, "the sequence has left the batch")
-    assert gauge(shared_server, "headwater_engine_generated_tokens") - made < 900
+    assert gauge(shared_server, "headwater_engine_generated_tokens_total") - made < 900

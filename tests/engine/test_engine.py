@@ -130,6 +130,21 @@ def test_the_sequence_ends_after_a_stop_token_or_at_its_length(tiny_llama: Tiny)
     assert reasons == {0: "eos_token", 1: "length" if whole.index(whole[4]) == 4 else "eos_token"}
 
 
+def test_steps_are_counted_by_what_they_compute(tiny_llama: Tiny) -> None:
+    engine = tiny_engine(tiny_llama[0])  # 16 rows a step
+    engine.submit(0, Submit(0, list(range(40)), GREEDY))
+    largest, behind = 0, 0
+    while engine.has_work:
+        engine.step()
+        largest = max(largest, engine.stats().max_tokens)
+        behind = max(behind, engine.stats().steps - engine.stats().steps_done)
+    stats = engine.stats()
+    assert (stats.prompt_steps, stats.steps - stats.prompt_steps) == (3, 11)  # the last of the prompt gives a token
+    assert (stats.prompt_steps_done, stats.steps_done) == (3, 14)
+    assert behind == 1  # the one that is under way
+    assert (largest, stats.max_tokens) == (52, 0)
+
+
 def test_an_aborted_sequence_leaves_nothing_behind(tiny_llama: Tiny) -> None:
     engine = tiny_engine(tiny_llama[0])
     free = engine.stats().free_pages

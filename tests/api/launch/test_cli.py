@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def test_an_error_of_the_user_is_told_without_a_traceback(arguments: tuple[str, 
     assert "Traceback" not in ended.stderr
 
 
+def test_with_json_output_an_error_is_a_line_of_the_log() -> None:
+    ended = headwater("serve", "./none", "--json-output", "--port", "0", "--env")
+    assert (ended.returncode, ended.stderr) == (1, "")
+    note, error = (json.loads(line) for line in ended.stdout.splitlines())
+    assert (note["level"], note["target"]) == ("WARNING", "headwater.api.cli")
+    assert note["message"].startswith("--env changes nothing: ")
+    assert error["level"] == "ERROR"
+    assert error["message"].startswith("./none: no such directory or .gguf file")
+
+
 class Recorder:
     """Takes the supervisor's place: keeps its settings and starts nothing."""
 
@@ -68,7 +79,8 @@ class Recorder:
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("headwater.api.cli.Supervisor", Recorder)
-    monkeypatch.setattr("headwater.api.cli.setproctitle", str)  # this process is pytest
+    for name in ("setproctitle", "configure_logging"):
+        monkeypatch.setattr(f"headwater.api.cli.{name}", str)  # this process is pytest
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (tmp_path / name).touch()
     return str(tmp_path)
@@ -131,7 +143,8 @@ def test_flags_reach_both_processes_in_either_spelling(model: str) -> None:
         "2.5",
     ]
     origins = ["--cors-allow-origin", "http://a", "--cors_allow_origin", "http://b"]
-    engine, api = settings_of(model, *flags, *origins)
+    engine, api = settings_of(model, *flags, *origins, "--json-output")
+    assert engine.json_output == api.json_output is True
     assert engine.max_total_tokens == api.max_total_tokens == 100
     assert api.max_input_tokens == 50
     assert (engine.dtype, engine.threads) == ("float32", 1)

@@ -83,13 +83,12 @@ def test_an_engine_that_never_was_ready_is_not_started_again(run, tmp_path: Path
     assert starts(tmp_path, "fake_engine") == 1
 
 
-def test_an_engine_that_keeps_dying_is_given_up(run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_keeps_dying_is_given_up(run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert run(UNTIL_READY + "sys.exit(3)", HEALTHY + "wait()") == 1
     assert starts(tmp_path, "fake_engine") == 1 + 5
     assert starts(tmp_path, "fake_api") == 1
-    errors = capfd.readouterr().err
-    assert "the engine died (exit code 3); starting it again, 5 of 5" in errors
-    assert "the engine died 6 times in 60 s; stopping" in errors
+    assert "the engine died (exit code 3); starting it again, 5 of 5" in caplog.text
+    assert "the engine died 6 times in 60 s; stopping" in caplog.text
 
 
 def configs(tmp_path: Path) -> list[Any]:
@@ -132,7 +131,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     ],
 )
 def test_an_engine_that_dies_or_hangs_is_replaced_by_one_that_knows(
-    run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: str, why: str,
+    run, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, end: str, why: str,
     cause: str | None, vmstat: str,
 ) -> None:  # fmt: skip
     (tmp_path / "vmstat").write_text(vmstat)
@@ -142,7 +141,7 @@ def test_an_engine_that_dies_or_hangs_is_replaced_by_one_that_knows(
     stands_still = TURNS.rpartition("threading.Thread")[0]
     engine = NOTE_CONFIG + END_AT_THE_THIRD + UNTIL_READY + stands_still + end
     assert run(engine, HEALTHY + "wait()", heartbeat_timeout=0.3) == 0
-    errors = capfd.readouterr().err
+    errors = caplog.text
     assert f"the engine died ({why}" in errors
     assert "starting it again, 2 of 5" in errors
     first, second, third = configs(tmp_path)
@@ -160,7 +159,7 @@ def test_an_engine_whose_loop_goes_round_is_left_alone(run, tmp_path: Path, monk
 
 
 def test_an_engine_that_does_not_come_back_is_started_again(
-    run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headwater.api.launch.supervisor.WATCH_INTERVAL_S", 0.05)
     monkeypatch.setattr("headwater.api.launch.supervisor.MIN_RESTART_S", 0.2)
@@ -168,7 +167,7 @@ def test_an_engine_that_does_not_come_back_is_started_again(
     first_dies = 'if Path(__file__ + ".starts").read_text() == "x":\n    os._exit(3)\n'
     engine = UNTIL_READY + first_dies + END_AT_THE_THIRD + "wait()"
     assert run(engine, HEALTHY + "wait()") == 0
-    assert "the engine died (it does not start); starting it again, 2 of 5" in capfd.readouterr().err
+    assert "the engine died (it does not start); starting it again, 2 of 5" in caplog.text
 
 
 @pytest.mark.parametrize("when", ["", HEALTHY + UNTIL_READY])

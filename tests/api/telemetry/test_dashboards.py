@@ -13,15 +13,21 @@ from ..conftest import ApiServer
 
 FOLDER = Path(__file__).parents[3] / "docs" / "grafana"
 NAME = re.compile(r"\b(?:tgi|headwater)_[a-z_]+\b")
-SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
+SUFFIXES = {
+    "histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count"), "counter": ("",), "gauge": ("",)
+}  # fmt: skip
 # What other panels say better.
 LEFT_OUT = {
     "headwater_engine_cached_pages",
     "headwater_engine_free_pages",
     "headwater_engine_pages",
     "headwater_engine_step_seconds",
-    "headwater_engine_steps",
+    "headwater_engine_steps_total",
+    "tgi_batch_current_max_tokens",
+    "tgi_batch_inference_count",
+    "tgi_batch_inference_success",
     "tgi_batch_max_total_tokens",
+    "tgi_request_skipped_tokens",
 }
 
 
