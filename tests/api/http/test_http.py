@@ -1,11 +1,14 @@
 """The HTTP side of the real server process: methods, bodies that are none, headers, limits."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from headwater.api.routes import ROUTES
 
 from ..conftest import ApiServer, run_api_server
 
@@ -51,6 +54,21 @@ def test_bodies_that_cannot_be_read(
 def test_content_types_that_are_json(server: ApiServer, content_type: str) -> None:
     response, _ = server.request("POST", "/generate", b"{}", {"content-type": content_type})
     assert response.status == 422
+
+
+@pytest.mark.parametrize("path", [route.path for route in ROUTES if route.request is not None])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, identity"])
+def test_a_compressed_body_is_refused_by_the_name_of_its_coding(server: ApiServer, path: str, coding: str) -> None:
+    response, data = server.request("POST", path, gzip.compress(b"{}"), JSON | {"content-encoding": coding})
+    assert (response.status, response.getheader("accept-encoding")) == (415, "identity")
+    assert f"`Content-Encoding: {coding}` cannot be read" in data.decode()
+    assert (response.getheader("content-type") == "application/json") == path.startswith("/v1/")
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity"])
+def test_a_coding_that_changes_nothing_is_none(server: ApiServer, coding: str) -> None:
+    response, data = server.request("POST", "/generate", b"{}", JSON | {"content-encoding": coding})
+    assert (response.status, data.decode()) == (422, SHAPE + "Object missing required field `inputs`")
 
 
 def test_a_body_without_a_length_has_the_same_limit(server: ApiServer) -> None:
@@ -108,7 +126,9 @@ def test_info(server: ApiServer) -> None:
         "version",
         "sha",
         "docker_label",
+        "headwater_version",
     ]
+    assert (info["router"], info["version"], info["headwater_version"]) == ("text-generation-router", "3.3.7", "0")
     assert (info["model_id"], info["max_concurrent_requests"]) == ("tiny", 4)
     assert (info["max_input_tokens"], info["max_total_tokens"]) == (63, 64)  # the engine's, as nothing else was asked
 

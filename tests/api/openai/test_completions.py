@@ -195,6 +195,11 @@ def test_what_the_javascript_client_sends(chat: ApiServer) -> None:
         ({"prompt": [258]}, "validation", "must be < 258"),
         ({"prompt": "x", "best_of": 3}, "validation", "`best_of` must be <= 2"),
         ({"prompt": "x", "best_of": 2, "stream": True}, "validation", "cannot be streamed"),
+        (
+            {"prompt": "x", "max_tokens": 0},
+            "validation",
+            "Input validation error: `max_tokens` must be strictly positive",
+        ),
         ({"prompt": "x", "logprobs": 21}, "validation", "at most 20"),
         ({}, None, "missing required field `prompt`"),
     ],
