@@ -14,6 +14,7 @@ from ..bench.cli import app as bench
 from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
+from ..engine.checkpoint.tokenizer_config import with_tokenizer_config
 from ..engine.config import MODEL, EngineConfig, Flag
 from ..engine.install_hints import install_extra
 from .config import ApiConfig
@@ -44,6 +45,14 @@ class ModelFlags(Struct, kw_only=True):
     huggingface_hub_cache: Annotated[
         str | None, Flag(MODEL, ("--huggingface-hub-cache",), "Where models of the Hub are kept.")
     ] = None
+    tokenizer_config_path: Annotated[
+        Path | None,
+        Flag(
+            MODEL,
+            ("--tokenizer-config-path",),
+            "A tokenizer_config.json in place of the model's: chat template, special tokens, end token.",
+        ),
+    ] = None
 
 
 @app.command(cls=GroupedCommand)
@@ -70,8 +79,13 @@ def serve(
     choice = configure(ModelFlags, given)
     use_hub_cache(choice.huggingface_hub_cache)
     found = resolve_model(model or choice.model_id, choice.revision)
+    if choice.revision is not None and found.sha is None:
+        print("headwater: --revision changes nothing: MODEL is not from the Hub", file=sys.stderr)
+    directory = found.directory
+    if choice.tokenizer_config_path is not None:
+        directory = with_tokenizer_config(directory, choice.tokenizer_config_path)
     with socket_dir() as sockets:
-        shared = {"model_dir": found.directory, "model_id": found.model_id}
+        shared = {"model_dir": directory, "model_id": found.model_id}
         engine = configure(EngineConfig, given, **shared, socket=sockets / "engine-0.sock")
         api = configure(
             ApiConfig, given, **shared, model_sha=found.sha, version=installed_version("headwater"),

@@ -118,6 +118,17 @@ def test_a_model_is_downloaded_once_and_then_found_offline(hub: str, tmp_path: P
     assert offline.stdout == online.stdout, offline.stderr
 
 
+USE_CACHE = "import sys; from headwater.api.launch.flags import use_hub_cache; use_hub_cache(sys.argv.pop())"
+
+
+def test_the_hubs_models_are_kept_where_the_flag_says(hub: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub}
+    command = [sys.executable, "-P", "-c", USE_CACHE + RESOLVE, "owner/name", "", str(tmp_path / "mine")]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert Path(found.stdout.splitlines()[0]).is_relative_to(tmp_path / "mine")
+
+
 @pytest.mark.parametrize(
     ("model", "revision", "message"),
     [
