@@ -86,7 +86,9 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, collector: Collector) -> Iterator[ApiServer]:
-    with run_api_server(tmp_path_factory.mktemp("traced"), model_dir, otlp_endpoint=collector.url) as server:
+    with run_api_server(
+        tmp_path_factory.mktemp("traced"), model_dir, otlp_endpoint=collector.url, otlp_service_name="mine"
+    ) as server:
         yield server
 
 
@@ -103,7 +105,7 @@ def test_a_request_is_a_span_with_its_phases_below(traced: ApiServer, collector:
     connection.close()
 
     span = collector.request_span("one")
-    assert collector.service["service.name"] == "text-generation-inference.router"
+    assert collector.service["service.name"] == "mine"
     assert (span.name, span.kind) == ("POST /generate_stream", Span.SPAN_KIND_SERVER)
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
     found = attributes(span)
