@@ -1,5 +1,7 @@
 """Each flag of the engine's sizes is what the engine goes by."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from headwater.engine.config import EngineConfig
+from headwater.engine.config import EngineConfig, encode_config
 from headwater.engine.limits import Limits, choose_limits
 from headwater.engine.models import page_bytes, read_config
 
@@ -44,3 +46,24 @@ def test_threads_are_said_to_change_nothing_on_a_gpu(directory: Path) -> None:
     assert note in limits_of(directory, "cuda", threads=2, kv_cache_bytes=1 << 20).reasons
     assert note not in limits_of(directory, "cuda", kv_cache_bytes=1 << 20).reasons
     assert note not in limits_of(directory, threads=2).reasons
+
+
+START = """
+import sys
+from headwater.engine.config import EngineConfig, decode_config
+from headwater.engine.start import start_engine
+from headwater.kernels.cpu.thread_pool import thread_pool
+_, hello = start_engine(decode_config(sys.stdin.buffer.readline(), EngineConfig))
+print(hello.device, hello.backend, hello.dtype, hello.prefix_cache, thread_pool().threads)
+"""
+
+
+def test_an_engine_is_what_its_flags_say(directory: Path) -> None:
+    config = EngineConfig(
+        model_dir=directory, model_id="tiny", socket=directory / "unused", device="cpu", backend="cpu",
+        dtype="float32", threads=3, prefix_cache=False, kv_cache_bytes=1 << 20,
+    )  # fmt: skip
+    # In a process of its own: the pool of threads is made once.
+    command = [sys.executable, "-P", "-c", START]
+    ended = subprocess.run(command, input=encode_config(config), stdout=subprocess.PIPE, check=True, timeout=300)
+    assert ended.stdout.splitlines()[-1] == b"cpu cpu float32 False 3"

@@ -166,19 +166,24 @@ def test_the_least_number_of_tokens_under_tgis_name(chat: ApiServer) -> None:
     assert (submit.sampling.min_new_tokens, submit.sampling.max_new_tokens) == (2, 7)
 
 
-def test_more_variables_of_the_template(tmp_path: Path, chat_dir: Path) -> None:
+def test_more_of_a_message_and_more_variables_are_the_templates(tmp_path: Path, chat_dir: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(chat_dir, model)
-    (model / "chat_template.jinja").write_text("{{ documents[0].text }},{{ thinking }},{{ messages[0].name }}")
-    body = {
-        "messages": [HI[0] | {"name": "Ann"}],
-        "documents": [{"text": "a"}],
-        "chat_template_kwargs": {"thinking": False},
-        "user": "who asks is nobody's business: it changes nothing",
-    }
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }},{{ m.name }},{{ m.reasoning_content }},{{ m.tool_call_id }};"
+        "{% endfor %}{{ (documents or [{}])[0].text }},{{ thinking }}"
+    )
+    messages = [
+        {"role": "user", "content": "a", "name": "Ann"},
+        {"role": "assistant", "content": "b", "reasoning": "r"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d", "reasoning_content": "s"},
+        {"role": "tool", "content": "e", "tool_call_id": "t"},
+    ]
+    more = {"documents": [{"text": "x"}], "chat_template_kwargs": {"thinking": False}, "user": "changes nothing"}
     with run_api_server(tmp_path, model) as server:
-        (submit,), _ = connection(server, CHAT, body, "x")
-    assert submit.prompt_ids == ids("a,False,Ann")
+        (submit,), _ = connection(server, CHAT, {"messages": messages} | more, "x")
+    assert submit.prompt_ids == ids("a,Ann,,;b,,r,;c,,,;d,,s,;e,,,t;x,False")
 
 
 @pytest.mark.parametrize(
