@@ -15,7 +15,9 @@ from ..bench.cli import app as bench
 from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
+from ..engine.checkpoint.tokenizer_config import with_tokenizer_config
 from ..engine.config import MODEL, EngineConfig, Flag
+from ..engine.install_hints import install_extra
 from ..engine.log import configure_logging
 from .config import ApiConfig
 from .launch.addresses import StartError, probe_port, socket_dir
@@ -46,6 +48,14 @@ class ModelFlags(Struct, kw_only=True):
     revision: Annotated[str | None, Flag(MODEL, ("--revision",), "Branch, tag or commit of a model on the Hub.")] = None
     huggingface_hub_cache: Annotated[
         str | None, Flag(MODEL, ("--huggingface-hub-cache",), "Where models of the Hub are kept.")
+    ] = None
+    tokenizer_config_path: Annotated[
+        Path | None,
+        Flag(
+            MODEL,
+            ("--tokenizer-config-path",),
+            "A tokenizer_config.json in place of the model's: chat template, special tokens, end token.",
+        ),
     ] = None
 
 
@@ -89,8 +99,13 @@ def _serve(model: str | None, given: dict[str, Any]) -> int:
     choice = configure(ModelFlags, given)
     configure_hub(choice.huggingface_hub_cache, progress=not given["json_output"])
     found = resolve_model(model or choice.model_id, choice.revision)
+    if choice.revision is not None and found.sha is None:
+        logger.warning("--revision changes nothing: MODEL is not from the Hub")
+    directory = found.directory
+    if choice.tokenizer_config_path is not None:
+        directory = with_tokenizer_config(directory, choice.tokenizer_config_path)
     with socket_dir() as sockets:
-        shared = {"model_dir": found.directory, "model_id": found.model_id}
+        shared = {"model_dir": directory, "model_id": found.model_id}
         engine = configure(EngineConfig, given, **shared, socket=sockets / "engine-0.sock")
         api = configure(
             ApiConfig, given, **shared, model_sha=found.sha, version=installed_version("headwater"),
@@ -107,7 +122,7 @@ def _check(flags: dict[str, Any]) -> None:
     if flags.get("api_key") == "":
         raise typer.BadParameter("api-key is empty: leave it out, or choose one")
     if "otlp_endpoint" in flags and not can_trace():
-        raise typer.BadParameter("otlp-endpoint needs more packages: pip install 'headwater[otlp]'")
+        raise typer.BadParameter(f"otlp-endpoint needs more packages: {install_extra('otlp')}")
 
 
 app.add_typer(bench, name="bench")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from ..engine.config import ADDRESS, LIMITS, MODEL, SERVER, Flag
+from ..engine.config import ADDRESS, LIMITS, SERVER, Flag
 from ..engine.messages import MAX_TOP_N
 
 
@@ -18,13 +18,8 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     model_dir: Path  # tokenizer.json, chat template, generation_config.json
     model_id: str  # what clients see
     model_sha: str | None = None  # commit of the Hub snapshot
-    revision: str | None = None  # asked for on the command line
     version: str = "0"  # of headwater
     engine_socket: Path  # Unix socket the engine listens on
-    tokenizer_config_path: Annotated[
-        Path | None,
-        Flag(MODEL, ("--tokenizer-config-path",), "A tokenizer_config.json whose chat template is used instead."),
-    ] = None
 
     # Not HOSTNAME, which TGI reads: containers set it to their own name.
     host: Annotated[

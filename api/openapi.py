@@ -17,7 +17,7 @@ def document(routes: Sequence[Route], version: str) -> bytes:
     listed = [route for route in routes if route.tag]
     types: dict[Any, Any] = {}  # in order, each once
     for route in listed:
-        for kind in (route.request, route.response, route.event, route.error or ErrorResponse):
+        for kind in (*_requests(route), route.response, route.event, route.error or ErrorResponse):
             if kind is not None:
                 types[kind] = None
     schemas, components = msgspec.json.schema_components(list(types), ref_template="#/components/schemas/{name}")
@@ -40,6 +40,10 @@ def document(routes: Sequence[Route], version: str) -> bytes:
     )
 
 
+def _requests(route: Route) -> tuple[Any, ...]:
+    return route.request if isinstance(route.request, tuple) else (route.request,)
+
+
 def _operation(route: Route, types: dict[Any, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     if route.response is not None:
@@ -60,7 +64,8 @@ def _operation(route: Route, types: dict[Any, Any]) -> dict[str, Any]:
     if route.parameters:
         described["parameters"] = [_parameter(parameter) for parameter in route.parameters]
     if route.request is not None:
-        content = {"application/json": {"schema": types[route.request]}}
+        schemas = [types[kind] for kind in _requests(route)]
+        content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
         described["requestBody"] = {"required": True, "content": content}
     if route.protected:
         described["security"] = [{"key": []}, {}]  # only if the server was given a key

@@ -25,14 +25,23 @@ from .platforms.sagemaker import invocations
 from .platforms.vertex import VertexRequest, VertexResponse, vertex
 from .resume.reconnect import resume
 from .text.token_list import SimpleToken
-from .tgi.generate import compat_generate, generate, generate_stream, tokenize
+from .tgi.generate import compat_generate, generate, generate_stream
 from .tgi.info import health, info, live, metrics
 from .tgi.schema import CompatGenerateRequest, GenerateRequest, GenerateResponse, Info, StreamResponse
+from .vllm.schema import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeChatRequest,
+    TokenizePromptRequest,
+    TokenizeResponse,
+    Version,
+)
+from .vllm.tokens import detokenize, tokenize, tokenizer_info, version
 from .web.docs import docs, openapi, to_docs
 from .web.page import asset, root
 
 _GENERATION_ERRORS = (422, 424, 429, 504)
-_TGI, _OPENAI, _PLATFORMS, _SERVER = "Text generation", "OpenAI", "Platforms", "Server"
+_TGI, _OPENAI, _VLLM, _PLATFORMS, _SERVER = "Text generation", "OpenAI", "vLLM", "Platforms", "Server"
 _TGI_STREAM = (
     "Each event is `data: ` and one line of JSON; the last has `generated_text`. "
     "What fails after the first token is an event, too."
@@ -88,11 +97,13 @@ _TGI_ROUTES = (
         method="POST",
         path="/tokenize",
         handler=tokenize,
-        request=GenerateRequest,
-        response=list[SimpleToken],
+        request=(GenerateRequest, TokenizePromptRequest, TokenizeChatRequest),
+        response=list[SimpleToken] | TokenizeResponse,
+        errors=(422,),
         tag=_TGI,
-        summary="The tokens of a text",
-        description="`start` and `stop` count bytes of UTF-8.",
+        summary="The tokens of a text or of a conversation",
+        description="`inputs` is TGI's form, whose `start` and `stop` count bytes of UTF-8; "
+        "`prompt` and `messages` are vLLM's, answered with ids.",
     ),
     Route(
         method="POST",
@@ -158,12 +169,34 @@ _OPENAI_ROUTES = (
     ),
 )
 
+_VLLM_ROUTES = (
+    Route(
+        method="POST",
+        path="/detokenize",
+        handler=detokenize,
+        request=DetokenizeRequest,
+        response=DetokenizeResponse,
+        errors=(422,),
+        tag=_VLLM,
+        summary="The text of tokens",
+    ),
+    Route(
+        method="GET",
+        path="/tokenizer_info",
+        handler=tokenizer_info,
+        response=dict[str, Any],
+        tag=_VLLM,
+        summary="The tokenizer's configuration, with the chat template",
+    ),
+    Route(method="GET", path="/version", handler=version, response=Version, tag=_VLLM, summary="Headwater's version"),
+)
+
 _PLATFORM_ROUTES = (
     Route(
         method="POST",
         path="/invocations",
         handler=invocations,
-        request=Any,  # a schema of msgspec has no union of bodies that bear no tag
+        request=(CompatGenerateRequest, ChatRequest, CompletionRequest),
         response=dict[str, Any] | list[Any],
         event=dict[str, Any],
         errors=_GENERATION_ERRORS,
@@ -258,4 +291,11 @@ _WEB_ROUTES = (
     Route(method="GET", path="/api-doc/openapi.json", handler=openapi),
 )
 
-ROUTES: tuple[Route, ...] = (*_TGI_ROUTES, *_OPENAI_ROUTES, *_PLATFORM_ROUTES, *_SERVER_ROUTES, *_WEB_ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *_TGI_ROUTES,
+    *_OPENAI_ROUTES,
+    *_VLLM_ROUTES,
+    *_PLATFORM_ROUTES,
+    *_SERVER_ROUTES,
+    *_WEB_ROUTES,
+)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ..engine.install_hints import install_extra
 from .options import ReportOptions
 from .report import Report, Table
 
@@ -20,7 +21,7 @@ class MissingPlots(Exception):
 def check_plots(options: ReportOptions) -> None:
     """Before anything is measured. Raises MissingPlots."""
     if (options.html or options.png) and importlib.util.find_spec("matplotlib") is None:
-        raise MissingPlots("--html and --png need matplotlib: pip install 'headwater[bench]'")
+        raise MissingPlots(f"--html and --png need matplotlib: {install_extra('bench')}")
 
 
 def markdown(table: Table) -> str:

@@ -47,6 +47,8 @@ def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dt
     reasons = []
     max_sequences = config.max_batch_size or DEFAULT_SEQUENCES[device.type]
     max_rows = max(config.max_batch_prefill_tokens or DEFAULT_ROWS[device.type], max_sequences)
+    if config.threads is not None and device.type == "cuda":
+        reasons.append("--threads changes nothing: it is for the cpu backend")
     reasons.append(f"step: up to {max_sequences} sequences and {max_rows} rows")
 
     per_page = page_bytes(model, config.page_size, rows_dtype)

@@ -73,3 +73,8 @@ def test_commands_of_the_command_line_that_are_named_exist() -> None:
     for name in found:
         bench, _, command = name.partition("|")
         assert command in (benches if bench else commands | processes | {"bench"}), name
+
+
+def test_no_hint_installs_headwater_by_a_name_that_no_index_has() -> None:
+    hints = {str(path.relative_to(ROOT)) for path in (*TEXTS, *SOURCES) if "headwater[" in path.read_text()}
+    assert hints == {"tests/test_references.py"}

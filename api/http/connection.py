@@ -35,6 +35,8 @@ BODY_LIMIT_S = 120.0
 _VARY = (b"vary", b"origin, access-control-request-method, access-control-request-headers")
 _MAX_REQUEST_ID_BYTES = 128
 _JSON = b"application/json"
+_MAX_NAMED_BYTES = 32  # of a header's value that an error shows
+_NO_CODING = ((b"accept-encoding", b"identity"),)  # RFC 9110, 15.5.16: what could be read instead
 _CLOSE = ((b"connection", b"close"),)
 
 T = TypeVar("T")
@@ -98,6 +100,12 @@ class Connection:
         content_type = self.headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if content_type != _JSON and not (content_type.startswith(b"application/") and content_type.endswith(b"+json")):
             raise TransportError(415, "Expected request with `Content-Type: application/json`")
+        coding = self.headers.get(b"content-encoding", b"").strip().lower()
+        if coding not in (b"", b"identity"):
+            named = coding[:_MAX_NAMED_BYTES].decode("latin-1")
+            raise TransportError(
+                415, f"A body with `Content-Encoding: {named}` cannot be read: send it uncompressed", _NO_CODING
+            )
         body = await self._read_body(limit_bytes)
         try:
             return decoder.decode(body)

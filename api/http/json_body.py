@@ -1,7 +1,7 @@
 """JSON bodies: their integer types, and what is wrong with one, in the words and status of TGI's HTTP layer."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,17 @@ Size = Annotated[int, Meta(ge=0)]
 _BYTE = re.compile(r"^JSON is malformed: (.*) \(byte (\d+)\)$")
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 _PATH = re.compile(r"^(.*) - at `\$\.?(.*)`$")
+
+
+T = TypeVar("T")
+
+
+def convert_json(body: Any, kind: type[T]) -> T:
+    """A body that was decoded without a type, as one. Raises TransportError, 422, if it has another shape."""
+    try:
+        return msgspec.convert(body, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise json_error(error, b"") from None
 
 
 def json_error(error: Exception, body: bytes) -> TransportError:

@@ -26,7 +26,7 @@ class Route(Struct, frozen=True, kw_only=True):
     Attributes:
         path: may end in a parameter, ``{id}``, which may hold slashes.
         protected: needs the API key, if there is one.
-        request: type of the JSON body; None: there is none.
+        request: type of the JSON body; several: the handler gets any JSON and tells which it is; None: there is none.
         response: type of the JSON answer; None: it has no JSON body.
         event: type of the JSON in each event if the answer may be a stream.
         media_types: of an answer that is neither.
@@ -76,7 +76,7 @@ class Router:
             by_path.setdefault(route.path, {})[route.method] = route
         for path, methods in by_path.items():
             decoders = {
-                method: msgspec.json.Decoder(route.request)
+                method: msgspec.json.Decoder(Any if isinstance(route.request, tuple) else route.request)
                 for method, route in methods.items() if route.request is not None
             }  # fmt: skip
             endpoint = Endpoint(path, methods, decoders)

@@ -93,7 +93,7 @@ class GroupedCommand(TyperCommand):
 
 
 def can_trace() -> bool:
-    """The packages of headwater[otlp] are there."""
+    """The packages of the extra ``otlp`` are there."""
     try:
         return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
     except ModuleNotFoundError:  # one of the packages that it lies in

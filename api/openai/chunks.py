@@ -23,7 +23,8 @@ class ResponseInfo:
     """Names and times of one answer.
 
     Attributes:
-        id, created, model, system_fingerprint: as sent.
+        id, created, model: as sent.
+        system_fingerprint: of what decides which tokens come, so it bears headwater's version, not TGI's.
     """
 
     def __init__(self, service: Service, kind: Literal["chatcmpl", "cmpl"], model: str | None) -> None:

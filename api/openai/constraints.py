@@ -25,24 +25,24 @@ def wanted_grammar(request: SamplingFields) -> RequestGrammar | None:
             given[name] = None
     if len(given) > 1:
         raise InvalidRequestError(f"only one of {', '.join(given)} can hold for an answer", next(iter(given)))
+    compact = bool((request.structured_outputs or {}).get("disable_any_whitespace"))
     for name, value in given.items():
-        return _grammar(name, value)
+        return _grammar(name, value, compact)
     return None
 
 
-# Of vLLM's structured_outputs: how, not what.
-_OPTIONS = frozenset({"disable_fallback", "disable_any_whitespace", "disable_additional_properties",
-                      "whitespace_pattern"})  # fmt: skip
+# Of vLLM's structured_outputs: how, not what. The first two ask for what is so anyway.
+_OPTIONS = frozenset({"disable_fallback", "disable_additional_properties", "disable_any_whitespace"})
 
 
-def _grammar(name: str, value: Any) -> RequestGrammar | None:
+def _grammar(name: str, value: Any, compact: bool) -> RequestGrammar | None:
     match name.removeprefix("guided_").removeprefix("structured_outputs."), value:
         case "response_format", _:
             return request_grammar(value)
         case "json", dict() | str():
-            return schema_grammar(value)
+            return schema_grammar(value, compact=compact)
         case "json_object", True:
-            return schema_grammar({"type": "object"})
+            return schema_grammar({"type": "object"}, compact=compact)
         case "regex", str():
             return request_grammar(RegexGrammar(value))
         case "choice", list() if all(isinstance(one, str) for one in value):

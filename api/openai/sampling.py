@@ -112,9 +112,8 @@ def _most_tokens(request: SamplingFields) -> int | None:
         raise InvalidRequestError("`max_tokens` and `max_completion_tokens` differ: send one of them", "max_tokens")
     most = old if new is None else new
     if most == 0:
-        raise InvalidRequestError(
-            "`max_tokens` must be strictly positive, but for a completion with `echo`", "max_tokens"
-        )
+        name = "max_tokens" if old == 0 else "max_completion_tokens"
+        raise InvalidRequestError(f"`{name}` must be strictly positive", name)
     return most
 
 

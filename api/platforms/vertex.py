@@ -39,7 +39,10 @@ async def vertex(service: Service, connection: Connection, request: VertexReques
             else:
                 await _start_generate(service, generation, instance)
         await generation.finish()
-        texts = [sequence.generated_text for sequence in generation.sequences]
+        texts = [
+            _prompt_shown(instance) + sequence.generated_text
+            for instance, sequence in zip(instances, generation.sequences, strict=True)
+        ]
         await connection.respond(200, msgspec.json.encode(VertexResponse(texts)), b"application/json")
 
 
@@ -49,9 +52,16 @@ def _instance(instance: dict[str, Any], index: int) -> ChatRequest | GenerateReq
         request = msgspec.convert(instance, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"instances[{index}]: {error}", "instances") from None
-    if isinstance(request, ChatRequest):
-        request.n = 1  # one text an instance
+    several = request.n if isinstance(request, ChatRequest) else request.parameters and request.parameters.best_of
+    if (several or 1) > 1:
+        name = "n" if isinstance(request, ChatRequest) else "best_of"
+        raise InvalidRequestError(f"instances[{index}]: `{name}` > 1 is not supported: an instance gets one text", name)
     return request
+
+
+def _prompt_shown(request: ChatRequest | GenerateRequest) -> str:
+    wanted = isinstance(request, GenerateRequest) and request.parameters and request.parameters.return_full_text
+    return request.inputs if wanted and isinstance(request, GenerateRequest) else ""
 
 
 async def _start_generate(service: Service, generation: GenerationRequest, request: GenerateRequest) -> None:
@@ -61,7 +71,6 @@ async def _start_generate(service: Service, generation: GenerationRequest, reque
     if parameters.do_sample is None:
         parameters.do_sample = True
     request.parameters = parameters
-    parameters.best_of = None
     validation.check(request, limits, stream=False)
     prompt_ids = await tokenizer.encode(request.inputs, parameters.truncate)
     grammar = generation.grammar(request_grammar(parameters.grammar))

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of requests that generate, sent as OTLP over HTTP. Needs the packages of headwater[otlp].
+"""OpenTelemetry spans of requests that generate, sent as OTLP over HTTP. Needs the packages of the extra ``otlp``.
 
 A request is one span with the fields of TGI's, and below it what its time went into: validation, queue, prefill (until
 the first token), decode. It is written when the request is over: nothing of this lies on a token's way.

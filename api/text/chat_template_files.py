@@ -11,9 +11,16 @@ from .chat_template import ChatTemplate
 
 
 class ChatTemplates:
-    """The templates of one model by name; most models have one, called ``default``."""
+    """The templates of one model by name; most models have one, called ``default``.
 
-    def __init__(self, templates: Mapping[str, ChatTemplate]) -> None:
+    Attributes:
+        tokenizer_config: what tokenizer_config.json and special_tokens_map.json say, each special token as its text.
+    """
+
+    def __init__(
+        self, templates: Mapping[str, ChatTemplate], tokenizer_config: Mapping[str, Any] | None = None
+    ) -> None:
+        self.tokenizer_config = tokenizer_config or {}
         self._templates = {name: RoleSupport(template) for name, template in templates.items()}
 
     def choose(self, *, with_tools: bool) -> RoleSupport | None:
@@ -26,14 +33,15 @@ class ChatTemplates:
 def load_chat_templates(model_dir: Path) -> ChatTemplates:
     """Compile what the directory has. Raises ValueError, which names the file, for one that is no template."""
     config = _read_json(model_dir / "tokenizer_config.json")
-    special_tokens = _special_tokens(_read_json(model_dir / "special_tokens_map.json") | config)
+    known = _read_json(model_dir / "special_tokens_map.json") | config
+    special_tokens = _special_tokens(known)
     templates: dict[str, ChatTemplate] = {}
     for name, (path, source) in _sources(model_dir, config).items():
         try:
             templates[name] = ChatTemplate(source, special_tokens)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    return ChatTemplates(templates)
+    return ChatTemplates(templates, known | special_tokens)
 
 
 def _sources(model_dir: Path, config: dict[str, Any]) -> dict[str, tuple[Path, str]]:

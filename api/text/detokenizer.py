@@ -8,6 +8,9 @@ complete, so the cost of a token does not grow with the length of the sequence.
 Two decisions that differ from TGI. Text before an unfinished character is given at once, not held back with it.
 Bytes that never become a character, because the sequence ends or a special token follows, give no text at all: TGI then
 returns an empty ``generated_text``, others a U+FFFD that the model did not write.
+
+``tokenizers.decoders.DecodeStream`` works alike and isn't used: it holds text back with an unfinished character, keeps
+bytes that are no text without bound, and gives the end of a prompt as text if that ends inside a character.
 """
 
 from .tokenizer import Tokenizer

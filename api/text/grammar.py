@@ -87,8 +87,8 @@ def request_grammar(given: AnyGrammar | None) -> RequestGrammar | None:
             return schema_grammar(named.schema, strict=bool(named.strict))
 
 
-def schema_grammar(schema: Any, *, strict: bool = False) -> RequestGrammar:
-    """Of a JSON schema, or of its text. Raises ValidationError."""
+def schema_grammar(schema: Any, *, strict: bool = False, compact: bool = False) -> RequestGrammar:
+    """Of a JSON schema, or of its text; ``compact``: no spaces between its parts. Raises ValidationError."""
     if isinstance(schema, str):
         try:
             schema = msgspec.json.decode(schema)
@@ -98,7 +98,9 @@ def schema_grammar(schema: Any, *, strict: bool = False) -> RequestGrammar:
         raise ValidationError("grammar is not supported")
     try:
         prepared = prepare_schema(schema, strict=strict)
-        return RequestGrammar(Grammar("json_schema", msgspec.json.encode(prepared.schema).decode()), prepared.loosened)
+        spacing = {"x-guidance": {"whitespace_pattern": ""}} if compact else {}
+        text = msgspec.json.encode(spacing | prepared.schema).decode()
+        return RequestGrammar(Grammar("json_schema", text), prepared.loosened)
     except RecursionError:
         raise ValidationError("grammar is not valid: nested too deeply") from None
 

@@ -97,6 +97,14 @@ class Tokenizer:
         """Text of ``ids``, special tokens included; bytes that are no character become U+FFFD."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
+    async def text(self, ids: list[int]) -> str:
+        """As ``decode``; that of many ids is made in a thread."""
+        return await self._run(len(ids), self.decode, ids)
+
+    async def spellings(self, ids: list[int]) -> list[str]:
+        """How the vocabulary writes each token; empty if it has none of that id."""
+        return await self._run(len(ids), lambda: [self._tokenizer.id_to_token(token_id) or "" for token_id in ids])
+
     def token_id(self, text: str) -> int | None:
         """The token that is this text, None if it is no single token."""
         return self._tokenizer.token_to_id(text)

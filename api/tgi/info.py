@@ -11,6 +11,9 @@ from ..http.errors import UnhealthyError
 from ..telemetry.exposition import exposition
 from .schema import Info
 
+# Whose routes and fields these are, and what clients compare: below 2.0.1 llama-index calls no functions.
+TGI_VERSION = "3.3.7"
+
 
 async def health(service: Service, connection: Connection) -> None:
     """GET /, /health and /ping: readiness. 200 without a body, or 503; does not depend on how busy the server is."""
@@ -46,9 +49,10 @@ async def info(service: Service, connection: Connection) -> None:
         validation_workers=config.validation_workers,
         max_client_batch_size=config.max_client_batch_size or config.max_concurrent_requests,
         router="text-generation-router",
-        version=config.version,
+        version=TGI_VERSION,
         sha=None,
         docker_label=None,
+        headwater_version=config.version,
     )
     await connection.respond(200, msgspec.json.encode(answer), b"application/json")
 

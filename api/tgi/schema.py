@@ -131,6 +131,7 @@ class Info(Struct):
     validation_workers: int
     max_client_batch_size: int
     router: str
-    version: str
+    version: str  # of the TGI that this server answers as
     sha: str | None
     docker_label: str | None
+    headwater_version: str

@@ -10,6 +10,7 @@ from msgspec import Struct
 from .client import Client, Patience
 from .protocols import PROTOCOLS, Message, ProtocolName, RequestOptions
 
+_ABOUT = ("model_id", "model_dtype", "model_device_type", "router", "version", "headwater_version")
 _PREFIX = re.compile(rf"({'|'.join(PROTOCOLS)})\+(.*)")
 
 
@@ -56,11 +57,7 @@ class Target:
         """Ask the server what it is; one that doesn't say stays unknown."""
         info = await self.client.get_json("/info")
         if isinstance(info, dict):
-            self.about = {
-                str(key): str(value)
-                for key, value in info.items()
-                if key in ("model_id", "model_dtype", "model_device_type", "router", "version") and value is not None
-            }
+            self.about = {key: str(info[key]) for key in _ABOUT if info.get(key) is not None}
         try:
             named = msgspec.convert(await self.client.get_json("/v1/models"), Models).data
         except msgspec.ValidationError:

@@ -23,7 +23,7 @@ def convert(gguf_path: Path, directory: Path) -> None:
         raise ModelError(f"{directory}: this exists already. Choose another directory or remove it.")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _scratch(directory.parent, f".{directory.name}.") as scratch:
+        with scratch_dir(directory.parent, f".{directory.name}.") as scratch:
             _write(gguf_path, scratch)
             os.replace(scratch, directory)
     except OSError as error:
@@ -69,7 +69,7 @@ def _cache_key(gguf_path: Path) -> str:
 
 
 @contextmanager
-def _scratch(parent: Path, prefix: str) -> Iterator[Path]:
+def scratch_dir(parent: Path, prefix: str) -> Iterator[Path]:
     """A new directory beside the final one, so that a rename completes the work; gone if it was not renamed."""
     path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:

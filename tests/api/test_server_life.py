@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,18 @@ def test_running_responses_finish_and_new_ones_are_refused(tmp_path: Path, model
         assert read_events(response)[-1]["generated_text"] == "ab"
         assert server.process.wait(DEADLINE_S) == 0
     assert list(tmp_path.glob("api-*")) == []
+
+
+def test_running_responses_are_cut_when_their_time_is_over(tmp_path: Path, model_dir: Path) -> None:
+    with run_api_server(tmp_path, model_dir, graceful_termination_timeout=1.0) as server:
+        connection, submit = begin(server)
+        server.peer.send(submit.request_id, byte_ids("a"))
+        response = connection.getresponse()
+        read_event(response)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(DEADLINE_S)  # the engine never sends the rest
+        with suppress(http.client.IncompleteRead, ConnectionResetError):
+            assert b'generated_text":"' not in response.read()
 
 
 def _accepts(server: ApiServer) -> bool:

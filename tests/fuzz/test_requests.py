@@ -28,6 +28,7 @@ SEEDS: dict[str, dict[str, Any]] = {
     "/generate_stream": {"inputs": "x", "parameters": {"do_sample": True, "typical_p": 0.5}},
     "/": {"inputs": "x", "stream": True, "parameters": {"return_full_text": True, "truncate": 3}},
     "/tokenize": {"inputs": "x", "add_special_tokens": False},
+    "/detokenize": {"tokens": [1, 2, 257], "model": None},
     "/v1/completions": {"prompt": ["a", "b"], "n": 1, "max_tokens": 2, "logprobs": 1, "stream": True, "suffix": None},
     "/v1/chat/completions": {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],

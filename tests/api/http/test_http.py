@@ -1,11 +1,14 @@
 """The HTTP side of the real server process: methods, bodies that are none, headers, limits."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from headwater.api.routes import ROUTES
 
 from ..conftest import ApiServer, run_api_server
 
@@ -51,6 +54,21 @@ def test_bodies_that_cannot_be_read(
 def test_content_types_that_are_json(server: ApiServer, content_type: str) -> None:
     response, _ = server.request("POST", "/generate", b"{}", {"content-type": content_type})
     assert response.status == 422
+
+
+@pytest.mark.parametrize("path", [route.path for route in ROUTES if route.request is not None])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, identity"])
+def test_a_compressed_body_is_refused_by_the_name_of_its_coding(server: ApiServer, path: str, coding: str) -> None:
+    response, data = server.request("POST", path, gzip.compress(b"{}"), JSON | {"content-encoding": coding})
+    assert (response.status, response.getheader("accept-encoding")) == (415, "identity")
+    assert f"`Content-Encoding: {coding}` cannot be read" in data.decode()
+    assert (response.getheader("content-type") == "application/json") == path.startswith("/v1/")
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity"])
+def test_a_coding_that_changes_nothing_is_none(server: ApiServer, coding: str) -> None:
+    response, data = server.request("POST", "/generate", b"{}", JSON | {"content-encoding": coding})
+    assert (response.status, data.decode()) == (422, SHAPE + "Object missing required field `inputs`")
 
 
 def test_a_body_without_a_length_has_the_same_limit(server: ApiServer) -> None:
@@ -108,7 +126,9 @@ def test_info(server: ApiServer) -> None:
         "version",
         "sha",
         "docker_label",
+        "headwater_version",
     ]
+    assert (info["router"], info["version"], info["headwater_version"]) == ("text-generation-router", "3.3.7", "0")
     assert (info["model_id"], info["max_concurrent_requests"]) == ("tiny", 4)
     assert (info["max_input_tokens"], info["max_total_tokens"]) == (63, 64)  # the engine's, as nothing else was asked
 
@@ -213,3 +233,50 @@ def test_with_the_key_all_is_served(locked_server: ApiServer) -> None:
     headers = {"authorization": "bearer Sésame".encode().decode("latin-1")}
     assert locked_server.request("GET", "/info", None, headers)[0].status == 200
     assert locked_server.request("POST", "/generate", b"{}", headers | JSON)[0].status == 422
+
+
+# Flags
+
+
+@pytest.fixture(scope="module")
+def strict_server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[ApiServer]:
+    limits = {"max_best_of": 3, "max_stop_sequences": 1, "max_top_n_tokens": 2, "max_input_tokens": 5}
+    more = {"max_total_tokens": 9, "max_client_batch_size": 2, "validation_workers": 3}
+    origins = ("http://a.example", "http://b.example")
+    directory = tmp_path_factory.mktemp("strict")
+    with run_api_server(directory, model_dir, cors_allow_origin=origins, **limits, **more) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"inputs": "x", "parameters": {"best_of": 4, "do_sample": True}}, "`best_of` must be > 0 and <= 3"),
+        ({"inputs": "x", "parameters": {"stop": ["a", "b"]}}, "`stop` supports up to 1 stop sequences"),
+        ({"inputs": "x", "parameters": {"top_n_tokens": 3}}, "`top_n_tokens` must be >= 0 and <= 2"),
+        ({"inputs": "12345", "parameters": {"max_new_tokens": 1}}, "`inputs` must have less than 5 tokens. Given: 6"),
+        ({"inputs": "1", "parameters": {"max_new_tokens": 8}}, "`inputs` tokens + `max_new_tokens` must be <= 9"),
+    ],
+)
+def test_flags_of_limits_are_held(strict_server: ApiServer, body: dict[str, Any], words: str) -> None:
+    response, data = strict_server.request("POST", "/generate", body)
+    assert response.status == 422
+    assert words in json.loads(data)["error"]
+
+
+def test_info_has_the_limits_of_the_flags(strict_server: ApiServer) -> None:
+    info = json.loads(strict_server.request("GET", "/info")[1])
+    assert (info["max_best_of"], info["max_stop_sequences"], info["max_client_batch_size"]) == (3, 1, 2)
+    assert (info["max_input_tokens"], info["max_total_tokens"], info["validation_workers"]) == (5, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"), [("http://b.example", "http://b.example"), ("http://c.example", None), (None, None)]
+)
+def test_only_origins_that_were_named_are_allowed(
+    strict_server: ApiServer, origin: str | None, allowed: str | None
+) -> None:
+    headers = {} if origin is None else {"origin": origin}
+    for method in ("GET", "OPTIONS"):
+        response, _ = strict_server.request(method, "/health", None, headers)
+        assert response.getheader("access-control-allow-origin") == allowed

@@ -103,6 +103,7 @@ def test_defaults(model: str) -> None:
     assert (api.max_top_n_tokens, api.max_client_batch_size, api.payload_limit) == (5, None, 2_000_000)
     assert api.graceful_termination_timeout == 90
     assert api.version == "0.1.0"
+    assert api.otlp_service_name == "text-generation-inference.router"  # as TGI's
     assert api.port > 0
 
 
@@ -115,15 +116,12 @@ def test_help_groups_flags_and_names_tgis() -> None:
     assert "--num-shard" in text
 
 
-def test_the_newer_flags_reach_their_process(model: str, tmp_path: Path) -> None:
+def test_the_newer_flags_reach_their_process(model: str) -> None:
     flags = ["--request-timeout", "1.5", "--api-key", "k", "--validation-workers", "3", "--disable-grammar-support"]
-    template = str(tmp_path / "config.json")
-    engine, api = settings_of(
-        model, *flags, "--no-prefix-cache", "--tokenizer-config-path", template, SPECULATE="3", PORT="1"
-    )
+    engine, api = settings_of(model, *flags, "--no-prefix-cache", SPECULATE="3", PORT="1")
     assert (engine.prefix_cache, engine.speculate) == (False, 3)
     assert (api.request_timeout, api.api_key, api.validation_workers) == (1.5, "k", 3)
-    assert (api.disable_grammar_support, api.tokenizer_config_path) == (True, Path(template))
+    assert api.disable_grammar_support
     engine, api = settings_of(model, PREFIX_CACHING="0")
     assert (engine.prefix_cache, engine.speculate) == (False, 0)
     assert settings_of(model)[0].prefix_cache
@@ -163,3 +161,27 @@ def test_environment_variables_are_read_and_flags_win(model: str) -> None:
 def test_the_model_argument_wins(model: str) -> None:
     _, api = settings_of(model, MODEL_ID="owner/other")
     assert api.model_id == model
+
+
+def test_another_tokenizer_config_is_every_process_s(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    given = tmp_path / "mine.json"
+    given.write_text('{"chat_template": "mine"}')
+    for engine, api in (
+        settings_of(model, "--tokenizer-config-path", str(given)),
+        settings_of(model, TOKENIZER_CONFIG_PATH=str(given)),
+    ):
+        assert engine.model_dir == api.model_dir
+        assert (api.model_dir / "tokenizer_config.json").read_text() == given.read_text()
+        assert api.model_id == model
+
+
+def test_a_revision_of_what_is_not_from_the_hub_is_said_to_change_nothing(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings_of(model)
+    assert "--revision" not in capsys.readouterr().err
+    result = CliRunner().invoke(app, ["serve", model, "--port", "0", "--revision", "v1"])
+    assert "--revision changes nothing: MODEL is not from the Hub" in result.stderr

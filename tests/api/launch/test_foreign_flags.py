@@ -1,6 +1,6 @@
 import pytest
 
-from headwater.api.launch.foreign_flags import ForeignFlagError, take_foreign_flags
+from headwater.api.launch.foreign_flags import FOREIGN_FLAGS, ForeignFlagError, take_foreign_flags
 
 
 def test_what_is_ours_is_left_as_it_is() -> None:
@@ -56,3 +56,14 @@ def test_what_would_not_be_done_is_refused_with_what_to_do(
 
 def test_a_flag_wins_over_its_variable() -> None:
     assert take_foreign_flags(["--num-shard", "1"], {"NUM_SHARD": "4"}) == ([], [])
+
+
+@pytest.mark.parametrize("name", FOREIGN_FLAGS)
+def test_none_is_taken_without_a_word(name: str) -> None:
+    given = [f"--{name}"] if FOREIGN_FLAGS[name].takes == "nothing" else [f"--{name}", "17"]
+    try:
+        left, notes = take_foreign_flags(given, {})
+    except ForeignFlagError as error:
+        left, notes = [], [str(error)]
+    assert left == []
+    assert [note.split(maxsplit=1)[0].rstrip(":") for note in notes] == [f"--{name}"]

@@ -1,7 +1,9 @@
 """/v1/chat/completions over HTTP: the real server process, the engine played by the test."""
 
 import json
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,7 +11,7 @@ import pytest
 
 from headwater.api.openai.schema import ChatRequest
 
-from ..conftest import ApiServer, read_event
+from ..conftest import ApiServer, read_event, run_api_server
 from .wire import CHAT, EOS, HI, answer, connection, events_of, ids, joined, streamed, whole
 
 
@@ -157,6 +159,31 @@ def test_every_sampling_field(chat: ApiServer) -> None:
     assert sampling.logit_bias == ((3, 1.5), (7, -100))
     assert (sampling.seed, sampling.top_n, sampling.raw_logprobs) == (2**64 - 1, 3, True)
     assert sampling.stop_token_ids == (EOS,)
+
+
+def test_the_least_number_of_tokens_under_tgis_name(chat: ApiServer) -> None:
+    (submit,), _ = connection(chat, CHAT, {"messages": HI, "min_new_tokens": 2, "max_tokens": 7}, "x")
+    assert (submit.sampling.min_new_tokens, submit.sampling.max_new_tokens) == (2, 7)
+
+
+def test_more_of_a_message_and_more_variables_are_the_templates(tmp_path: Path, chat_dir: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(chat_dir, model)
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }},{{ m.name }},{{ m.reasoning_content }},{{ m.tool_call_id }};"
+        "{% endfor %}{{ (documents or [{}])[0].text }},{{ thinking }}"
+    )
+    messages = [
+        {"role": "user", "content": "a", "name": "Ann"},
+        {"role": "assistant", "content": "b", "reasoning": "r"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d", "reasoning_content": "s"},
+        {"role": "tool", "content": "e", "tool_call_id": "t"},
+    ]
+    more = {"documents": [{"text": "x"}], "chat_template_kwargs": {"thinking": False}, "user": "changes nothing"}
+    with run_api_server(tmp_path, model) as server:
+        (submit,), _ = connection(server, CHAT, {"messages": messages} | more, "x")
+    assert submit.prompt_ids == ids("a,Ann,,;b,,r,;c,,,;d,,s,;e,,,t;x,False")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from .wire import CHAT, HI, answer, ids, refused
         ({"logit_bias": [1.0]}, "logit_bias", "must be an object"),
         ({"logit_bias": {"258": 1}}, None, "`logit_bias` token ids"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "differ"),
+        ({"max_tokens": 0}, "max_tokens", "Input validation error: `max_tokens` must be strictly positive"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "`max_completion_tokens` must be strictly positive"),
         ({"max_tokens": 1, "min_tokens": 2}, "min_tokens", "`min_tokens` must be <="),
         (
             {"messages": [{"role": "user", "content": "a" * 1200}], "max_tokens": 1024},

@@ -195,6 +195,11 @@ def test_what_the_javascript_client_sends(chat: ApiServer) -> None:
         ({"prompt": [258]}, "validation", "must be < 258"),
         ({"prompt": "x", "best_of": 3}, "validation", "`best_of` must be <= 2"),
         ({"prompt": "x", "best_of": 2, "stream": True}, "validation", "cannot be streamed"),
+        (
+            {"prompt": "x", "max_tokens": 0},
+            "validation",
+            "Input validation error: `max_tokens` must be strictly positive",
+        ),
         ({"prompt": "x", "logprobs": 21}, "validation", "at most 20"),
         ({}, None, "missing required field `prompt`"),
     ],
@@ -239,7 +244,22 @@ def test_vertex(chat: ApiServer) -> None:
     assert submits[1].prompt_ids == ids("user:Hi;assistant:")
 
 
-@pytest.mark.parametrize("instances", [[], [{}], [{"inputs": 1}]])
+def test_vertex_shows_the_prompt_if_asked_for(chat: ApiServer) -> None:
+    instances = [{"inputs": "x ", "parameters": {"return_full_text": full}} for full in (True, False)]
+    _, response = connection(chat, "/vertex", {"instances": instances}, "one", "two")
+    assert json.loads(response.read()) == {"predictions": ["x one", "two"]}
+
+
+@pytest.mark.parametrize(
+    "instances",
+    [
+        [],
+        [{}],
+        [{"inputs": 1}],
+        [{"inputs": "x", "parameters": {"best_of": 2}}],
+        [{"messages": [{"role": "user", "content": "x"}], "n": 2}],
+    ],
+)
 def test_vertex_refusals(chat: ApiServer, instances: Any) -> None:
     response, data = chat.request("POST", "/vertex", {"instances": instances})
     assert (response.status, json.loads(data)["error_type"]) == (422, "validation")

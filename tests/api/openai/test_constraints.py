@@ -34,6 +34,14 @@ def body(route: str, **fields: Any) -> dict[str, Any]:
         ({"structured_outputs": {"regex": "a+", "json": None}}, Grammar("regex", "a+")),
         ({"structured_outputs": {"choice": ["a"]}}, Grammar("lark", 'start: "a"')),
         ({"structured_outputs": {"json_object": True}}, Grammar("json_schema", '{"type":"object"}')),
+        (
+            {"structured_outputs": {"json": SCHEMA, "disable_fallback": True, "disable_additional_properties": True}},
+            CLOSED,
+        ),
+        (
+            {"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}},
+            Grammar("json_schema", '{"x-guidance":{"whitespace_pattern":""},' + CLOSED.text[1:]),
+        ),
         ({"structured_outputs": {}}, None),
         ({"structured_outputs": None, "guided_json": None, "guided_grammar": None}, None),
     ],
@@ -50,6 +58,11 @@ def test_constraints_reach_the_engine(chat: ApiServer, route: str, fields: dict[
     ("fields", "message"),
     [
         ({"guided_grammar": "root ::= x"}, "`guided_grammar` is not supported"),
+        ({"guided_whitespace_pattern": " *"}, "`guided_whitespace_pattern` is not supported"),
+        (
+            {"structured_outputs": {"whitespace_pattern": " *"}},
+            "`structured_outputs.whitespace_pattern` is not supported",
+        ),
         ({"structural_tag": {"x": 1}}, "`structural_tag` is not supported"),
         ({"structured_outputs": {"grammar": "root ::= x"}}, "`structured_outputs.grammar` is not supported"),
         ({"structured_outputs": {"choice": "a"}}, "`structured_outputs.choice` is not supported, or not in this form"),

@@ -62,8 +62,27 @@ def test_text_before_an_unfinished_character_is_given_at_once(tmp_path: Path) ->
     tokenizer = Tokenizer(tmp_path)
     half = raw.token_to_id("caf\u00c3")
     detokenizer = Detokenizer(tokenizer, [])
+    assert decoders.DecodeStream().step(raw, half) is None  # the library's own holds it back
     assert detokenizer.feed(half) == "caf"
     assert detokenizer.feed(raw.token_to_id("©")) == "é"  # © stands for byte A9
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "ours", "theirs"),
+    [
+        # As long as they may be text, bytes that are none are kept, and decoded again with each token.
+        (b"", b"\xff" * 20 + b"a", [*[""] * 15, REPLACEMENT * 16, *[""] * 4, REPLACEMENT * 4 + "a"],
+         [*[""] * 20, REPLACEMENT * 20 + "a"]),
+        (b"a\xc3", b"b", ["b"], ["a" + REPLACEMENT + "b"]),
+    ],
+)  # fmt: skip
+def test_the_librarys_own_stream_differs(
+    tokenizer: Tokenizer, prompt: bytes, text: bytes, ours: list[str], theirs: list[str]
+) -> None:
+    detokenizer = Detokenizer(tokenizer, byte_ids(prompt))
+    stream = decoders.DecodeStream(ids=byte_ids(prompt))
+    assert [detokenizer.feed(token_id) for token_id in byte_ids(text)] == ours
+    assert [stream.step(tokenizer._tokenizer, token_id) or "" for token_id in byte_ids(text)] == theirs
 
 
 @given(text=st.text("hi é日😀", min_size=1))

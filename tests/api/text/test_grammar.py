@@ -3,10 +3,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from headwater.api.http.errors import ValidationError
-from headwater.api.text.grammar import AnyGrammar, request_grammar
+from headwater.api.text.grammar import AnyGrammar, request_grammar, schema_grammar
 from headwater.engine.messages import Grammar
+
+from ..conftest import byte_tokenizer
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 TEXT = json.dumps(SCHEMA | {"additionalProperties": False}, separators=(",", ":"))
@@ -63,3 +66,16 @@ def test_refusals(given: dict[str, Any], reason: str) -> None:
 def test_what_has_no_grammars_shape(given: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         grammar(**given)
+
+
+@pytest.mark.parametrize(("compact", "spaced"), [(False, True), (True, False)])
+def test_spaces_between_the_parts_of_an_answer(compact: bool, spaced: bool) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    grammar = schema_grammar(schema, compact=compact).grammar
+    # With the compiler's own default for spaces.
+    text = LLMatcher.grammar_from_json_schema(grammar.text, defaults={"whitespace_pattern": "[ ]?"})
+    tokenizer = byte_tokenizer()
+    for answer, fits in (('{"a":1}', True), ('{ "a": 1 }', spaced)):
+        matcher = LLMatcher(LLTokenizer(tokenizer.to_str(), eos_token=257), text)
+        ids = tokenizer.encode(answer, add_special_tokens=False).ids
+        assert (matcher.try_consume_tokens(ids) == len(ids)) == fits

