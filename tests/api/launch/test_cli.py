@@ -179,9 +179,9 @@ def test_another_tokenizer_config_is_every_process_s(
 
 
 def test_a_revision_of_what_is_not_from_the_hub_is_said_to_change_nothing(
-    model: str, capsys: pytest.CaptureFixture[str]
+    model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings_of(model)
-    assert "--revision" not in capsys.readouterr().err
-    result = CliRunner().invoke(app, ["serve", model, "--port", "0", "--revision", "v1"])
-    assert "--revision changes nothing: MODEL is not from the Hub" in result.stderr
+    assert "--revision" not in caplog.text
+    CliRunner().invoke(app, ["serve", model, "--port", "0", "--revision", "v1"])
+    assert "--revision changes nothing: MODEL is not from the Hub" in caplog.text

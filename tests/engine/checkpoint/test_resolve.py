@@ -118,7 +118,7 @@ def test_a_model_is_downloaded_once_and_then_found_offline(hub: str, tmp_path: P
     assert offline.stdout == online.stdout, offline.stderr
 
 
-USE_CACHE = "import sys; from headwater.api.launch.flags import use_hub_cache; use_hub_cache(sys.argv.pop())"
+USE_CACHE = "import sys; from headwater.api.launch.flags import configure_hub; configure_hub(sys.argv.pop(), False)"
 
 
 def test_the_hubs_models_are_kept_where_the_flag_says(hub: str, tmp_path: Path) -> None:
