@@ -61,7 +61,7 @@ def _operation(route: Route, types: dict[Any, Any]) -> dict[str, Any]:
     if route.parameters:
         described["parameters"] = [_parameter(parameter) for parameter in route.parameters]
     if route.request is not None:
-        content = {"application/json": {"schema": types[route.request]}}
+        content = {"application/json": {"schema": types[route.request], "example": route.example}}
         described["requestBody"] = {"required": True, "content": content}
     if route.protected:
         described["security"] = [{"key": []}, {}]  # only if the server was given a key

@@ -30,6 +30,7 @@ from .tgi.info import health, info, live, metrics
 from .tgi.schema import CompatGenerateRequest, GenerateRequest, GenerateResponse, Info, StreamResponse
 from .web.docs import docs, openapi, to_docs
 from .web.page import asset, root
+from .web.static_files import ASSETS
 
 _GENERATION_ERRORS = (422, 424, 429, 504)
 _TGI, _OPENAI, _PLATFORMS, _SERVER = "Text generation", "OpenAI", "Platforms", "Server"
@@ -41,6 +42,8 @@ _OPENAI_STREAM = (
     "Each event is `data: ` and one line of JSON; `data: [DONE]` is the last. "
     "What fails after the first token is an event with an `error`."
 )
+_PROMPT = {"inputs": "What is Deep Learning?", "parameters": {"max_new_tokens": 20}}
+_CHAT = {"messages": [{"role": "user", "content": "What is Deep Learning?"}], "max_tokens": 20}
 _RESUMABLE = Parameter(
     name="X-Stream-Resumable",
     place="header",
@@ -54,6 +57,7 @@ _TGI_ROUTES = (
         path="/",
         handler=compat_generate,
         request=CompatGenerateRequest,
+        example=_PROMPT,
         response=list[GenerateResponse],
         event=StreamResponse,
         errors=_GENERATION_ERRORS,
@@ -67,6 +71,7 @@ _TGI_ROUTES = (
         path="/generate",
         handler=generate,
         request=GenerateRequest,
+        example=_PROMPT,
         response=GenerateResponse,
         errors=_GENERATION_ERRORS,
         tag=_TGI,
@@ -77,6 +82,7 @@ _TGI_ROUTES = (
         path="/generate_stream",
         handler=generate_stream,
         request=GenerateRequest,
+        example=_PROMPT,
         event=StreamResponse,
         errors=_GENERATION_ERRORS,
         parameters=(_RESUMABLE,),
@@ -89,6 +95,7 @@ _TGI_ROUTES = (
         path="/tokenize",
         handler=tokenize,
         request=GenerateRequest,
+        example=_PROMPT,
         response=list[SimpleToken],
         tag=_TGI,
         summary="The tokens of a text",
@@ -99,6 +106,7 @@ _TGI_ROUTES = (
         path="/chat_tokenize",
         handler=chat_tokenize,
         request=ChatRequest,
+        example=_CHAT,
         response=ChatTokenizeResponse,
         errors=(422,),
         tag=_TGI,
@@ -113,6 +121,7 @@ _OPENAI_ROUTES = (
         path="/v1/chat/completions",
         handler=chat_completions,
         request=ChatRequest,
+        example=_CHAT,
         response=ChatCompletion,
         event=ChatChunk,
         errors=_GENERATION_ERRORS,
@@ -127,6 +136,7 @@ _OPENAI_ROUTES = (
         path="/v1/completions",
         handler=completions,
         request=CompletionRequest,
+        example={"prompt": "What is Deep Learning?", "max_tokens": 20},
         response=Completion,
         event=Completion,
         errors=_GENERATION_ERRORS,
@@ -164,6 +174,7 @@ _PLATFORM_ROUTES = (
         path="/invocations",
         handler=invocations,
         request=Any,  # a schema of msgspec has no union of bodies that bear no tag
+        example=_PROMPT,
         response=dict[str, Any] | list[Any],
         event=dict[str, Any],
         errors=_GENERATION_ERRORS,
@@ -176,6 +187,7 @@ _PLATFORM_ROUTES = (
         path="/vertex",
         handler=vertex,
         request=VertexRequest,
+        example={"instances": [_PROMPT, _CHAT]},
         response=VertexResponse,
         errors=_GENERATION_ERRORS,
         tag=_PLATFORMS,
@@ -247,10 +259,7 @@ _SERVER_ROUTES = (
 
 # A page is where a key is typed in, and has no secrets: open to all, like whether the server lives.
 _WEB_ROUTES = (
-    *(
-        Route(method="GET", path=f"/page/{name}", handler=asset, protected=False)
-        for name in ("app.js", "client.js", "style.css")
-    ),
+    *(Route(method="GET", path=f"/page/{name}", handler=asset, protected=False) for name in ASSETS),
     Route(method="GET", path="/docs", handler=to_docs, protected=False),
     Route(method="GET", path="/docs/", handler=docs, protected=False),
     Route(method="GET", path="/openapi.json", handler=openapi),

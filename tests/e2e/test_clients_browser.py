@@ -95,7 +95,19 @@ def test_wide_and_narrow_screens(seen: dict[str, Any]) -> None:
 
 def test_the_description_of_the_api(seen: dict[str, Any]) -> None:
     assert seen["docs"]["operations"] > 10
-    assert seen["docs"]["info"].startswith("200 OK")
+    assert {"inputs", "parameters", "max_new_tokens", "temperature", "stop"} <= set(seen["docs"]["fields"])
+    assert seen["docs"]["status"].startswith("200")
+    assert '"max_total_tokens": 1024' in seen["docs"]["body"]
+
+
+def test_files_of_swagger_ui_are_those_of_its_package() -> None:
+    package = javascript.install() / "node_modules" / "swagger-ui-dist"
+    vendored = javascript.ROOT / "api" / "web" / "static" / "swagger-ui"
+    ours = {"README.md"}
+    for file in vendored.iterdir():
+        assert file.name in ours or file.read_bytes() == (package / file.name).read_bytes(), file
+    version = json.loads((package / "package.json").read_text())["version"]
+    assert (vendored / "README.md").read_text().startswith(f"# Swagger UI {version}\n")
 
 
 def test_fetch_from_another_origin_and_a_lost_connection(seen: dict[str, Any], server: Serving) -> None:

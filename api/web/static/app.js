@@ -142,7 +142,7 @@ const whole = new Pane("whole");
 async function fillStreamed(body, signal) {
   streamed.start();
   try {
-    const response = await send("/generate_stream", { body, key: key(), signal });
+    const response = await send("generate_stream", { body, key: key(), signal });
     for await (const event of events(response)) streamed.add([event.token]);
   } finally {
     streamed.finish();
@@ -152,7 +152,7 @@ async function fillStreamed(body, signal) {
 async function fillWhole(body, signal) {
   whole.start();
   try {
-    const response = await send("/generate", { body, key: key(), signal });
+    const response = await send("generate", { body, key: key(), signal });
     whole.add((await response.json()).details.tokens);
   } finally {
     whole.finish();
@@ -189,7 +189,7 @@ async function chat() {
     let text = "", count = 0, first;
     element.classList.add("busy");
     try {
-      const response = await send("/v1/chat/completions", { body: chatBody(talk), key: key(), signal });
+      const response = await send("v1/chat/completions", { body: chatBody(talk), key: key(), signal });
       for await (const event of events(response)) {
         const choice = event.choices[0];
         if (!choice?.delta.content) continue;
@@ -235,7 +235,7 @@ function choose(tab) {
 
 async function introduce() {
   try {
-    const info = await (await send("/info", { key: key() })).json();
+    const info = await (await send("info", { key: key() })).json();
     find("#about").textContent = `${info.model_id}, up to ${info.max_total_tokens} tokens`;
     find("#error").textContent = "";
   } catch (error) {

@@ -6,13 +6,13 @@ const [executablePath, url, key] = process.argv.slice(2);
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const seen = { complaints: [], origins: [] };
 
-async function open(options) {
+async function open(options, path = "") {
   const page = await browser.newPage(options);
   page.setDefaultTimeout(60_000);
   page.on("console", (message) => { if (message.type() === "error") seen.complaints.push(message.text()); });
   page.on("pageerror", (error) => seen.complaints.push(error.message));
   page.on("request", (request) => seen.origins.push(new URL(request.url()).origin));
-  await page.goto(url);
+  await page.goto(`${url}/${path}`);
   return page;
 }
 
@@ -105,15 +105,27 @@ seen.complaints = [];
 
 // ---- the API's page --------------------------------------------------------------------------------------------
 
-const docs = await browser.newPage();
-await docs.goto(`${url}/docs`);
+const docs = await open({ viewport: { width: 1280, height: 900 } }, "docs");
+await docs.waitForFunction(() => document.querySelector("#error").textContent);
+seen.complaints = []; // that there was no key
 await docs.fill("#key", key);
 await docs.keyboard.press("Tab");
-const info = docs.locator("details", { has: docs.locator("summary code", { hasText: /^\/info$/ }) });
-await info.locator("summary").click();
-await info.locator("button").click();
-await info.locator("pre", { hasText: "model_id" }).waitFor();
-seen.docs = { operations: await docs.locator("#operations details").count(), info: await info.locator("pre").textContent() };
+const generate = docs.locator("#operations-Text_generation-post_generate");
+await generate.locator(".opblock-summary-control").click();
+await generate.locator(".opblock-section-request-body .json-schema-2020-12-property").first().waitFor();
+const info = docs.locator("#operations-Server-get_info");
+await info.locator(".opblock-summary-control").click();
+await info.locator(".try-out__btn").click();
+await info.locator(".execute").click();
+const answer = info.locator(".live-responses-table .response");
+await answer.waitFor();
+seen.docs = {
+  operations: await docs.locator(".opblock").count(),
+  fields: await generate.locator(".opblock-section-request-body .json-schema-2020-12-property").evaluateAll((all) =>
+    all.map((one) => one.querySelector(".json-schema-2020-12__title").textContent)),
+  status: await answer.locator(".response-col_status").textContent(),
+  body: await answer.locator(".highlight-code").textContent(),
+};
 await docs.screenshot({ path: "docs.png" });
 
 // ---- fetch from a page of another origin -----------------------------------------------------------------------
