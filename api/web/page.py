@@ -8,7 +8,11 @@ from .static_files import ASSETS, send_file
 
 async def root(service: Service, connection: Connection) -> None:
     """GET /: the page for browsers, health for all who don't ask for HTML."""
+    path: str = connection.scope["path"]
     if b"text/html" in connection.headers.get(b"accept", b""):
+        if not path.endswith("/"):  # the root path alone: the page's links are relative to what stands below it
+            await connection.respond(303, headers=[(b"location", path.rpartition("/")[2].encode() + b"/")])
+            return
         await send_file(connection, "index.html", (b"vary", b"accept"))
     else:
         await health(service, connection)
