@@ -12,7 +12,11 @@ from ..http.connection import Connection
 # By name in /page/: where it lies in static/.
 ASSETS = {
     "app.js": "app.js",
+    "chat.js": "chat.js",
     "client.js": "client.js",
+    "compare.js": "compare.js",
+    "settings.js": "settings.js",
+    "view.js": "view.js",
     "style.css": "style.css",
     "docs.js": "docs.js",
     "docs.css": "docs.css",
