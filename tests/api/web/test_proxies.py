@@ -105,7 +105,11 @@ def test_a_client_that_leaves_its_stream_is_noticed(proxied: ApiServer) -> None:
     assert proxied.peer.aborted().request_id == submitted.request_id
 
 
-def test_a_client_that_does_not_wait_for_its_answer_is_noticed(proxied: ApiServer) -> None:
+def test_a_client_that_does_not_wait_for_its_answer_is_noticed(
+    proxied: ApiServer, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["proxied"] == "haproxy":
+        pytest.skip("HAProxy does not notice every time, as docs/proxies.md says")
     connection = proxied.begin("/llm/generate", {"inputs": "x"})
     submitted = proxied.peer.submitted()
     connection.close()
