@@ -15,7 +15,7 @@ from .generation.service import Service
 from .http.connection import Application, Connection, Receive, Scope, Send
 from .http.error_body import error_body
 from .http.errors import ApiError, ClientDisconnect, ReaderStalled, TransportError
-from .http.routing import Router
+from .http.routing import Endpoint, Router
 from .launch.worker_settings import WorkerSettings, worker_settings
 from .openapi import document
 from .resume.middleware import ResumeMiddleware
@@ -51,7 +51,7 @@ class App:
 
     @cached_property
     def _document(self) -> bytes:
-        return document(ROUTES, self._service.config.version)
+        return document(ROUTES, self._service.config.version, self._service.config.root_path)
 
     async def _answer(self, connection: Connection) -> None:
         try:
@@ -77,7 +77,7 @@ class App:
         if method == "OPTIONS":
             await connection.respond(200, headers=_preflight(connection))
             return
-        found = _ROUTER.find(connection.path)
+        found = _find(connection)
         if found is None:
             raise TransportError(404, "")
         endpoint, connection.path_params = found
@@ -114,6 +114,18 @@ class App:
         await receive()  # lifespan.shutdown
         await self._service.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _find(connection: Connection) -> tuple[Endpoint, dict[str, str]] | None:
+    """What the router finds, whether or not the proxy in front has taken the root path away."""
+    if (found := _ROUTER.find(connection.path)) is not None:
+        return found
+    root_path = connection.scope.get("root_path", "")
+    rest = connection.path.removeprefix(root_path)
+    if rest == connection.path or not f"{rest}/".startswith("/"):
+        return None
+    connection.path = "/" + rest.lstrip("/")
+    return _ROUTER.find(connection.path)
 
 
 def _preflight(connection: Connection) -> list[tuple[bytes, bytes]]:

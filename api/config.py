@@ -27,6 +27,16 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
         Flag(ADDRESS, ("--hostname", "--host"), "Address to listen on; 0.0.0.0 is all.", env=("HEADWATER_HOSTNAME",)),
     ] = "127.0.0.1"
     port: Annotated[int, Flag(ADDRESS, ("--port", "-p"), "0 is a free one.", min=0, max=65535)] = 8080
+    root_path: Annotated[
+        str,
+        Flag(
+            ADDRESS,
+            ("--root-path",),
+            "Where a proxy puts the server, /llm for example; requests may have it before their path or not.",
+            tgi=False,
+            metavar="PATH",
+        ),
+    ] = ""
     api_key: Annotated[
         str | None,
         Flag(ADDRESS, ("--api-key",), "What `Authorization: Bearer` must bear, but for health checks."),

@@ -12,8 +12,8 @@ from .http.routing import Parameter, Route
 _BODY_ERRORS = (400, 408, 413, 415, 422)  # of every route with a body: it could not be read
 
 
-def document(routes: Sequence[Route], version: str) -> bytes:
-    """The document as JSON; routes without a tag are left out."""
+def document(routes: Sequence[Route], version: str, root_path: str = "") -> bytes:
+    """The document as JSON; routes without a tag are left out, ``root_path`` stands before all others."""
     listed = [route for route in routes if route.tag]
     types: dict[Any, Any] = {}  # in order, each once
     for route in listed:
@@ -34,6 +34,7 @@ def document(routes: Sequence[Route], version: str) -> bytes:
                 "version": version,
                 "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
             },
+            **({"servers": [{"url": root_path}]} if root_path else {}),
             "paths": paths,
             "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         }
@@ -65,7 +66,8 @@ def _operation(route: Route, types: dict[Any, Any]) -> dict[str, Any]:
         described["parameters"] = [_parameter(parameter) for parameter in route.parameters]
     if route.request is not None:
         schemas = [types[kind] for kind in _requests(route)]
-        content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        content = {"application/json": {"schema": schema, "example": route.example}}
         described["requestBody"] = {"required": True, "content": content}
     if route.protected:
         described["security"] = [{"key": []}, {}]  # only if the server was given a key

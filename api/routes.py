@@ -39,6 +39,7 @@ from .vllm.schema import (
 from .vllm.tokens import detokenize, tokenize, tokenizer_info, version
 from .web.docs import docs, openapi, to_docs
 from .web.page import asset, root
+from .web.static_files import ASSETS
 
 _GENERATION_ERRORS = (422, 424, 429, 504)
 _TGI, _OPENAI, _VLLM, _PLATFORMS, _SERVER = "Text generation", "OpenAI", "vLLM", "Platforms", "Server"
@@ -50,6 +51,8 @@ _OPENAI_STREAM = (
     "Each event is `data: ` and one line of JSON; `data: [DONE]` is the last. "
     "What fails after the first token is an event with an `error`."
 )
+_PROMPT = {"inputs": "What is Deep Learning?", "parameters": {"max_new_tokens": 20}}
+_CHAT = {"messages": [{"role": "user", "content": "What is Deep Learning?"}], "max_tokens": 20}
 _RESUMABLE = Parameter(
     name="X-Stream-Resumable",
     place="header",
@@ -63,6 +66,7 @@ _TGI_ROUTES = (
         path="/",
         handler=compat_generate,
         request=CompatGenerateRequest,
+        example=_PROMPT,
         response=list[GenerateResponse],
         event=StreamResponse,
         errors=_GENERATION_ERRORS,
@@ -76,6 +80,7 @@ _TGI_ROUTES = (
         path="/generate",
         handler=generate,
         request=GenerateRequest,
+        example=_PROMPT,
         response=GenerateResponse,
         errors=_GENERATION_ERRORS,
         tag=_TGI,
@@ -86,6 +91,7 @@ _TGI_ROUTES = (
         path="/generate_stream",
         handler=generate_stream,
         request=GenerateRequest,
+        example=_PROMPT,
         event=StreamResponse,
         errors=_GENERATION_ERRORS,
         parameters=(_RESUMABLE,),
@@ -98,6 +104,7 @@ _TGI_ROUTES = (
         path="/tokenize",
         handler=tokenize,
         request=(GenerateRequest, TokenizePromptRequest, TokenizeChatRequest),
+        example=_PROMPT,
         response=list[SimpleToken] | TokenizeResponse,
         errors=(422,),
         tag=_TGI,
@@ -110,6 +117,7 @@ _TGI_ROUTES = (
         path="/chat_tokenize",
         handler=chat_tokenize,
         request=ChatRequest,
+        example=_CHAT,
         response=ChatTokenizeResponse,
         errors=(422,),
         tag=_TGI,
@@ -124,6 +132,7 @@ _OPENAI_ROUTES = (
         path="/v1/chat/completions",
         handler=chat_completions,
         request=ChatRequest,
+        example=_CHAT,
         response=ChatCompletion,
         event=ChatChunk,
         errors=_GENERATION_ERRORS,
@@ -138,6 +147,7 @@ _OPENAI_ROUTES = (
         path="/v1/completions",
         handler=completions,
         request=CompletionRequest,
+        example={"prompt": "What is Deep Learning?", "max_tokens": 20},
         response=Completion,
         event=Completion,
         errors=_GENERATION_ERRORS,
@@ -175,6 +185,7 @@ _VLLM_ROUTES = (
         path="/detokenize",
         handler=detokenize,
         request=DetokenizeRequest,
+        example={"tokens": [504, 3575]},
         response=DetokenizeResponse,
         errors=(422,),
         tag=_VLLM,
@@ -197,6 +208,7 @@ _PLATFORM_ROUTES = (
         path="/invocations",
         handler=invocations,
         request=(CompatGenerateRequest, ChatRequest, CompletionRequest),
+        example=_PROMPT,
         response=dict[str, Any] | list[Any],
         event=dict[str, Any],
         errors=_GENERATION_ERRORS,
@@ -209,6 +221,7 @@ _PLATFORM_ROUTES = (
         path="/vertex",
         handler=vertex,
         request=VertexRequest,
+        example={"instances": [_PROMPT, _CHAT]},
         response=VertexResponse,
         errors=_GENERATION_ERRORS,
         tag=_PLATFORMS,
@@ -281,10 +294,7 @@ _SERVER_ROUTES = (
 
 # A page is where a key is typed in, and has no secrets: open to all, like whether the server lives.
 _WEB_ROUTES = (
-    *(
-        Route(method="GET", path=f"/page/{name}", handler=asset, protected=False)
-        for name in ("app.js", "client.js", "style.css")
-    ),
+    *(Route(method="GET", path=f"/page/{name}", handler=asset, protected=False) for name in ASSETS),
     Route(method="GET", path="/docs", handler=to_docs, protected=False),
     Route(method="GET", path="/docs/", handler=docs, protected=False),
     Route(method="GET", path="/openapi.json", handler=openapi),

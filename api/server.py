@@ -72,6 +72,7 @@ def _serve(config: ApiConfig, directory: Path) -> None:
         workers=config.api_workers or 1,
         runtime_threads=1,
         loop=Loops.uvloop,
+        url_path_prefix=config.root_path,  # root_path of every scope
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(max_buffer_size=_BUFFER_BYTES),
         websockets=False,

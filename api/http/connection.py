@@ -158,7 +158,9 @@ class Connection:
 
     async def respond(self, status: int, body: bytes = b"", content_type: bytes = b"", headers: Headers = ()) -> None:
         """Send a whole response; of an answer to HEAD only its head."""
-        fields = [*self._common_headers, *headers, (b"content-length", b"%d" % len(body))]
+        fields = [*self._common_headers, *headers]
+        if status != 304:  # there it would say how long the body is that is not sent
+            fields.append((b"content-length", b"%d" % len(body)))
         if content_type:
             fields.append((b"content-type", content_type))
         self.started = self.finished = True

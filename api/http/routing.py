@@ -27,6 +27,7 @@ class Route(Struct, frozen=True, kw_only=True):
         path: may end in a parameter, ``{id}``, which may hold slashes.
         protected: needs the API key, if there is one.
         request: type of the JSON body; several: the handler gets any JSON and tells which it is; None: there is none.
+        example: a body to begin with; needed where there is one.
         response: type of the JSON answer; None: it has no JSON body.
         event: type of the JSON in each event if the answer may be a stream.
         media_types: of an answer that is neither.
@@ -41,6 +42,7 @@ class Route(Struct, frozen=True, kw_only=True):
     handler: Handler
     protected: bool = True
     request: Any = None
+    example: dict[str, Any] | None = None
     response: Any = None
     event: Any = None
     media_types: tuple[str, ...] = ()

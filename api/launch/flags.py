@@ -14,9 +14,11 @@ from typer.core import TyperCommand
 from ...engine.config import ADDRESS, ENGINE, LIMITS, MODEL, SERVER, Flag
 from .foreign_flags import FOREIGN_FLAGS
 from .quantize import parse_quantize
+from .root_path import parse_root_path
 
 _GROUPS = (MODEL, ADDRESS, LIMITS, ENGINE, SERVER)
-_PARSERS: dict[str, Any] = {"quantize": parse_quantize}  # by field: values that need a word of explanation
+# By field: values that need a word of explanation.
+_PARSERS: dict[str, Any] = {"quantize": parse_quantize, "root_path": parse_root_path}
 
 K = TypeVar("K", bound=Struct)
 

@@ -61,7 +61,13 @@ class _Rerun:
         """Returns the log; it is restored when the events of the earlier run are in it."""
         request = self._journal.request
         key = [(name, value) for name, value in connection.headers.items() if name == b"authorization"]
-        scope = {"type": "http", "method": request.method, "path": request.path, "headers": [*request.headers, *key]}
+        scope = {
+            "type": "http",
+            "method": request.method,
+            "path": request.path,
+            "root_path": connection.scope.get("root_path", ""),
+            "headers": [*request.headers, *key],
+        }
         context = JournaledContext(self._journal, self._log.restored.set)
         handler = run_handler(app(scope, self._receive, self._send), context)
         handler.add_done_callback(self._on_done)

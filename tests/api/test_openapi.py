@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from headwater.api.openapi import document
@@ -62,12 +63,14 @@ def test_documented_errors_of_get_routes_are_what_they_answer(server: ApiServer)
             assert str(response.status) in methods["get"]["responses"], path
 
 
-def test_the_page_brings_all_it_needs(server: ApiServer) -> None:
+def test_every_body_has_an_example_that_is_one() -> None:
+    for route in ROUTES:
+        if route.request is not None:
+            sent = DOCUMENT["paths"][route.path]["post"]["requestBody"]["content"]["application/json"]["example"]
+            msgspec.convert(sent, route.request)
+            assert "What is Deep Learning?" in json.dumps(sent)
+
+
+def test_who_leaves_the_slash_out_is_shown_the_way(server: ApiServer) -> None:
     response, _ = server.request("GET", "/docs")
-    assert (response.status, response.getheader("location")) == (303, "/docs/")
-    response, page = server.request("GET", "/docs/")
-    assert (response.status, response.getheader("content-type")) == (200, "text/html; charset=utf-8")
-    assert b"http://" not in page
-    assert b"https://" not in page
-    assert b" src=" not in page
-    assert "default-src 'none'" in (response.getheader("content-security-policy") or "")
+    assert (response.status, response.getheader("location")) == (303, "docs/")

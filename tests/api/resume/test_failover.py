@@ -232,6 +232,20 @@ def test_nothing_waits_longer_than_the_grace_period_nor_has_the_key(tmp_path: Pa
         assert lost.come_back() == 404
 
 
+def test_a_stream_below_a_root_path_goes_on(tmp_path: Path, model_dir: Path) -> None:
+    with run_api_server(tmp_path, model_dir, root_path="/llm") as server:
+        stream = Stream(server, "/llm/generate_stream", {"inputs": "x"})
+        first = server.peer.submitted()
+        server.peer.send(first.request_id, byte_ids("a"))
+        stream.open()
+        stream.read(1)
+        kill_worker(server, stream)
+        assert stream.come_back() == 200
+        server.peer.send(continued(server.peer, first).request_id, byte_ids("b"), "length")
+        stream.read_rest()
+        assert stream.data[-1]["generated_text"] == "ab"
+
+
 @pytest.mark.parametrize("cut", [0, 1, 7])
 def test_a_write_that_was_cut_off_is_forgotten(tmp_path: Path, cut: int) -> None:
     scope = {"method": "POST", "path": "/", "headers": [(b"x-a", b"b")]}

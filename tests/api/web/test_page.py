@@ -1,11 +1,14 @@
 """GET /: a page for browsers, health for the others."""
 
+import gzip
 import re
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
 from headwater.api.routes import ROUTES
+from headwater.api.web.static_files import ASSETS as FILES
 
 from ..conftest import ApiServer, run_api_server
 
@@ -20,22 +23,58 @@ def test_who_does_not_ask_for_html_gets_health(server: ApiServer, accept: str | 
     assert (response.status, data, response.getheader("content-type")) == (200, b"", None)
 
 
-def test_a_browser_gets_a_page_that_is_all_there(server: ApiServer) -> None:
-    response, data = server.request("GET", "/", headers=BROWSER)
+@pytest.mark.parametrize("path", ["/", "/docs/"])
+def test_a_browser_gets_a_page_that_names_nothing_outside(server: ApiServer, path: str) -> None:
+    response, data = server.request("GET", path, headers=BROWSER)
     assert (response.status, response.getheader("content-type")) == (200, "text/html; charset=utf-8")
+    policy = response.getheader("content-security-policy") or ""
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"https?://", data.decode().replace(SVG, ""))
+
+
+def test_the_page_at_the_root_is_for_those_who_accept_it(server: ApiServer) -> None:
+    response, _ = server.request("GET", "/", headers=BROWSER)
     assert "accept" in (response.headers.get_all("vary") or [])
-    assert "default-src 'none'" in (response.getheader("content-security-policy") or "")
-    page = data.decode().replace(SVG, "")
-    needed = set(re.findall(r'(?:src|href)="(/page/[^"]*)"', page))
+
+
+def test_all_links_are_relative_and_all_that_is_needed_is_there(server: ApiServer) -> None:
+    """So that pages work under whatever path a proxy puts them."""
+    needed = set()
+    for path in ("/", "/docs/"):
+        page = server.request("GET", path, headers=BROWSER)[1].decode()
+        links = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert not [link for link in links if link.startswith("/")]
+        needed |= {urljoin(path, link) for link in links if "page/" in link}
     for asset in list(needed):
         text = server.request("GET", asset)[1].decode()
         needed |= {f"/page/{name}" for name in re.findall(r' from "\./([^"]*)"', text)}
     assert needed == set(ASSETS)
-    for asset in needed:
-        response, data = server.request("GET", asset)
-        assert response.status == 200
-        assert not re.search(r"https?://", data.decode())
-    assert not re.search(r"https?://", page)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_have_their_type_and_are_compressed_for_those_who_take_it(server: ApiServer, name: str) -> None:
+    plain, data = server.request("GET", f"/page/{name}")
+    assert plain.getheader("content-type") == f"text/{'css' if name.endswith('.css') else 'javascript'}; charset=utf-8"
+    assert plain.getheader("content-encoding") is None
+    compressed, packed = server.request("GET", f"/page/{name}", headers={"accept-encoding": "br, gzip;q=0.5"})
+    assert compressed.getheader("content-encoding") == "gzip"
+    assert gzip.decompress(packed) == data
+    assert len(packed) < len(data)
+    assert "accept-encoding" in (compressed.headers.get_all("vary") or [])
+    refused, _ = server.request("GET", f"/page/{name}", headers={"accept-encoding": "gzip;q=0, br"})
+    assert refused.getheader("content-encoding") is None
+
+
+@pytest.mark.parametrize("path", ["/", "/docs/", *ASSETS])
+def test_what_a_browser_has_is_not_sent_again(server: ApiServer, path: str) -> None:
+    response, _ = server.request("GET", path, headers=BROWSER)
+    etag = response.getheader("etag") or ""
+    assert etag
+    again, data = server.request("GET", path, headers=BROWSER | {"if-none-match": f'"other", {etag}'})
+    assert (again.status, data, again.getheader("etag")) == (304, b"", etag)
+    assert again.getheader("content-security-policy") == response.getheader("content-security-policy")
+    assert server.request("GET", path, headers=BROWSER | {"if-none-match": 'W/"other"'})[0].status == 200
 
 
 def test_the_page_needs_no_key(tmp_path: Path, model_dir: Path) -> None:

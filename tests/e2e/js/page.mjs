@@ -1,19 +1,30 @@
 // A person at the page, in headless Chromium. Arguments: Chromium, address, API key. Writes what was seen, as JSON.
 
+import { readFile } from "node:fs/promises";
 import { chromium } from "playwright-core";
 
 const [executablePath, url, key] = process.argv.slice(2);
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
-const seen = { complaints: [], origins: [] };
+const ELSEWHERE = "headwater.test";
+const args = ["--no-sandbox", `--host-resolver-rules=MAP ${ELSEWHERE} 127.0.0.1`];
+const browser = await chromium.launch({ executablePath, args });
+const seen = { complaints: [], requests: [] };
+const axe = await readFile("node_modules/axe-core/axe.min.js", "utf8");
 
-async function open(options) {
+async function open(options, path = "") {
   const page = await browser.newPage(options);
   page.setDefaultTimeout(60_000);
   page.on("console", (message) => { if (message.type() === "error") seen.complaints.push(message.text()); });
   page.on("pageerror", (error) => seen.complaints.push(error.message));
-  page.on("request", (request) => seen.origins.push(new URL(request.url()).origin));
-  await page.goto(url);
+  page.on("request", (request) => seen.requests.push(request.url()));
+  await page.goto(`${url}/${path}`);
   return page;
+}
+
+/** What axe-core finds wrong: rule, and where. */
+async function faults(page) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  return violations.map((one) => [one.id, one.impact, ...one.nodes.map((node) => node.html)]);
 }
 
 const field = (page, name) => page.locator(`#settings [name=${name}]`);
@@ -24,7 +35,7 @@ const backgrounds = (page) =>
 
 // ---- the comparison, with the keyboard -------------------------------------------------------------------------
 
-const page = await open({ viewport: { width: 1280, height: 900 } });
+const page = await open({ viewport: { width: 1280, height: 900 }, permissions: ["clipboard-read", "clipboard-write"] });
 await page.waitForFunction(() => document.querySelector("#about").textContent);
 seen.withoutKey = await page.textContent("#about");
 await field(page, "key").fill(key);
@@ -46,6 +57,9 @@ seen.whileStreaming = await page.evaluate(() => [
 await idle(page);
 seen.texts = [await page.textContent("#streamed .output"), await page.textContent("#whole .output")];
 seen.numbers = [await numbers(page, "streamed"), await numbers(page, "whole")];
+seen.notes = await page.locator("article .note").allTextContents();
+seen.live = await page.$$eval("[role=log]", (all) => all.map((one) => [one.ariaLive, one.ariaBusy]));
+seen.faults = await faults(page);
 seen.title = await page.getAttribute("#streamed .token", "title");
 seen.colours = await backgrounds(page);
 await field(page, "colours").uncheck();
@@ -77,43 +91,127 @@ seen.stopped = [await page.locator("#streamed .token").count(), await page.textC
 
 // ---- the chat --------------------------------------------------------------------------------------------------
 
+const sent = []; // roles of each request
+page.on("request", (request) => {
+  if (request.url().endsWith("/chat/completions")) sent.push(request.postDataJSON().messages.map((one) => one.role));
+});
+const answers = (count) =>
+  page.waitForFunction((wanted) => document.querySelectorAll(".assistant small").length === wanted, count);
+async function say(text) {
+  await page.fill("#message", text);
+  await page.focus("#message");
+  await page.keyboard.press("Enter");
+}
+
 await field(page, "max_tokens").fill("12");
 await page.focus("#tab-compare");
 await page.keyboard.press("ArrowRight");
 seen.tabs = await page.$$eval("[role=tabpanel]", (all) => all.map((one) => one.hidden));
-for (const [index, text] of ["Who are you?", "What did I ask?"].entries()) {
-  await page.fill("#message", text);
-  await page.focus("#message");
-  await page.keyboard.press("Enter");
-  await page.waitForFunction((count) => document.querySelectorAll(".assistant small").length > count, index);
-}
+await say("Who are you?");
+await answers(1);
+await say("What did I ask?");
+await answers(2);
 seen.chat = await page.locator(".message").allTextContents();
+await page.locator(".assistant button").first().click();
+seen.copied = [await page.evaluate(() => navigator.clipboard.readText()), await page.textContent(".assistant button")];
 await page.screenshot({ path: "chat.png", fullPage: true });
+seen.chatFaults = await faults(page);
+
+// Sent while an answer is written: it waits for its turn.
+await field(page, "max_tokens").fill("60");
+await say("Tell me a story.");
+await page.waitForSelector(".assistant.busy .token", { state: "attached" });
+await say("Another one.");
+seen.waiting = [await page.inputValue("#message"), await page.textContent("#waiting"), sent.length];
+await answers(4);
+seen.waitedFor = [await page.inputValue("#message"), await page.textContent("#waiting"), sent.at(-1)];
+
+// Stopped: what was there stays.
+await field(page, "max_tokens").fill("600");
+await say("The longest story of all.");
+await page.waitForSelector(".assistant.busy .token", { state: "attached" });
+await page.keyboard.press("Escape");
+await answers(5);
+seen.interrupted = await page.locator(".assistant small").last().textContent();
+
+// Refused: it is as if nothing had been said, and the text is there to be sent again.
+await field(page, "max_tokens").fill("1020");
+await say("Once more.");
+await page.waitForFunction(() => document.querySelector("#error").textContent);
+seen.refused = [await page.inputValue("#message"), await page.locator(".message").count()];
+seen.complaints = seen.complaints.filter((text) => !text.includes("422"));
+await field(page, "max_tokens").fill("12");
+await page.focus("#message");
+await page.keyboard.press("Enter");
+await answers(6);
+seen.afterwards = sent.at(-1);
+
 await page.click("#clear");
 seen.cleared = await page.locator(".message").count();
 
 // ---- a telephone, at night -------------------------------------------------------------------------------------
 
-const narrow = await open({ viewport: { width: 360, height: 740 }, colorScheme: "dark" });
+const narrow = await open({ viewport: { width: 390, height: 664 }, colorScheme: "dark" });
+await field(narrow, "key").fill(key);
+await field(narrow, "max_tokens").fill("300");
+await narrow.click("#compare-form [type=submit]");
+await narrow.waitForFunction(() => document.querySelectorAll("#streamed .token").length > 100);
+await narrow.evaluate(() => new Promise(requestAnimationFrame));
 seen.narrow = await narrow.evaluate(() => ({
   overflow: document.documentElement.scrollWidth - innerWidth,
-  tops: [...document.querySelectorAll("article")].map((one) => one.getBoundingClientRect().top),
+  inView: [...document.querySelectorAll("article")].map((one) => {
+    const { top, bottom, left, right } = one.getBoundingClientRect();
+    return top >= 0 && bottom <= innerHeight && left >= 0 && right <= innerWidth;
+  }),
   back: getComputedStyle(document.body).backgroundColor,
 }));
-await narrow.screenshot({ path: "narrow.png", fullPage: true });
+await narrow.screenshot({ path: "narrow.png" });
+await narrow.keyboard.press("Escape");
+await idle(narrow);
+seen.narrowNotes = await narrow.locator("article .note").allTextContents();
+seen.narrowFaults = await faults(narrow);
 seen.complaints = [];
+
+// ---- another machine's page over plain HTTP, to which browsers give no clipboard -------------------------------
+
+const plain = await browser.newPage();
+await plain.goto(`${url.replace("127.0.0.1", ELSEWHERE)}/`);
+seen.secure = await plain.evaluate(() => isSecureContext);
+await field(plain, "key").fill(key);
+await field(plain, "max_tokens").fill("12");
+await plain.click("#compare-form [type=submit]");
+await idle(plain);
+await plain.click("#whole .copy");
+await plain.waitForFunction(() => document.querySelector("#whole .copy").textContent !== "Copy");
+seen.plainCopy = [await plain.textContent("#whole .copy"), await plain.textContent("#said")];
+await plain.fill("#prompt", "");
+await plain.focus("#prompt");
+await plain.keyboard.press("Control+V");
+seen.pasted = [await plain.inputValue("#prompt"), await plain.textContent("#whole .output")];
 
 // ---- the API's page --------------------------------------------------------------------------------------------
 
-const docs = await browser.newPage();
-await docs.goto(`${url}/docs`);
+const docs = await open({ viewport: { width: 1280, height: 900 } }, "docs");
+await docs.waitForFunction(() => document.querySelector("#error").textContent);
+seen.complaints = []; // that there was no key
 await docs.fill("#key", key);
 await docs.keyboard.press("Tab");
-const info = docs.locator("details", { has: docs.locator("summary code", { hasText: /^\/info$/ }) });
-await info.locator("summary").click();
-await info.locator("button").click();
-await info.locator("pre", { hasText: "model_id" }).waitFor();
-seen.docs = { operations: await docs.locator("#operations details").count(), info: await info.locator("pre").textContent() };
+const generate = docs.locator("#operations-Text_generation-post_generate");
+await generate.locator(".opblock-summary-control").click();
+await generate.locator(".opblock-section-request-body .json-schema-2020-12-property").first().waitFor();
+const info = docs.locator("#operations-Server-get_info");
+await info.locator(".opblock-summary-control").click();
+await info.locator(".try-out__btn").click();
+await info.locator(".execute").click();
+const answer = info.locator(".live-responses-table .response");
+await answer.waitFor();
+seen.docs = {
+  operations: await docs.locator(".opblock").count(),
+  fields: await generate.locator(".opblock-section-request-body .json-schema-2020-12-property").evaluateAll((all) =>
+    all.map((one) => one.querySelector(".json-schema-2020-12__title").textContent)),
+  status: await answer.locator(".response-col_status").textContent(),
+  body: await answer.locator(".highlight-code").textContent(),
+};
 await docs.screenshot({ path: "docs.png" });
 
 // ---- fetch from a page of another origin -----------------------------------------------------------------------
