@@ -60,6 +60,7 @@ FLAGS = {
     "test_an_engine_that_dies_or_hangs_is_replaced_by_one_that_knows",
     "max_engine_restarts": "e2e/test_supervisor.py::test_an_engine_that_keeps_dying_ends_the_program",
     "otlp_endpoint": "api/telemetry/test_tracing.py::test_a_request_is_a_span_with_its_phases_below",
+    "root_path": "api/web/test_root_path.py::test_a_route_is_found_with_the_path_and_without",
     "otlp_service_name": "api/telemetry/test_tracing.py::test_a_request_is_a_span_with_its_phases_below",
     "json_output": "api/test_server_life.py::test_a_request_is_one_log_line_without_its_text",
 }

@@ -67,8 +67,9 @@ def test_every_body_has_an_example_that_is_one() -> None:
     for route in ROUTES:
         if route.request is not None:
             sent = DOCUMENT["paths"][route.path]["post"]["requestBody"]["content"]["application/json"]["example"]
-            msgspec.convert(sent, route.request)
-            assert "What is Deep Learning?" in json.dumps(sent)
+            kinds = route.request if isinstance(route.request, tuple) else (route.request,)
+            msgspec.convert(sent, kinds[0])
+            assert "What is Deep Learning?" in json.dumps(sent) or list(sent) == ["tokens"]
 
 
 def test_who_leaves_the_slash_out_is_shown_the_way(server: ApiServer) -> None:
