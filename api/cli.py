@@ -1,6 +1,7 @@
 """The `headwater` command. Flags and environment variables are named as TGI's launcher names them."""
 
 import os
+import signal
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import MODEL, EngineConfig, Flag
+from .cache_commands import app as cache
 from .config import ApiConfig
 from .launch.addresses import StartError, probe_port, socket_dir
 from .launch.flags import GroupedCommand, can_trace, configure, use_hub_cache, with_flags
@@ -92,6 +94,7 @@ def _check(flags: dict[str, Any]) -> None:
 
 
 app.add_typer(bench, name="bench")
+app.add_typer(cache, name="cache")
 
 
 @app.command()
@@ -106,6 +109,8 @@ def convert(
 
 def main() -> None:
     """Entry point of the console script: an error of the user's is one line, never a traceback."""
+    # As an exception: a conversion that is under way removes what it has written.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         if sys.argv[1:2] == ["serve"]:
             sys.argv[2:], notes = take_foreign_flags(sys.argv[2:], os.environ)

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .convert import cached_conversion
+from .conversion_cache import cached_conversion
 from .errors import ModelError
 from .safetensors_dir import INDEX_FILE, SINGLE_FILE, no_weights_message
 

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from headwater.api.cli import app
 from headwater.api.config import ApiConfig
+from headwater.engine.checkpoint.convert import CONVERTER_VERSION
 from headwater.engine.config import EngineConfig
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
@@ -51,6 +53,26 @@ def test_an_error_of_the_user_is_told_without_a_traceback(arguments: tuple[str, 
     assert ended.returncode == code
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_conversions_are_listed_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = tmp_path / "headwater"
+    for name, source in (("gguf-1", tmp_path), ("gguf-2", tmp_path / "gone"), ("tiny-3", tmp_path)):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "model.safetensors").write_bytes(bytes(3_000_000))
+        stamp = {"device": 0, "inode": 0, "size": tmp_path.stat().st_size, "modified_ns": 0, "changed_ns": 0}
+        record = {"converter": CONVERTER_VERSION, "sources": {str(source): stamp}}
+        (cache / name / "conversion.json").write_text(json.dumps(record))
+    listed = headwater("cache", "list").stdout.splitlines()
+    assert listed[:2] == [f"gguf-1  3 MB  {tmp_path}", f"gguf-2  3 MB  {tmp_path}/gone (unused)"]
+    assert listed[3] == f"{cache}: 3 conversions, 9 MB"
+    assert headwater("cache", "remove").returncode == 2
+    assert headwater("cache", "remove", "gguf-1", "gguf-9").stderr == f"headwater: error: {cache}: there is no gguf-9\n"
+    removed = headwater("cache", "remove", "--unused").stdout.splitlines()
+    assert removed == ["removed gguf-2", "removed tiny-3", f"{cache}: removed 2 conversions, 6 MB"]
+    assert headwater("cache", "remove", "gguf-1").returncode == 0
+    assert list(cache.iterdir()) == []
 
 
 class Recorder:
