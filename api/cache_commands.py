@@ -1,11 +1,11 @@
 """The `headwater cache` commands: what conversions of .gguf files take up, and how to be rid of them."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from ..engine.checkpoint.conversion_cache import Conversion, cache_dir, conversions, remove
+from ..engine.log import logger
 
 app = typer.Typer(
     help="List or remove what .gguf files were converted into.",
@@ -41,7 +41,7 @@ def remove_command(
     found = conversions()
     unknown = set(names or ()) - {each.path.name for each in found}
     if unknown:
-        print(f"headwater: error: {cache_dir()}: there is no {', '.join(sorted(unknown))}", file=sys.stderr)
+        logger.error("%s: there is no %s", cache_dir(), ", ".join(sorted(unknown)))
         raise typer.Exit(1)
     chosen = [each for each in found if everything or each.path.name in (names or ()) or (unused and not each.used)]
     for each in chosen:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,15 +17,15 @@ from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.config import MODEL, EngineConfig, Flag
+from ..engine.log import configure_logging, logger
 from .cache_commands import app as cache
 from .config import ApiConfig
 from .launch.addresses import StartError, probe_port, socket_dir
-from .launch.flags import GroupedCommand, can_trace, configure, use_hub_cache, with_flags
+from .launch.flags import GroupedCommand, can_trace, configure, use_hub, with_flags
 from .launch.foreign_flags import ForeignFlagError, take_foreign_flags
 from .launch.supervisor import Supervisor
 
 app = typer.Typer(
-    help="Streams text from a transformer, token by token, over HTTP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,6 +36,21 @@ app = typer.Typer(
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headwater {installed_version('headwater')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Streams text from a transformer, token by token, over HTTP."""
 
 
 class ModelFlags(Struct, kw_only=True):
@@ -63,14 +79,16 @@ def serve(
 
     What is not given is chosen from the hardware and the model. Each flag can be set by an environment variable.
     """
+    begin = time.monotonic()
     given = {name: value for name, value in flags.items() if value is not None}
     _check(given)
+    configure_logging(given["json_output"], "headwater")
     setproctitle("headwater serve")
     given["port"] = probe_port(given["host"], given["port"])
     given.setdefault("api_workers", max(1, len(os.sched_getaffinity(0)) // 4))
     choice = configure(ModelFlags, given)
-    use_hub_cache(choice.huggingface_hub_cache)
-    found = resolve_model(model or choice.model_id, choice.revision)
+    use_hub(choice.huggingface_hub_cache, quiet=given["json_output"])
+    found = resolve_model(model or choice.model_id, choice.revision, given.get("dtype"))
     with socket_dir() as sockets:
         shared = {"model_dir": found.directory, "model_id": found.model_id}
         engine = configure(EngineConfig, given, **shared, socket=sockets / "engine-0.sock")
@@ -78,7 +96,7 @@ def serve(
             ApiConfig, given, **shared, model_sha=found.sha, version=installed_version("headwater"),
             engine_socket=engine.socket,
         )  # fmt: skip
-        code = Supervisor(engine, api).run()
+        code = Supervisor(engine, api, begin).run()
     raise typer.Exit(code)
 
 
@@ -111,12 +129,13 @@ def main() -> None:
     """Entry point of the console script: an error of the user's is one line, never a traceback."""
     # As an exception: a conversion that is under way removes what it has written.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    configure_logging(False, "headwater")
     try:
         if sys.argv[1:2] == ["serve"]:
             sys.argv[2:], notes = take_foreign_flags(sys.argv[2:], os.environ)
             for note in notes:
-                print(f"headwater: {note}", file=sys.stderr)
+                logger.warning(note)
         app()
     except (ModelError, StartError, ForeignFlagError) as error:
-        print(f"headwater: error: {error}", file=sys.stderr)
+        logger.error("%s", error)
         sys.exit(1)

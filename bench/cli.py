@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..engine.checkpoint.errors import ModelError
 from .options import LoadOptions, ReportOptions, parse_numbers, with_options
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ def user_errors() -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, OSError, MissingPlots) as error:
+    except (ValueError, OSError, ModelError, MissingPlots) as error:
         print(f"headwater bench: error: {error}", file=sys.stderr)
         raise typer.Exit(USAGE) from None
     except KeyboardInterrupt:

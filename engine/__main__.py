@@ -13,9 +13,10 @@ from pathlib import Path
 
 import setproctitle
 
-from .checkpoint.errors import ModelError
+from .checkpoint.errors import REFUSED, ModelError
 from .config import EngineConfig, decode_config
 from .flight_recorder import remove_engine_files
+from .log import configure_logging, log_refusal
 from .parent_watch import watch_parent
 
 _ORPHAN_STOP_S = 3.0  # for the step in progress
@@ -28,6 +29,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = os.getppid()
     config = decode_config(_read_line(), EngineConfig)
+    configure_logging(config.json_output, "engine")
     # Threads of torch's OpenMP, where it starts any, must not spin while they wait: kernels and API want the cores.
     # Read by libgomp when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -41,8 +43,8 @@ def main() -> int:
     try:
         engine, hello = start_engine(config)
     except ModelError as error:
-        print(f"engine: {error}", file=sys.stderr, flush=True)
-        return 2
+        log_refusal(error, config.json_output)
+        return REFUSED
     faults = Faults(config.faults) if config.faults else None
     server = EngineServer(engine, hello, config.socket, sys.stdin.fileno(), faults)
     signal.signal(signal.SIGTERM, lambda *_: server.stop())

@@ -90,6 +90,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     ] = None
     max_batch_size: Annotated[int | None, Flag(ENGINE, ("--max-batch-size",), "Sequences of one step.", min=1)] = None
     max_waiting: int = 4096  # sequences
+    json_output: bool = False  # of logs; its flag stands in api/config.py
     prefix_cache: Annotated[
         bool,
         Flag(

@@ -11,16 +11,14 @@ from .config import EngineConfig
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
 from .limits import choose_limits
+from .log import logger
 from .messages import Hello, SamplingParams, Submit
-from .models import choose_dtypes, load_model, read_config
+from .models.dtypes import choose_dtypes
+from .models.families import read_config
+from .models.load import load_model
 from .runner import Runner
 
 _CPU_WARM_UP_ROWS = 16  # its kernels have no variants for row counts; on a GPU the largest step shows that it fits
-
-
-def log(message: str) -> None:
-    """One line of the engine's log."""
-    print(f"engine: {message}", flush=True)
 
 
 def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
@@ -51,16 +49,18 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         compiler=GrammarCompiler(config.model_dir, model_config.vocab_size),
         prefix_cache=config.prefix_cache, speculate=config.speculate,
     )  # fmt: skip
-    log("warming up; the first start on a machine compiles the kernels, which takes about a minute")
+    logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
     _warm_up(engine, limits.max_rows if device.type == "cuda" else _CPU_WARM_UP_ROWS, limits.max_total_tokens)
     ready = time.monotonic()
 
     name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
     rounded = f" with {config.quantize} weights" if config.quantize else ""
-    log(f"{config.model_id}: {model_config.architecture}, {dtype_name}{rounded} on {name}, {backend_name} kernels")
+    logger.info(
+        f"{config.model_id}: {model_config.architecture}, {dtype_name}{rounded} on {name}, {backend_name} kernels"
+    )
     for reason in (*model_config.notes, *limits.reasons):
-        log(reason)
-    log(f"ready: weights {loaded - begin:.1f} s, warm-up {ready - loaded:.1f} s")
+        logger.info(reason)
+    logger.info(f"ready: weights {loaded - begin:.1f} s, warm-up {ready - loaded:.1f} s")
     hello = Hello(
         model_id=config.model_id,
         device=name,

@@ -28,7 +28,7 @@ class Service:
         self.config = config
         self.permits = permits
         self.tokenizer = Tokenizer(config.model_dir, config.validation_workers)
-        self.chat_templates = load_chat_templates(config.model_dir)
+        self.chat_templates = load_chat_templates(config.model_dir, config.tokenizer_config_path)
         self.engine = EngineClient(config.engine_socket, config.heartbeat_timeout)
         self._tracer: Tracer | None = None
         self.metrics: Metrics | None = None  # its buckets depend on the engine's limits

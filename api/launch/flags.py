@@ -100,7 +100,14 @@ def can_trace() -> bool:
         return False
 
 
-def use_hub_cache(directory: str | None) -> None:
-    """Where models of the Hub are kept, for this process and its children; before huggingface_hub is imported."""
+def use_hub(directory: str | None, *, quiet: bool) -> None:
+    """For this process and its children, before huggingface_hub is imported.
+
+    Args:
+        directory: where models of the Hub are kept.
+        quiet: its progress bars are no JSON lines.
+    """
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     if directory is not None:
         os.environ["HF_HUB_CACHE"] = directory

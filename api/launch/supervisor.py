@@ -11,11 +11,9 @@ No torch and no threads here. Life of the processes:
 
 import contextlib
 import http.client
-import json
 import os
 import select
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -25,7 +23,9 @@ from typing import Literal
 
 import msgspec
 
+from ...engine.checkpoint.errors import REFUSED
 from ...engine.config import EngineConfig
+from ...engine.log import logger
 from ..config import ApiConfig
 from .addresses import reachable_host
 from .banner import banner, describe, read_hello
@@ -67,7 +67,9 @@ def memory_kills() -> int | None:
 class Supervisor:
     """Runs the children until a signal or a failure."""
 
-    def __init__(self, engine_config: EngineConfig, api_config: ApiConfig) -> None:
+    def __init__(self, engine_config: EngineConfig, api_config: ApiConfig, begin: float) -> None:
+        """``begin``: when the program was started, time.monotonic()."""
+        self._begin = begin
         self._engine_config = engine_config
         self._api_config = api_config
         self._restarts: deque[float] = deque(maxlen=api_config.max_engine_restarts + 1)  # when, time.monotonic()
@@ -82,7 +84,7 @@ class Supervisor:
         """Start, watch, stop. Returns the exit code of the program."""
         started = time.monotonic()
         with self._wakeup() as wakeup:
-            self._log("info", f"loading {self._api_config.model_id} from {self._api_config.model_dir}")
+            logger.info(f"loading {self._api_config.model_id} from {self._api_config.model_dir}")
             self._start_engine()
             self._api = Child(API_MODULE, self._api_config)
             try:
@@ -96,12 +98,14 @@ class Supervisor:
         """Until a signal or a failure. Returns the exit code that it means."""
         while not self._signals:
             engine_code, api_code = self._engine.exit_code(), self._api.exit_code()
+            if not self._ready and REFUSED in (engine_code, api_code):
+                return 1  # the process itself has said why
             if api_code is not None:
-                self._log("error", f"the HTTP server ended ({describe_exit(api_code)}); stopping")
+                logger.error(f"the HTTP server ended ({describe_exit(api_code)}); stopping")
                 return 1
             if engine_code is not None:
                 if not self._ready:
-                    self._log("error", f"the engine did not start ({describe_exit(engine_code)}); stopping")
+                    logger.error(f"the engine did not start ({describe_exit(engine_code)}); stopping")
                     return engine_code or 1
                 if not self._restart_engine(describe_exit(engine_code), self._cause(engine_code)):
                     return 1
@@ -112,7 +116,7 @@ class Supervisor:
                 self._next_health_check = time.monotonic() + HEALTH_INTERVAL_S
                 if self._ready:
                     self._first_start_s = time.monotonic() - started
-                    self._announce(self._first_start_s)
+                    self._announce(time.monotonic() - self._begin)
             self._sleep(wakeup, WATCH_INTERVAL_S if self._ready else HEALTH_INTERVAL_S)
         return 0
 
@@ -143,9 +147,9 @@ class Supervisor:
         most = self._api_config.max_engine_restarts
         recent = sum(self._restarts[-1] - moment < RESTART_WINDOW_S for moment in self._restarts)
         if recent > most:
-            self._log("error", f"the engine died {recent} times in {RESTART_WINDOW_S:.0f} s; stopping")
+            logger.error(f"the engine died {recent} times in {RESTART_WINDOW_S:.0f} s; stopping")
             return False
-        self._log("warn", f"the engine died ({why}); starting it again, {recent} of {most}")
+        logger.warning(f"the engine died ({why}); starting it again, {recent} of {most}")
         self._engine.kill()
         config = self._engine_config
         config.socket.unlink(missing_ok=True)
@@ -161,13 +165,13 @@ class Supervisor:
         """Let responses finish, then end the engine. Returns the exit code."""
         graceful = code == 0 and self._ready
         if graceful:
-            self._log("info", "stopping: running responses may finish; a second signal ends them")
+            logger.info("stopping: running responses may finish; a second signal ends them")
         self._api.terminate()
         drained = self._wait(
             wakeup, self._api, self._api_config.graceful_termination_timeout if graceful else UNREADY_STOP_S
         )
         if graceful and not drained:
-            self._log("warn", "stopping: responses were cut off")
+            logger.warning("stopping: responses were cut off")
             code = 1
         self._engine.terminate()
         self._engine.hang_up()
@@ -230,7 +234,7 @@ class Supervisor:
         config = self._api_config
         host = reachable_host(config.host)
         address = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
-        self._log("info", f"{config.model_id} is ready at {address} after {seconds:.1f} s")
+        logger.info(f"{config.model_id} is ready at {address} after {seconds:.1f} s")
         hello = read_hello(self._engine_config.socket)
         if hello is None:  # it has just died; the next one says the same
             return
@@ -238,13 +242,6 @@ class Supervisor:
         self._engine_config = msgspec.structs.replace(self._engine_config, num_pages=hello.num_pages + 1)
         facts = describe(address, self._engine_config, config, hello)
         if config.json_output:
-            self._log("info", "settings", **facts)
+            logger.info("settings", extra={"fields": facts})
         else:
             print(banner(facts), flush=True)
-
-    def _log(self, level: str, message: str, **fields: str) -> None:
-        if self._api_config.json_output:
-            line = json.dumps({"timestamp": time.time(), "level": level.upper(), "message": message, **fields})
-        else:
-            line = f"headwater: {message}"
-        print(line, file=sys.stdout if level == "info" else sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from typing import TextIO
 import msgspec
 from msgspec import Struct
 
+from ..log import Progress, logger
 from .convert import CONVERTER_VERSION, convert
 from .errors import ModelError
 
@@ -87,6 +88,7 @@ def cached_conversion(gguf_path: Path) -> Path:
                 if not directory.is_dir():
                     for leftover in cache.glob(f".{directory.name}.*"):  # of a conversion that was killed
                         shutil.rmtree(leftover, ignore_errors=True)
+                    logger.info("converting %s, once", gguf_path)
                     convert(gguf_path, directory)
     except OSError as error:
         raise ModelError(f"{cache}: {error.strerror or error}. Set XDG_CACHE_HOME to a folder with room.") from error
@@ -126,8 +128,10 @@ def _key(gguf_path: Path) -> str:
     digest = hashlib.blake2b(f"{CONVERTER_VERSION} ".encode(), digest_size=16)
     try:
         with gguf_path.open("rb") as file:
+            progress = Progress(f"reading {gguf_path.name}", os.fstat(file.fileno()).st_size, "MB", scale=1e6)
             while block := file.read(1 << 20):
                 digest.update(block)
+                progress.add(len(block))
     except OSError as error:
         raise ModelError(f"{gguf_path}: {error.strerror}.") from error
     return digest.hexdigest()

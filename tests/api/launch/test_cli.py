@@ -30,6 +30,18 @@ def test_help(command: tuple[str, ...], words: list[str]) -> None:
     assert all(word in ended.stdout for word in words)
 
 
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version(flag: str) -> None:
+    assert headwater(flag).stdout == "headwater 0.1.0\n"
+
+
+def test_a_refusal_is_json_where_logs_are() -> None:
+    ended = headwater("serve", "./none", "--port", "0", "--json-output")
+    line = json.loads(ended.stderr)
+    assert line["level"] == "ERROR"
+    assert line["message"].startswith("./none: no such directory")
+
+
 def test_the_command_line_does_not_import_torch() -> None:
     program = "import sys, headwater.api.cli; print({'torch', 'numpy', 'huggingface_hub'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-P", "-c", program], text=True) == "set()\n"
@@ -80,7 +92,7 @@ class Recorder:
 
     settings: tuple[EngineConfig, ApiConfig]
 
-    def __init__(self, engine: EngineConfig, api: ApiConfig) -> None:
+    def __init__(self, engine: EngineConfig, api: ApiConfig, begin: float) -> None:  # noqa: ARG002
         Recorder.settings = engine, api
 
     def run(self) -> int:
@@ -91,7 +103,10 @@ class Recorder:
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("headwater.api.cli.Supervisor", Recorder)
     monkeypatch.setattr("headwater.api.cli.setproctitle", str)  # this process is pytest
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    config = {"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8}
+    config |= {"num_hidden_layers": 1, "num_attention_heads": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "model.safetensors"):
         (tmp_path / name).touch()
     return str(tmp_path)
 
@@ -164,8 +179,9 @@ def test_flags_reach_both_processes_in_either_spelling(model: str) -> None:
 def test_environment_variables_are_read_and_flags_win(model: str) -> None:
     variables = {"MODEL_ID": model, "MAX_BEST_OF": "7", "MAX_STOP_SEQUENCES": "8", "JSON_OUTPUT": "true"}
     # HOSTNAME is set in every container, to the container's name.
-    _, api = settings_of("--max-best-of", "3", **variables, HOSTNAME="4f2a91c0")
+    engine, api = settings_of("--max-best-of", "3", **variables, HOSTNAME="4f2a91c0")
     assert (api.model_id, api.max_best_of, api.max_stop_sequences, api.json_output) == (model, 3, 8, True)
+    assert engine.json_output
     assert api.host == "127.0.0.1"
 
 
