@@ -38,8 +38,9 @@ class Axis:
         low, high = min(known), max(known)
         if self.log:
             return low / 1.15, high * 1.15
+        low, high = low if self.low is None else self.low, high if self.high is None else self.high
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        low, high = low - room if self.low is None else self.low, high + room if self.high is None else self.high
+        low, high = low - (self.low is None) * room, high + (self.high is None) * room
         return low, high if high != low else low + 1.0
 
     def scale(self) -> Callable[[float], float]:

@@ -50,7 +50,7 @@ def test_an_axis_at_the_right_has_its_own_scale() -> None:
     chart.dots([1], [10], "#000")
     chart.dots_right([1], [1000], "#000")
     (_, left), (_, right) = circles(chart)
-    assert left == right
+    assert left == right > 20  # there is room above
     assert {"10", "1,000"} <= set(texts(chart))
 
 
