@@ -14,7 +14,7 @@ from .generation.permits import Permits
 from .generation.service import Service
 from .http.connection import Application, Connection, Receive, Scope, Send
 from .http.error_body import error_body
-from .http.errors import ApiError, ClientDisconnect, ReaderStalled, TransportError
+from .http.errors import ApiError, ClientDisconnect, ReaderStalled, TransportError, UnknownRouteError
 from .http.routing import Endpoint, Router
 from .launch.worker_settings import WorkerSettings, worker_settings
 from .openapi import document
@@ -79,14 +79,14 @@ class App:
             return
         found = _find(connection)
         if found is None:
-            raise TransportError(404, "")
+            raise UnknownRouteError(connection.method, connection.path)
         endpoint, connection.path_params = found
         connection.route = endpoint.path
         route = endpoint.routes.get(method)
         if route is None or route.protected:
             self._check_key(connection)
         if route is None:
-            raise TransportError(405, "", ((b"allow", endpoint.allowed),))
+            raise UnknownRouteError(connection.method, connection.path, endpoint.allowed)
         if (decoder := endpoint.decoders.get(method)) is None:
             await route.handler(self._service, connection)
         else:

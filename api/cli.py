@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import sys
+import time
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +20,8 @@ from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.checkpoint.tokenizer_config import with_tokenizer_config
 from ..engine.config import MODEL, EngineConfig, Flag
 from ..engine.install_hints import install_extra
-from ..engine.log import configure_logging
+from ..engine.log import configure_logging, log_refusal
+from .cache_commands import app as cache
 from .config import ApiConfig
 from .launch.addresses import StartError, probe_port, socket_dir
 from .launch.flags import GroupedCommand, can_trace, configure, configure_hub, with_flags
@@ -28,7 +31,6 @@ from .launch.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(
-    help="Streams text from a transformer, token by token, over HTTP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,6 +41,21 @@ app = typer.Typer(
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headwater {installed_version('headwater')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Streams text from a transformer, token by token, over HTTP."""
 
 
 class ModelFlags(Struct, kw_only=True):
@@ -76,6 +93,7 @@ def serve(
 
     What is not given is chosen from the hardware and the model. Each flag can be set by an environment variable.
     """
+    begin = time.monotonic()
     given = {name: value for name, value in flags.items() if value is not None}
     _check(given)
     setproctitle("headwater serve")
@@ -83,22 +101,20 @@ def serve(
     for note in context.obj or ():
         logger.warning("%s", note)
     try:
-        code = _serve(model, given)
+        code = _serve(model, given, begin)
     except (ModelError, StartError) as error:
-        if not given["json_output"]:
-            raise
-        logger.error("%s", error)
+        log_refusal(error, given["json_output"])
         code = 1
     raise typer.Exit(code)
 
 
-def _serve(model: str | None, given: dict[str, Any]) -> int:
-    """Returns the exit code."""
+def _serve(model: str | None, given: dict[str, Any], begin: float) -> int:
+    """``begin``: when the command began, by the monotonic clock. Returns the exit code."""
     given["port"] = probe_port(given["host"], given["port"])
     given.setdefault("api_workers", max(1, len(os.sched_getaffinity(0)) // 4))
     choice = configure(ModelFlags, given)
     configure_hub(choice.huggingface_hub_cache, progress=not given["json_output"])
-    found = resolve_model(model or choice.model_id, choice.revision)
+    found = resolve_model(model or choice.model_id, choice.revision, given.get("dtype"))
     if choice.revision is not None and found.sha is None:
         logger.warning("--revision changes nothing: MODEL is not from the Hub")
     directory = found.directory
@@ -111,7 +127,7 @@ def _serve(model: str | None, given: dict[str, Any]) -> int:
             ApiConfig, given, **shared, model_sha=found.sha, version=installed_version("headwater"),
             engine_socket=engine.socket,
         )  # fmt: skip
-        return Supervisor(engine, api).run()
+        return Supervisor(engine, api, begin).run()
 
 
 def _check(flags: dict[str, Any]) -> None:
@@ -126,6 +142,7 @@ def _check(flags: dict[str, Any]) -> None:
 
 
 app.add_typer(bench, name="bench")
+app.add_typer(cache, name="cache")
 
 
 @app.command()
@@ -134,17 +151,20 @@ def convert(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made; must not exist.", show_default=False)],
 ) -> None:
     """Make a directory in Hugging Face format (bf16) from a .gguf file."""
+    configure_logging(json_output=False)
     convert_gguf(gguf, directory)
     print(f"{directory}: done. Serve it with `headwater serve {directory}`.")
 
 
 def main() -> None:
     """Entry point of the console script: an error of the user's is one line, never a traceback."""
+    # As an exception: a conversion that is under way removes what it has written.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         notes: list[str] = []
         if sys.argv[1:2] == ["serve"]:
             sys.argv[2:], notes = take_foreign_flags(sys.argv[2:], os.environ)
         app(obj=notes)  # for serve, which knows how to log
     except (ModelError, StartError, ForeignFlagError) as error:
-        print(f"headwater: error: {error}", file=sys.stderr)
+        log_refusal(error, json_output=False)
         sys.exit(1)

@@ -6,6 +6,7 @@ supervisor has made sure that the port is free: Granian would share it with whoe
 """
 
 import contextlib
+import logging
 import os
 import resource
 import shutil
@@ -22,12 +23,17 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from setproctitle import setproctitle
 
+from ..engine.checkpoint.errors import REFUSED, ModelError
 from ..engine.config import decode_config
-from ..engine.log import GRANIAN_LOGGING, configure_logging
+from ..engine.log import GRANIAN_LOGGING, configure_logging, log_refusal
 from ..engine.parent_watch import watch_parent
 from .config import ApiConfig
 from .generation.permits import create_permits
 from .launch.worker_settings import WorkerSettings, set_worker_settings
+from .text.chat_template_files import load_chat_templates
+from .text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 # Connections, not requests: each takes one while it lives, idle ones too. Far above any number of requests in
 # progress, so that refusals, health and metrics are still answered.
@@ -38,14 +44,22 @@ _ORPHAN_STOP_S = 5.0  # what running responses get once the supervisor is gone: 
 _BUFFER_BYTES = 64 * 1024
 
 
-def main() -> None:
-    """Serve until SIGTERM, SIGINT or the end of standard input; running responses finish first."""
+def main() -> int:
+    """Serve until SIGTERM, SIGINT or the end of standard input; running responses finish first.
+
+    Returns the exit code: REFUSED if the model's files can't be used.
+    """
     supervisor = os.getppid()
     config = decode_config(sys.stdin.buffer.readline(), ApiConfig)
     configure_logging(config.json_output)
     setproctitle("headwater api")
     watch_parent(supervisor, lambda: _leave(config.engine_socket), lifeline=0)
     _allow_descriptors()
+    try:
+        _check_files(config)
+    except ModelError as error:
+        log_refusal(error, config.json_output)
+        return REFUSED
     _wait_for_engine(config.engine_socket)
     # Beside the socket: the supervisor removes that directory however this process ends.
     parent = config.engine_socket.parent
@@ -53,6 +67,14 @@ def main() -> None:
         _serve(config, Path(directory))
     if os.getppid() != supervisor:
         _remove_directory(config.engine_socket)
+    return 0
+
+
+def _check_files(config: ApiConfig) -> None:
+    """What every worker will read, while the engine loads: a fault is told once. Raises ModelError."""
+    Tokenizer(config.model_dir)
+    for reason in load_chat_templates(config.model_dir).broken.values():
+        logger.warning("conversations are refused: %s", reason)
 
 
 def _serve(config: ApiConfig, directory: Path) -> None:
@@ -133,4 +155,4 @@ def _listens(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..engine.checkpoint.errors import ModelError
 from ..engine.log import configure_logging
 from .options import LoadOptions, ReportOptions, parse_numbers, with_options
 
@@ -28,11 +29,9 @@ USAGE = 2  # exit code of what can't be meant
 @contextmanager
 def user_errors() -> Iterator[None]:
     """What the user can mend is a line, not a traceback."""
-    from .emit import MissingPlots
-
     try:
         yield
-    except (ValueError, OSError, MissingPlots) as error:
+    except (ValueError, OSError, ModelError) as error:
         print(f"headwater bench: error: {error}", file=sys.stderr)
         raise typer.Exit(USAGE) from None
     except KeyboardInterrupt:
@@ -54,14 +53,12 @@ def serve_command(
     arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="When requests by rate leave.")] = "poisson",
 ) -> None:
     """Put load on a server: so many clients at a time, or so many requests per second."""
-    from .emit import check_plots
     from .load.run import Load
     from .load.serve import serve
 
     if concurrency and rate:
         raise typer.BadParameter("give --concurrency or --rate, not both")
     with user_errors():
-        check_plots(report)
         loads = [Load(rate=each, arrivals=arrivals) for each in parse_numbers(rate, float)] if rate else []
         loads = loads or [Load(int(each)) for each in parse_numbers(concurrency or "1,8,32", int)]
         raise typer.Exit(serve(url, loads, load, report))
@@ -78,12 +75,10 @@ def compare_command(
     rounds: Annotated[int, typer.Option(min=1, help="Times that every server gets its turn.")] = 5,
 ) -> None:
     """Ask several servers the same in turn, and give ratios round by round."""
-    from .emit import check_plots
     from .load.compare import compare
     from .load.run import Load
 
     with user_errors():
-        check_plots(report)
         if len(urls) < 2:
             raise ValueError("two servers or more are compared")
         raise typer.Exit(compare(urls, Load(rate=rate) if rate else Load(concurrency), rounds, load, report))
@@ -100,11 +95,9 @@ def sweep_command(
     steps: Annotated[int, typer.Option(min=1, help="Rates between one request at a time and all at once.")] = 6,
 ) -> None:
     """Raise the load until the server gives no more."""
-    from .emit import check_plots
     from .load.sweep import sweep
 
     with user_errors():
-        check_plots(report)
         raise typer.Exit(sweep(url, over, most, steps, load, report))
 
 
@@ -128,12 +121,10 @@ def offline_command(
     quantize: Quantize = None,
 ) -> None:
     """Step the engine in this process, without HTTP: times, tokens per second, and share of what memory allows."""
-    from .emit import check_plots
     from .offline.offline import offline
 
     configure_logging(json_output=False)
     with user_errors():
-        check_plots(report)
         offline(
             model,
             [int(each) for each in parse_numbers(batches, int)],

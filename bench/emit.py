@@ -1,27 +1,17 @@
 """Writes a report in every form that was asked for: a table on the terminal, JSON, HTML, an image."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..engine.install_hints import install_extra
+from .chart import stacked
 from .options import ReportOptions
 from .report import Report, Table
+from .report_html import page
 
 SCHEMA_VERSION = 1  # of the JSON, docs/bench.md
-
-
-class MissingPlots(Exception):
-    """matplotlib is not installed; the message says how to get it."""
-
-
-def check_plots(options: ReportOptions) -> None:
-    """Before anything is measured. Raises MissingPlots."""
-    if (options.html or options.png) and importlib.util.find_spec("matplotlib") is None:
-        raise MissingPlots(f"--html and --png need matplotlib: {install_extra('bench')}")
 
 
 def markdown(table: Table) -> str:
@@ -58,14 +48,11 @@ def emit(report: Report, options: ReportOptions) -> None:
     if options.json:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(document(report)), indent=1) + b"\n")
         written.append(options.json)
-    if options.html or options.png:
-        from . import report_html  # it needs matplotlib
-
-        if options.html:
-            options.html.write_text(report_html.page(report), encoding="utf-8")
-            written.append(options.html)
-        if options.png:
-            report_html.write_png(report, options.png)
-            written.append(options.png)
+    if options.html:
+        options.html.write_text(page(report), encoding="utf-8")
+        written.append(options.html)
+    if options.svg:
+        options.svg.write_text(stacked([(plot.title, plot.chart) for plot in report.plots]), encoding="utf-8")
+        written.append(options.svg)
     for path in written:
         print(f"wrote {path}", file=sys.stderr)

@@ -61,7 +61,7 @@ class ReportOptions:
 
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with tables and plots.")] = None
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plots as an image.")] = None
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plots as an image.")] = None
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -1,14 +1,11 @@
 """A report: what a command found, before it is written in one form or another (emit.py)."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
+from .chart import Chart
 from .machine import Origin
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 class Table(Struct):
@@ -20,11 +17,11 @@ class Table(Struct):
 
 
 class Plot(Struct):
-    """One plot, drawn when an image is made."""
+    """One plot."""
 
     title: str
     caption: str  # what it shows, for the page
-    draw: Callable[["Axes"], None]
+    chart: Chart
 
 
 class Report(Struct):

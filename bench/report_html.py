@@ -1,16 +1,9 @@
-"""One self-contained page: tables and plots as SVG, no script, nothing fetched. matplotlib draws."""
+"""One self-contained page: tables and plots as SVG, no script, nothing fetched."""
 
-import io
 from html import escape
-from pathlib import Path
-
-import matplotlib as mpl
-from matplotlib.figure import Figure
 
 from .report import Plot, Report, Table
 
-PLOT_INCHES = (8.5, 4.2)
-RASTER_DPI = 130  # of what is drawn as pixels
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -42,22 +35,10 @@ def page(report: Report) -> str:
         "</dl>",
         *(f"<p><b>Note:</b> {escape(note)}</p>" for note in report.notes),
         *map(_table, report.tables),
-        *(_plot(number, plot) for number, plot in enumerate(report.plots)),
+        *map(_plot, report.plots),
         "</html>\n",
     ]
     return "\n".join(parts)
-
-
-def write_png(report: Report, path: Path) -> None:
-    """All plots below each other."""
-    width, height = PLOT_INCHES
-    figure = Figure(figsize=(width, height * max(1, len(report.plots))), layout="constrained")
-    figure.suptitle(report.title)
-    rows = figure.subplots(max(1, len(report.plots)), squeeze=False)
-    for axes, plot in zip(rows[:, 0], report.plots, strict=False):
-        axes.set_title(plot.title, fontsize=10)
-        plot.draw(axes)
-    figure.savefig(path, dpi=RASTER_DPI, metadata={"Software": None})
 
 
 def _table(table: Table) -> str:
@@ -66,13 +47,6 @@ def _table(table: Table) -> str:
     return f'<h2>{escape(table.title)}</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def _plot(number: int, plot: Plot) -> str:
-    figure = Figure(figsize=PLOT_INCHES, layout="constrained")
-    plot.draw(figure.subplots())
-    out = io.StringIO()
-    # Ids are hashes: with a salt of its own each drawing of the page keeps its own.
-    with mpl.rc_context({"svg.hashsalt": f"plot {number}", "svg.fonttype": "none"}):
-        figure.savefig(out, format="svg", dpi=RASTER_DPI, metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    return f"<h2>{escape(plot.title)}</h2><figure>{svg}<figcaption>{escape(plot.caption)}</figcaption></figure>"
+def _plot(plot: Plot) -> str:
+    caption = escape(plot.caption)
+    return f"<h2>{escape(plot.title)}</h2><figure>{plot.chart.svg()}<figcaption>{caption}</figcaption></figure>"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import setproctitle
 
-from .checkpoint.errors import ModelError
+from .checkpoint.errors import REFUSED, ModelError
 from .config import EngineConfig, decode_config
 from .flight_recorder import remove_engine_files
-from .log import adopt_loggers, configure_logging
+from .log import adopt_loggers, configure_logging, log_refusal
 from .parent_watch import watch_parent
 
 _ORPHAN_STOP_S = 3.0  # for the step in progress
@@ -46,8 +46,8 @@ def main() -> int:
     try:
         engine, hello = start_engine(config)
     except ModelError as error:
-        logger.error("%s", error)
-        return 2
+        log_refusal(error, config.json_output)
+        return REFUSED
     faults = Faults(config.faults) if config.faults else None
     server = EngineServer(engine, hello, config.socket, sys.stdin.fileno(), faults)
     signal.signal(signal.SIGTERM, lambda *_: server.stop())

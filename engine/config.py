@@ -90,6 +90,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     ] = None
     max_batch_size: Annotated[int | None, Flag(ENGINE, ("--max-batch-size",), "Sequences of one step.", min=1)] = None
     max_waiting: int = 4096  # sequences
+    json_output: bool = False  # of logs; its flag stands in api/config.py
     prefix_cache: Annotated[
         bool,
         Flag(
@@ -103,7 +104,6 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     speculate: Annotated[
         int, Flag(ENGINE, ("--speculate",), "Tokens guessed in each step from the text so far; 0: none.", min=0)
     ] = 0
-    json_output: bool = False  # its flag stands in api/config.py
     # Of an engine that follows one that died: as many pages as that had, so that whatever it took still fits.
     num_pages: int | None = None
     crashed: tuple[int, ...] = ()  # messages.Hello.crashed

@@ -10,10 +10,10 @@ from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from .checkpoint.end_tokens import end_token_ids
+from .checkpoint.tokenizer_file import read_tokenizer
 from .grammar import GrammarError, Matcher, Vocabulary, reason
 from .messages import Grammar
 
@@ -146,7 +146,7 @@ def read_vocabulary(model_dir: Path, vocab_size: int) -> Vocabulary:
     """llguidance's view of a model's tokenizer: 0.3 s for 49 000 tokens. Raises GrammarError."""
     path = model_dir / "tokenizer.json"
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = read_tokenizer(path)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         eos_ids = end_token_ids(model_dir, tokenizer)

@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from .checkpoint.errors import ModelError
 from .config import EngineConfig
-from .models import ModelConfig, page_bytes
+from .models.config import ModelConfig
+from .models.kv_cache import page_bytes
 
 # A step of this many rows is what a decoding neighbour waits for when a prompt comes in: about 0.25 s per 256 rows of a
 # 135 M model on two cores. On a GPU 2048 rows already fill the tensor cores.

@@ -7,6 +7,7 @@ nobody caught come out in the same form. No torch here: the API imports this mod
 import logging
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 logger = logging.getLogger("headwater")
+PROGRESS_INTERVAL_S = 2.0
 
 # For Granian, which else gives its loggers handlers of their own, in each of its processes.
 GRANIAN_LOGGING: dict[str, Any] = {
@@ -53,6 +55,36 @@ def adopt_loggers() -> None:
         library = logging.getLogger(name)
         library.handlers = []
         library.propagate = True
+
+
+class Progress:
+    """A line every few seconds about work that takes long; none about work that does not."""
+
+    def __init__(self, what: str, total: int, unit: str, scale: float = 1.0) -> None:
+        """``total``: in steps of ``add``; divided by ``scale`` they are ``unit``."""
+        self._what = what
+        self._total = total
+        self._unit = unit
+        self._scale = scale
+        self._done = 0
+        self._next = time.monotonic() + PROGRESS_INTERVAL_S
+
+    def add(self, count: int) -> None:
+        """So much more is done."""
+        self._done += count
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_INTERVAL_S
+            done, total = self._done / self._scale, self._total / self._scale
+            share = 100 * self._done // max(1, self._total)
+            logger.info("%s: %d %%, %.0f of %.0f %s", self._what, share, done, total, self._unit)
+
+
+def log_refusal(error: Exception, json_output: bool) -> None:
+    """The one line of a program that cannot start, whichever of its processes finds out."""
+    if json_output:
+        logger.error("%s", error)
+    else:
+        print(f"headwater: error: {error}", file=sys.stderr)
 
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -6,7 +6,7 @@ from ..kernels import RAW, TOP_WIDTH, Backend, SamplingBatch
 from .chunk import Chunk
 from .limits import Limits
 from .messages import MAX_TOP_N, PromptScores
-from .models import DecoderModel
+from .models.decoder import DecoderModel
 from .staging import StagingBuffer
 
 

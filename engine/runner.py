@@ -13,7 +13,9 @@ from ..kernels import TOP_WIDTH, Backend, Event, Program, Sampled, SamplingBatch
 from .chunk import Chunk
 from .grammar import Matcher
 from .limits import Limits
-from .models import DecoderModel, Dtypes, KVCache
+from .models.decoder import DecoderModel
+from .models.dtypes import Dtypes
+from .models.kv_cache import KVCache
 from .prompt_logprobs import PromptScorer
 from .sampling_buffers import SamplingBuffers
 from .sampling_results import HostSampled

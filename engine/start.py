@@ -13,7 +13,9 @@ from .engine import Engine
 from .grammar_compiler import GrammarCompiler
 from .limits import choose_limits
 from .messages import Hello, SamplingParams, Submit
-from .models import choose_dtypes, load_model, read_config
+from .models.dtypes import choose_dtypes
+from .models.families import read_config
+from .models.load import load_model
 from .runner import Runner
 
 _CPU_WARM_UP_ROWS = 16  # its kernels have no variants for row counts; on a GPU the largest step shows that it fits

@@ -67,12 +67,13 @@ def test_commands_that_are_named_exist() -> None:
 def test_commands_of_the_command_line_that_are_named_exist() -> None:
     commands = {command.name or command.callback.__name__ for command in cli.registered_commands}
     benches = {command.name or command.callback.__name__ for command in bench_cli.registered_commands}
+    groups = {group.name for group in cli.registered_groups}
     found = {name for _, name in named(COMMAND)}
     assert {"bench |offline", "|convert"} <= found
     processes = {"api", "engine"}  # as ps shows them
     for name in found:
         bench, _, command = name.partition("|")
-        assert command in (benches if bench else commands | processes | {"bench"}), name
+        assert command in (benches if bench else commands | processes | groups), name
 
 
 def test_no_hint_installs_headwater_by_a_name_that_no_index_has() -> None:

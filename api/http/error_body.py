@@ -59,5 +59,5 @@ def openai_error(error: ApiError | TransportError) -> bytes:
     return msgspec.json.encode(OpenAIErrorResponse(OpenAIError(message, kind, param, code)))
 
 
-_REASONS = {401: "Incorrect API key provided", 404: "Unknown URL", 405: "Method not allowed"}
+_REASONS = {401: "Incorrect API key provided"}
 _KINDS = {401: "authentication_error", 424: "server_error", 429: "rate_limit_error"}

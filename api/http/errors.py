@@ -79,6 +79,24 @@ class StreamNotFoundError(ApiError):
         super().__init__(reason or "No such stream: its id is wrong, or nobody read it for too long")
 
 
+class UnknownRouteError(ApiError):
+    """No route has that path, or none with that method."""
+
+    error_type = "not_found"
+    failure = "validation"
+
+    def __init__(self, method: str, path: str, allowed: bytes | None = None) -> None:
+        """``allowed``: the methods of a path that is known."""
+        shown = path if len(path) <= 200 else f"{path[:200]}..."
+        if allowed is None:
+            super().__init__(f"Not found: {method} {shown}")
+            self.status = 404
+        else:
+            super().__init__(f"Method not allowed: {method} {shown}; allowed: {allowed.decode()}")
+            self.status, self.error_type = 405, "method_not_allowed"
+            self.headers = ((b"allow", allowed),)
+
+
 class TransportError(Exception):
     """The request could not be read as what the route takes: a plain text body, as TGI's HTTP layer answers.
 

@@ -24,6 +24,7 @@ from typing import Literal
 
 import msgspec
 
+from ...engine.checkpoint.errors import REFUSED
 from ...engine.config import EngineConfig
 from ..config import ApiConfig
 from .addresses import reachable_host
@@ -68,7 +69,9 @@ def memory_kills() -> int | None:
 class Supervisor:
     """Runs the children until a signal or a failure."""
 
-    def __init__(self, engine_config: EngineConfig, api_config: ApiConfig) -> None:
+    def __init__(self, engine_config: EngineConfig, api_config: ApiConfig, begin: float) -> None:
+        """``begin``: when the program was started, time.monotonic()."""
+        self._begin = begin
         self._engine_config = engine_config
         self._api_config = api_config
         self._restarts: deque[float] = deque(maxlen=api_config.max_engine_restarts + 1)  # when, time.monotonic()
@@ -97,6 +100,8 @@ class Supervisor:
         """Until a signal or a failure. Returns the exit code that it means."""
         while not self._signals:
             engine_code, api_code = self._engine.exit_code(), self._api.exit_code()
+            if not self._ready and REFUSED in (engine_code, api_code):
+                return 1  # the process itself has said why
             if api_code is not None:
                 logger.error("the HTTP server ended (%s); stopping", describe_exit(api_code))
                 return 1
@@ -113,7 +118,7 @@ class Supervisor:
                 self._next_health_check = time.monotonic() + HEALTH_INTERVAL_S
                 if self._ready:
                     self._first_start_s = time.monotonic() - started
-                    self._announce(self._first_start_s)
+                    self._announce(time.monotonic() - self._begin)
             self._sleep(wakeup, WATCH_INTERVAL_S if self._ready else HEALTH_INTERVAL_S)
         return 0
 

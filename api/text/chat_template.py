@@ -178,8 +178,8 @@ class ChatTemplate:
         try:
             self._template = self._environment.from_string(source)
             self.variables = frozenset(meta.find_undeclared_variables(self._environment.parse(source)))
-        except jinja2.TemplateError as error:
-            raise ValueError(f"not a chat template: {error}") from error
+        except Exception as error:  # jinja2's own, and those of Python's compiler for what jinja2 made
+            raise ValueError(f"not a chat template: {error or type(error).__name__}") from error
 
     async def render(
         self,

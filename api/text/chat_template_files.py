@@ -5,63 +5,100 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
+from ...engine.checkpoint.errors import ModelError
+from ...engine.checkpoint.json_files import read_json
 from .chat_roles import RoleSupport
-from .chat_template import ChatTemplate
+from .chat_template import ChatTemplate, TemplateError
+
+# Files that hold templates beside other things, the first one that has any counts. transformers' processors read the
+# first two, its tokenizers the last.
+_JSON_FILES = ("processor_config.json", "chat_template.json", "tokenizer_config.json")
 
 
 class ChatTemplates:
     """The templates of one model by name; most models have one, called ``default``.
 
     Attributes:
+        broken: why a template cannot be used, by name.
         tokenizer_config: what tokenizer_config.json and special_tokens_map.json say, each special token as its text.
     """
 
     def __init__(
-        self, templates: Mapping[str, ChatTemplate], tokenizer_config: Mapping[str, Any] | None = None
+        self,
+        templates: Mapping[str, ChatTemplate],
+        broken: Mapping[str, str] | None = None,
+        tokenizer_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer_config = tokenizer_config or {}
         self._templates = {name: RoleSupport(template) for name, template in templates.items()}
+        self.broken = broken or {}
 
     def choose(self, *, with_tools: bool) -> RoleSupport | None:
-        """The one for a conversation with or without tools, None if the model has none."""
-        if with_tools and "tool_use" in self._templates:
-            return self._templates["tool_use"]
-        return self._templates.get("default")
+        """The one for a conversation with or without tools, None if the model has none.
+
+        Raises TemplateError if it is broken.
+        """
+        name = "tool_use" if with_tools and "tool_use" in self._templates.keys() | self.broken.keys() else "default"
+        if name in self.broken:
+            raise TemplateError(self.broken[name])
+        return self._templates.get(name)
 
 
 def load_chat_templates(model_dir: Path) -> ChatTemplates:
-    """Compile what the directory has. Raises ValueError, which names the file, for one that is no template."""
-    config = _read_json(model_dir / "tokenizer_config.json")
-    known = _read_json(model_dir / "special_tokens_map.json") | config
+    """Compile what the directory has. Raises ModelError, which names the file, for one that is no JSON."""
+    known = _read(model_dir / "special_tokens_map.json") | _read(model_dir / "tokenizer_config.json")
     special_tokens = _special_tokens(known)
     templates: dict[str, ChatTemplate] = {}
-    for name, (path, source) in _sources(model_dir, config).items():
+    broken: dict[str, str] = {}
+    for name, (path, source) in _sources(model_dir).items():
         try:
+            if isinstance(source, bytes):
+                source = source.decode("utf-8-sig")
             templates[name] = ChatTemplate(source, special_tokens)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return ChatTemplates(templates, known | special_tokens)
+            broken[name] = f"{path.name}: {error}"
+    return ChatTemplates(templates, broken, known | special_tokens)
 
 
-def _sources(model_dir: Path, config: dict[str, Any]) -> dict[str, tuple[Path, str]]:
-    """File and text of each template by name; template files hide what tokenizer_config.json says."""
+def _sources(model_dir: Path) -> dict[str, tuple[Path, str | bytes]]:
+    """File and text of each template by name; template files hide what JSON files say. Raises ModelError."""
     files = {path.stem: path for path in sorted(model_dir.glob("additional_chat_templates/*.jinja"))}
     main = model_dir / "chat_template.jinja"
     if main.is_file():
         files["default"] = main
     if files:
-        return {name: (path, path.read_text("utf-8")) for name, path in files.items()}
-    path = model_dir / "chat_template.json"
-    found = _read_json(path).get("chat_template")
-    if found is None:
-        path = model_dir / "tokenizer_config.json"
-        found = config.get("chat_template")
+        return {name: (path, _bytes(path)) for name, path in files.items()}
+    for path in (model_dir / name for name in _JSON_FILES):
+        found = _read(path).get("chat_template")
+        if found is not None:
+            return {name: (path, source) for name, source in _named(path, found).items()}
+    return {}
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}.") from error
+
+
+def _named(path: Path, found: object) -> dict[str, str]:
+    """A text, a list of names and texts, or texts by name. Raises ModelError."""
     if isinstance(found, str):
-        return {"default": (path, found)}
-    if not isinstance(found, list):
-        return {}
-    return {entry["name"]: (path, entry["template"]) for entry in found}
+        return {"default": found}
+    try:
+        if isinstance(found, list):
+            return {each.name: each.template for each in msgspec.convert(found, list[_NamedTemplate])}
+        return msgspec.convert(found, dict[str, str])
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{path}: chat_template: {error}.") from error
+
+
+class _NamedTemplate(Struct):
+    name: str
+    template: str
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
@@ -74,10 +111,5 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError:
-        return {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, dict[str, Any]) or {}

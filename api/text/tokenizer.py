@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import tokenizers
-
 from ...engine.checkpoint.end_tokens import end_token_ids
+from ...engine.checkpoint.tokenizer_file import read_tokenizer
 
 # Encoding runs at about 1 MB/s and releases the GIL: below this length (2 ms) a thread would cost more than it saves.
 _ENCODE_INLINE_CHARACTERS = 2000
@@ -40,12 +39,8 @@ class Tokenizer:
     """
 
     def __init__(self, model_dir: Path, threads: int = 2) -> None:
-        """``threads``: for long texts. Raises ValueError, which names the file, if there is no tokenizer.json."""
-        path = model_dir / "tokenizer.json"
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises no narrower type
-            raise ValueError(f"{path}: not a tokenizer: {error}") from error
+        """``threads``: for long texts. Raises ModelError, which names the file that is missing or broken."""
+        self._tokenizer = read_tokenizer(model_dir / "tokenizer.json")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         added = self._tokenizer.get_added_tokens_decoder()

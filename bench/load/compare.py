@@ -6,7 +6,6 @@ what disturbs the machine for a while disturbs all alike. Ratios are taken withi
 
 import math
 import statistics
-from functools import partial
 
 from ..emit import emit
 from ..machine import origin
@@ -15,7 +14,7 @@ from ..report import Plot, Report, Table
 from .answer import Answer
 from .harness import Harness, Run, run_harness
 from .metrics import Figures, summarize
-from .plots import draw_latency, draw_ratios
+from .plots import latency_chart, ratios_chart
 from .report_runs import (
     NAMES,
     errors_table,
@@ -107,9 +106,9 @@ def comparison(harness: Harness, urls: list[str]) -> Report:
         ["servers", "", "median", "range", "deviation", "rounds above 1"],
         [row for name, found in ratios.items() for row in ratio_rows(name, found)],
     )
-    plots = [Plot("Latency", "All rounds together.", lambda axes: draw_latency(axes, totals, labels))] if totals else []
+    plots = [Plot("Latency", "All rounds together.", latency_chart(totals, labels))] if totals else []
     plots += [
-        Plot(name, "Each dot is one round; the bar is their median.", partial(draw_ratios, ratios=found))
+        Plot(name, "Each dot is one round; the bar is their median.", ratios_chart(found))
         for name, found in ratios.items()
     ]
     return Report(

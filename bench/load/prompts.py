@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+
+from ...engine.checkpoint.tokenizer_file import read_tokenizer
 
 # One token each, with the space before it, in the vocabulary of every model tried.
 _TEXT = (
@@ -52,11 +53,11 @@ class TokenizedWords(Words):
     """Words of a tokenizer's own vocabulary; lengths are exact and include what it adds around a text."""
 
     def __init__(self, file: Path) -> None:
-        """``file``: a tokenizer.json, or a directory with one. Raises ValueError."""
+        """``file``: a tokenizer.json, or a directory with one. Raises ValueError, ModelError."""
         file = file / "tokenizer.json" if file.is_dir() else file
         if not file.is_file():
             raise ValueError(f"{file}: no such file; --tokenizer is a tokenizer.json or a directory with one")
-        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer = read_tokenizer(file)
         super().__init__(words=self._single_token_words())
 
     def text(self, random: np.random.Generator, tokens: int) -> str:

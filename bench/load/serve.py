@@ -5,7 +5,7 @@ from ..machine import origin
 from ..options import LoadOptions, ReportOptions
 from ..report import Plot, Report, Table
 from .harness import Harness, run_harness
-from .plots import draw_curve, draw_latency, draw_timeline
+from .plots import curve_chart, latency_chart, timeline_chart
 from .report_runs import errors_table, harness_document, harness_facts, harness_notes, latency_table, throughput_table
 from .run import Load
 
@@ -55,17 +55,17 @@ def load_plots(harness: Harness) -> list[Plot]:
         Plot(
             "Latency",
             "Percentiles of time to first token, time per output token, gaps between tokens, and whole requests.",
-            lambda axes: draw_latency(axes, runs, labels),
+            latency_chart(runs, labels),
         ),
         Plot(
             "Throughput and latency",
             "Each point is one load: left scale, the median gap between tokens; right scale, the first token.",
-            lambda axes: draw_curve(axes, runs, labels),
+            curve_chart(runs, labels),
         ),
         Plot(
             f"Timeline of tokens, {last.load.label}",
             "A line per request: grey while it waits for its first token, then a mark for every event; "
             "red requests failed.",
-            lambda axes: draw_timeline(axes, last),
+            timeline_chart(last),
         ),
     ]

@@ -12,7 +12,7 @@ from ...engine.checkpoint.resolve import resolve_model
 from ...engine.config import EngineConfig
 from ...engine.engine import Engine
 from ...engine.messages import Hello, SamplingParams, Submit
-from ...engine.models import read_config
+from ...engine.models.families import read_config
 from ...engine.start import start_engine
 from ..emit import emit
 from ..options import ReportOptions

@@ -1,19 +1,16 @@
 """What stepping the engine showed: figures of each batch size and context, held against what memory allows."""
 
 import statistics
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
 from ...engine.messages import Hello
+from ..chart import COLORS, Axis, Chart
 from ..machine import origin
 from ..report import Plot, Report, Table, number
 from .state import State
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 class Cell(Struct, frozen=True):
@@ -109,7 +106,7 @@ def offline_report(grid: Grid, hello: Hello, state: State) -> Report:
             ),
             Table("Prompts", ["context", "prompts", "tokens/s"], prefill_rows),
         ],
-        plots=[Plot("Step time", "Milliseconds of a decoding step.", lambda axes: draw_steps(axes, steps_of(cells)))],
+        plots=[Plot("Step time", "Milliseconds of a decoding step.", steps_chart(steps_of(cells)))],
         notes=grid.notes,
         document={
             "model_id": hello.model_id,
@@ -133,14 +130,12 @@ def steps_of(cells: list[Cell]) -> dict[str, tuple[list[int], list[float]]]:
     return found
 
 
-def draw_steps(axes: "Axes", steps: dict[str, tuple[list[int], list[float]]]) -> None:
-    """Step time over batch size, a line per context."""
-    for label, (batches, times_ms) in steps.items():
-        axes.plot(batches, times_ms, "o-", label=label)
-    if steps:
-        axes.set_xscale("log", base=2)
-        axes.legend()
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("sequences in the step")
-    axes.set_ylabel("step, ms")
+def steps_chart(steps: dict[str, tuple[list[int], list[float]]]) -> Chart:
+    """Step time over batch size, a line per context, which is named at its end."""
+    chart = Chart(Axis("sequences in the step", log=True), Axis("step, ms", low=0))
+    for index, (label, (batches, times_ms)) in enumerate(steps.items()):
+        color = COLORS[index % len(COLORS)]
+        chart.line(batches, times_ms, color)
+        chart.dots(batches, times_ms, color)
+        chart.text(batches[-1], times_ms[-1], label)
+    return chart

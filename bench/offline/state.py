@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from ...engine.models import ModelConfig
+from ...engine.models.config import ModelConfig
 
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 

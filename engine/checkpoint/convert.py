@@ -1,7 +1,5 @@
-"""A .gguf file -> a directory in Hugging Face format: what `headwater convert` does, and the cache of what it made."""
+"""A .gguf file -> a directory in Hugging Face format: what `headwater convert` does."""
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -12,9 +10,8 @@ from pathlib import Path
 
 from .errors import ModelError
 
-# Part of the cache's key: raise it when the converter's output changes.
+# Part of the key in conversion_cache.py: raise it when the converter's output changes.
 CONVERTER_VERSION = 3
-HASHED_BYTES = 1 << 20  # of the file's start: metadata and the first tensor names
 
 
 def convert(gguf_path: Path, directory: Path) -> None:
@@ -28,44 +25,6 @@ def convert(gguf_path: Path, directory: Path) -> None:
             os.replace(scratch, directory)
     except OSError as error:
         raise ModelError(f"{directory}: {error.strerror or error}.") from error
-
-
-def cached_conversion(gguf_path: Path) -> Path:
-    """The directory made from a .gguf file: from the cache, or converted into it now. Raises ModelError."""
-    cache = cache_dir()
-    directory = cache / _cache_key(gguf_path)
-    if directory.is_dir():
-        return directory
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        # Two servers that start at once convert once; the kernel frees the lock of a process that died.
-        with (cache / f"{directory.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not directory.is_dir():
-                for leftover in cache.glob(f".{directory.name}.*"):  # of a conversion that was killed
-                    shutil.rmtree(leftover, ignore_errors=True)
-                convert(gguf_path, directory)
-    except OSError as error:
-        raise ModelError(f"{cache}: {error.strerror or error}. Set XDG_CACHE_HOME to a folder with room.") from error
-    return directory
-
-
-def cache_dir() -> Path:
-    """Where converted models are kept."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification asks to ignore a path that is not absolute.
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "headwater"
-
-
-def _cache_key(gguf_path: Path) -> str:
-    try:
-        stat = gguf_path.stat()
-        with gguf_path.open("rb") as file:
-            start = file.read(HASHED_BYTES)
-    except OSError as error:
-        raise ModelError(f"{gguf_path}: {error.strerror}.") from error
-    identity = f"{CONVERTER_VERSION} {stat.st_size} {stat.st_mtime_ns} ".encode()
-    return f"{gguf_path.stem}-{hashlib.sha256(identity + start).hexdigest()[:16]}"
 
 
 @contextmanager

@@ -7,8 +7,9 @@ token runs on past its turn unless tokenizer_config.json's counts too, so they a
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from tokenizers import Tokenizer
+
+from .json_files import read_json
 
 _FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 
@@ -16,12 +17,12 @@ _FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map
 def end_token_ids(model_dir: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The union of what every file says, each id once, the first file's first; empty if none is known.
 
-    Ids that the tokenizer doesn't have are left out: no model could write them. Raises ValueError, which names a file
+    Ids that the tokenizer doesn't have are left out: no model could write them. Raises ModelError, which names a file
     that is no JSON.
     """
     found: list[int] = []
     for name in _FILES:
-        said = _read(model_dir / name)
+        said = read_json(model_dir / name, dict[str, Any]) or {}
         found += _ids(said, tokenizer)
         if isinstance(text_config := said.get("text_config"), dict):
             found += _ids(text_config, tokenizer)
@@ -37,12 +38,3 @@ def _ids(said: dict[str, Any], tokenizer: Tokenizer) -> list[int]:
     if isinstance(token, str) and (named := tokenizer.token_to_id(token)) is not None:
         ids.append(named)
     return [one for one in ids if tokenizer.id_to_token(one) is not None]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError:
-        return {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
+from ..log import Progress
 from .gguf_file import GgufFile
 
 # Elements dequantised at a time: 32 MiB as fp32, small beside any model and large beside a call's cost.
@@ -109,6 +110,7 @@ def write_safetensors(gguf: GgufFile, plan: list[TensorPlan], path: Path) -> Non
         header[tensor.name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": (offset, end)}
         offset = end
     text = json.dumps(header).encode()
+    progress = Progress(f"converting {gguf.path.name}", offset, "MB", scale=1e6)
     text += b" " * (-len(text) % 8)  # the data starts aligned
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
@@ -123,7 +125,7 @@ def write_safetensors(gguf: GgufFile, plan: list[TensorPlan], path: Path) -> Non
                 except NotImplementedError as error:
                     raise gguf.error(f"{tensor.source} is stored as {kind.name}, which cannot be read") from error
                 values = values.astype(np.float32, copy=False)
-                file.write(to_bf16(values - tensor.offset if tensor.offset else values).tobytes())
+                progress.add(file.write(to_bf16(values - tensor.offset if tensor.offset else values).tobytes()))
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -1,13 +1,14 @@
-"""Weights of a Hugging Face directory: memory-mapped safetensors, one file or many with an index."""
+"""Weights of a Hugging Face directory: memory-mapped safetensors, one file or many, with an index or without."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
+from .json_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -95,12 +96,38 @@ class Checkpoint:
 def open_checkpoint(model_dir: Path) -> Checkpoint:
     """Map the weights of a directory in Hugging Face format. Raises ModelError."""
     index = model_dir / INDEX_FILE
-    single = model_dir / SINGLE_FILE
     if index.is_file():
         return Checkpoint(model_dir, _read_index(index))
-    if single.is_file():
-        return Checkpoint(model_dir, dict.fromkeys(_open(single).keys(), single))
-    raise ModelError(no_weights_message(model_dir))
+    shards: dict[str, Path] = {}
+    for path in find_weights(model_dir):
+        for name in _open(path).keys():  # noqa: SIM118 - a safe_open has no other iterator
+            if name in shards:
+                raise ModelError(
+                    f"{model_dir}: tensor {name} is in {shards[name].name} and in {path.name}, and there is no "
+                    f"{INDEX_FILE} to say which counts. Leave one set of weights in the directory."
+                )
+            shards[name] = path
+    return Checkpoint(model_dir, shards)
+
+
+def find_weights(model_dir: Path) -> list[Path]:
+    """The files that hold the weights of a model without an index. Raises ModelError if there is none.
+
+    model.safetensors alone, where it is; else all there are. Mistral's own name, consolidated, is often a second copy
+    of the rest.
+    """
+    if (model_dir / SINGLE_FILE).is_file():
+        return [model_dir / SINGLE_FILE]
+    found = sorted(model_dir.glob("*.safetensors"))
+    found = [path for path in found if not path.name.startswith("consolidated")] or found
+    if not found:
+        raise ModelError(no_weights_message(model_dir))
+    return found
+
+
+def shards_of(index: Path) -> set[str]:
+    """Names of the files that an index lists. Raises ModelError."""
+    return {path.name for path in _weight_map(index).values()}
 
 
 def no_weights_message(model_dir: Path) -> str:
@@ -110,15 +137,20 @@ def no_weights_message(model_dir: Path) -> str:
         return (
             f"{model_dir}: only pickled weights ({pickled[0].name}). They are not loaded: convert them to safetensors."
         )
-    return f"{model_dir}: neither {SINGLE_FILE} nor {INDEX_FILE} is there. Is this a model in Hugging Face format?"
+    return f"{model_dir}: there is no {SINGLE_FILE}, nor other .safetensors. Is this a model in Hugging Face format?"
+
+
+class _Index(Struct):
+    weight_map: dict[str, str]
+
+
+def _weight_map(index: Path) -> dict[str, Path]:
+    said = read_json(index, _Index)
+    return {name: index.parent / file for name, file in said.weight_map.items()} if said else {}
 
 
 def _read_index(index: Path) -> dict[str, Path]:
-    try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-        shards = {str(name): index.parent / file for name, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index}: no weight map can be read from it ({error!r}). {DAMAGED}.") from error
+    shards = _weight_map(index)
     missing = sorted({path.name for path in shards.values() if not path.is_file()})
     if missing:
         raise ModelError(

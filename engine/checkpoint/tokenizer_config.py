@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from .convert import cache_dir, scratch_dir
+from .conversion_cache import cache_dir
+from .convert import scratch_dir
 from .errors import ModelError
 
 NAME = "tokenizer_config.json"
 # What comes before the chat template in tokenizer_config.json, see api/text/chat_template_files.py.
-_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+_TEMPLATES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "additional_chat_templates")
 
 
 def with_tokenizer_config(model_dir: Path, path: Path) -> Path:

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from ..checkpoint.errors import ModelError
+from ..checkpoint.json_files import read_json
 from ..checkpoint.quantized import StoredScales, read_scales
 from .rope_config import RopeConfig, RopeFields, read_rope
+
+DTYPE_NAMES = ("bfloat16", "float16", "float32")
 
 
 class LayerConfig(Struct, frozen=True):
@@ -57,7 +60,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
 class HfConfig(Struct, kw_only=True):
     """The fields of config.json that are read, under their Hugging Face names; others are ignored."""
 
-    architectures: list[str]
+    architectures: list[str] | None = None
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -97,23 +100,33 @@ Family = Callable[[HfConfig], ModelConfig]
 class _HfArchitecture(Struct):
     """Read first: the fields of an unknown architecture mean nothing."""
 
-    architectures: Annotated[list[str], msgspec.Meta(min_length=1)]
+    architectures: list[str] | None = None
+    model_type: str | None = None
 
 
-def read_config(model_dir: Path, families: Mapping[str, Family]) -> ModelConfig:
-    """Read config.json of a model directory; ``families`` has the known architectures. Raises ModelError."""
+def read_config(model_dir: Path, families: Mapping[str, Family], model_types: Mapping[str, str]) -> ModelConfig:
+    """Read config.json of a model directory. Raises ModelError.
+
+    Args:
+        families: by architecture, the known ones.
+        model_types: architecture of each model_type, for a config.json that names no architecture.
+    """
     path = model_dir / "config.json"
-    try:
-        data = path.read_bytes()
-        architecture = msgspec.json.decode(data, type=_HfArchitecture).architectures[0]
+    said = read_json(path, _HfArchitecture)
+    if said is None:
+        raise ModelError(f"{path}: No such file. A model directory in Hugging Face format has one.")
+    known = ", ".join(families)
+    if said.architectures:
+        architecture = said.architectures[0]
         if architecture not in families:
-            known = ", ".join(families)
             raise ModelError(f"{path}: architecture {architecture} is not known (known: {known})")
-        hf = msgspec.json.decode(data, type=HfConfig)
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}. A model directory in Hugging Face format has one.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: {error}") from error
+    elif said.model_type is not None and said.model_type in model_types:
+        architecture = model_types[said.model_type]
+    else:
+        raise ModelError(f"{path}: no architectures, and model_type {said.model_type} is not known (known: {known})")
+    hf = read_json(path, HfConfig)
+    assert hf is not None, "read a moment ago"
+    hf.architectures = [architecture]
     try:
         return families[architecture](hf)
     except ModelError as error:
@@ -131,7 +144,7 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
         raise ModelError(f"partial_rotary_factor {rope.partial} beside a QK-norm is not supported")
     scales = None if hf.quantization_config is None else read_scales(hf.quantization_config)
     common = {
-        "architecture": hf.architectures[0],
+        "architecture": (hf.architectures or [""])[0],
         "dtype": hf.dtype or hf.torch_dtype or "float32",
         "vocab_size": hf.vocab_size,
         "hidden_size": hf.hidden_size,
@@ -147,6 +160,12 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
         "notes": _notes(hf, rope, scales),
     }
     return ModelConfig(**{**common, **special})
+
+
+def check_dtype(name: str) -> None:
+    """Raises ModelError unless the runtime has numbers of that kind."""
+    if name not in DTYPE_NAMES:
+        raise ModelError(f"dtype {name} is not supported (known: {', '.join(DTYPE_NAMES)}); --dtype chooses one")
 
 
 def rope_config(hf: HfConfig, layer_type: str = "full_attention") -> RopeConfig:

@@ -10,6 +10,7 @@ import torch
 
 from ...kernels import AttentionPlan, QkNorm, StepBatch
 from ..checkpoint.safetensors_dir import Checkpoint
+from ..log import Progress
 from .config import LayerConfig, ModelConfig
 from .kv_cache import KVCache
 from .rope import cos_sin_table, rotary_order
@@ -106,7 +107,11 @@ class DecoderModel:
         # Rounded as the reference does, which multiplies in the model's dtype.
         self._embedding_scale = torch.tensor(config.embedding_scale, dtype=load.dtypes.model).item()
         self._embedding = load.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
-        self._layers = [DecoderLayer(config, load, f"model.layers.{i}") for i in range(config.num_layers)]
+        self._layers = []
+        progress = Progress("loading weights", config.num_layers, "layers")
+        for i in range(config.num_layers):
+            self._layers.append(DecoderLayer(config, load, f"model.layers.{i}"))
+            progress.add(1)
         self._norm = load.vector("model.norm.weight", config.hidden_size)
         # A checkpoint may leave the head out although it isn't said to be tied, or ship a copy although it is.
         tied = config.tie_embeddings or "lm_head.weight" not in checkpoint

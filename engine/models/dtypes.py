@@ -6,8 +6,9 @@ import torch
 
 from ...kernels import Backend
 from ..checkpoint.errors import ModelError
+from .config import DTYPE_NAMES, check_dtype
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 class Dtypes(NamedTuple):
@@ -22,8 +23,7 @@ class Dtypes(NamedTuple):
 def choose_dtypes(backend: Backend, model: str, activations: str | None) -> Dtypes:
     """Dtypes for a model's dtype and, where given, another one for the rows. Raises ModelError."""
     for name in (model, activations or model):
-        if name not in DTYPES:
-            raise ModelError(f"dtype {name} is not supported (known: {', '.join(DTYPES)})")
+        check_dtype(name)
     weights = backend.storage_dtype(DTYPES[model])
     rows = backend.storage_dtype(DTYPES[activations or model])
     if rows not in backend.row_dtypes(weights):

@@ -35,7 +35,7 @@ def test_a_relative_model_path_is_the_users(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     ended = subprocess.run([SERVE, "model", "--port", "0"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 1
-    assert f"headwater: error: {tmp_path}/model: config.json is missing." in ended.stderr
+    assert f"headwater: error: {tmp_path}/model/config.json: No such file." in ended.stderr
 
 
 def test_a_python_that_is_too_old_is_told(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from http.client import IncompleteRead
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
+
+from headwater.engine.checkpoint.resolve import resolve_model
 
 from .serving import HEADWATER, SMALL, Serving, descendants, post, running, serving, status_of, title, wait_until
 
@@ -79,14 +83,65 @@ def test_a_model_that_the_engine_refuses_ends_the_program(tmp_path: Path, tempor
         "rms_norm_eps": 1e-5,
     }
     (model / "config.json").write_text(json.dumps(config))
-    (model / "tokenizer.json").write_text("{}")
+    shutil.copyfile(resolve_model(None).directory / "tokenizer.json", model / "tokenizer.json")
     (model / "model.safetensors").write_bytes(b"cut")
     with serving(str(model), environment=temporary) as server:
-        assert server.wait_end() == 2
-    assert f"{model}/model.safetensors: no safetensors file can be read from it" in server.output
-    assert "the engine did not start (exit code 2); stopping" in server.output
-    assert "Traceback" not in server.output
+        assert server.wait_end() == 1
+    assert_one_line(server, f"{model}/model.safetensors: no safetensors file can be read")
     assert_all_gone({}, temporary)
+
+
+def assert_one_line(server: Serving, reason: str) -> None:
+    """After what is loaded from where, one line says why it is not."""
+    loading, error = server.output.splitlines()
+    assert loading.startswith("headwater: loading ")
+    assert error.startswith(f"headwater: error: {reason}")
+
+
+@pytest.fixture
+def copied_model(tmp_path: Path) -> Path:
+    """The default model in a directory of its own, whose files may be changed."""
+    source, model = resolve_model(None).directory, tmp_path / "copy"
+    model.mkdir()
+    for file in source.iterdir():
+        if file.name == "model.safetensors":
+            (model / file.name).symlink_to(file)
+        else:
+            shutil.copyfile(file, model / file.name)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("tokenizer_config.json", "{", "this is no JSON that can be used: Expecting property name"),
+        ("generation_config.json", "[1, 2", "this is no JSON that can be used: Expecting ',' delimiter"),
+        ("tokenizer.json", "{}", "not a tokenizer: "),
+    ],
+)
+def test_a_broken_file_of_the_model_is_one_line(
+    copied_model: Path, temporary: dict[str, str], name: str, text: str, reason: str
+) -> None:
+    (copied_model / name).write_text(text)
+    with serving(str(copied_model), environment=temporary) as server:
+        assert server.wait_end() == 1
+    assert_one_line(server, f"{copied_model / name}: {reason}")
+
+
+def test_a_broken_chat_template_costs_conversations_only(copied_model: Path, temporary: dict[str, str]) -> None:
+    path = copied_model / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"chat_template": "{% for %}"}
+    path.write_text("\ufeff" + json.dumps(config))  # and a byte order mark, which costs nothing
+    with serving(str(copied_model), *SMALL, environment=temporary) as server:
+        server.wait_ready()
+        reason = "tokenizer_config.json: not a chat template: "
+        assert server.output.count(f"WARNING conversations are refused: {reason}") == 1
+        with pytest.raises(HTTPError) as refused:
+            post(f"{server.url}/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
+        assert refused.value.code == 422
+        assert json.loads(refused.value.read())["error"]["message"].startswith(f"Template error: {reason}")
+        answer = post(f"{server.url}/generate", {"inputs": "Hi", "parameters": {"max_new_tokens": 2}})
+        assert answer.status == 200
 
 
 def test_sigint_while_loading(temporary: dict[str, str]) -> None:

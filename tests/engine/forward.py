@@ -5,7 +5,10 @@ from pathlib import Path
 import torch
 
 from headwater.engine.checkpoint.quantized import QuantizeName
-from headwater.engine.models import KVCache, choose_dtypes, load_model, read_config
+from headwater.engine.models.dtypes import choose_dtypes
+from headwater.engine.models.families import read_config
+from headwater.engine.models.kv_cache import KVCache
+from headwater.engine.models.load import load_model
 from headwater.kernels import StepBatch, load_backend
 
 PAGE_SIZE = 16

@@ -28,7 +28,7 @@ from transformers.models.gemma3.modeling_gemma3 import eager_attention_forward
 
 from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.messages import SamplingParams
-from headwater.engine.models import read_config
+from headwater.engine.models.families import read_config
 
 from .forward import prompt_logits
 from .tiny import generate, tiny_engine
@@ -197,6 +197,20 @@ def test_yarn_reaches_its_factor_times_the_original_context(tmp_path: Path) -> N
 def test_what_is_not_known_is_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         read_config(saved_config(tmp_path, "qwen2", **changes))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_model_type_says_what_names_no_architecture(tmp_path: Path, family: str) -> None:
+    named = read_config(saved_config(tmp_path, family))
+    assert read_config(saved_config(tmp_path, family, architectures=None)) == named
+    assert read_config(saved_config(tmp_path, family, architectures=[])) == named
+
+
+def test_a_byte_order_mark_and_a_nan_are_no_faults(tmp_path: Path) -> None:
+    named = read_config(saved_config(tmp_path, "qwen2", not_read=float("nan")))
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_config(tmp_path) == named
 
 
 def test_a_rotation_in_part_needs_heads_without_norm(tmp_path: Path) -> None:

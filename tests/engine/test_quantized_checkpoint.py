@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from headwater.engine.checkpoint.errors import ModelError
-from headwater.engine.models import read_config
+from headwater.engine.models.families import read_config
 
 from .forward import prompt_logits
 from .quantized_checkpoint import compressed_tensors, quantize_checkpoint

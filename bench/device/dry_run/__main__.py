@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 
 from ....engine.chunk import Chunk
 from ....engine.messages import SamplingParams
-from ....engine.models import KVCache
+from ....engine.models.kv_cache import KVCache
 from ....engine.runner import Launched, Runner
 from ....engine.sequence import Sequence, SequenceKey
 from ....kernels import load_backend

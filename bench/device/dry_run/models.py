@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from ....engine.checkpoint.safetensors_dir import Checkpoint
 from ....engine.config import EngineConfig
 from ....engine.limits import choose_limits
-from ....engine.models import DecoderModel, choose_dtypes, read_config
+from ....engine.models.decoder import DecoderModel
+from ....engine.models.dtypes import choose_dtypes
+from ....engine.models.families import read_config
 from ....engine.models.weights import WeightLoader
 from ....engine.runner import Runner
 from ....kernels import Backend

@@ -79,19 +79,29 @@ def test_a_body_without_a_length_has_the_same_limit(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status", "allow"),
+    ("method", "path", "status", "kind", "allow"),
     [
-        ("GET", "/nothing", 404, None),
-        ("POST", "/generate/", 404, None),
-        ("GET", "/generate", 405, "POST"),
-        ("DELETE", "/", 405, "GET,HEAD,POST"),
-        ("POST", "/health", 405, "GET,HEAD"),
+        ("GET", "/nothing", 404, "not_found", None),
+        ("POST", "/generate/", 404, "not_found", None),
+        ("POST", "/v1/nothing", 404, "not_found", None),
+        ("GET", "/generate", 405, "method_not_allowed", "POST"),
+        ("DELETE", "/", 405, "method_not_allowed", "GET,HEAD,POST"),
+        ("POST", "/health", 405, "method_not_allowed", "GET,HEAD"),
+        ("GET", "/v1/completions", 405, "method_not_allowed", "POST"),
     ],
 )
-def test_routes_that_are_none(server: ApiServer, method: str, path: str, status: int, allow: str | None) -> None:
+def test_routes_that_are_none(
+    server: ApiServer, method: str, path: str, status: int, kind: str, allow: str | None
+) -> None:
     response, data = server.request(method, path)
-    assert (response.status, data, response.getheader("allow")) == (status, b"", allow)
+    assert (response.status, response.getheader("allow")) == (status, allow)
     assert response.getheader("access-control-allow-origin") == "*"
+    text = f"Method not allowed: {method} {path}; allowed: {allow}" if allow else f"Not found: {method} {path}"
+    if path.startswith("/v1/"):
+        error = {"message": text, "type": "invalid_request_error", "param": None, "code": kind}
+        assert json.loads(data) == {"error": error}
+    else:
+        assert json.loads(data) == {"error": text, "error_type": kind}
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/ping"])

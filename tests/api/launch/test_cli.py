@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from headwater.api.cli import app
 from headwater.api.config import ApiConfig
+from headwater.engine.checkpoint.convert import CONVERTER_VERSION
 from headwater.engine.config import EngineConfig
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
@@ -27,6 +28,18 @@ def test_help(command: tuple[str, ...], words: list[str]) -> None:
     ended = headwater(*command, "--help")
     assert ended.returncode == 0
     assert all(word in ended.stdout for word in words)
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version(flag: str) -> None:
+    assert headwater(flag).stdout == "headwater 0.1.0\n"
+
+
+def test_a_refusal_is_json_where_logs_are() -> None:
+    ended = headwater("serve", "./none", "--port", "0", "--json-output")
+    line = json.loads(ended.stderr)
+    assert line["level"] == "ERROR"
+    assert line["message"].startswith("./none: no such directory")
 
 
 def test_the_command_line_does_not_import_torch() -> None:
@@ -64,12 +77,32 @@ def test_with_json_output_an_error_is_a_line_of_the_log() -> None:
     assert error["message"].startswith("./none: no such directory or .gguf file")
 
 
+def test_conversions_are_listed_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = tmp_path / "headwater"
+    for name, source in (("gguf-1", tmp_path), ("gguf-2", tmp_path / "gone"), ("tiny-3", tmp_path)):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "model.safetensors").write_bytes(bytes(3_000_000))
+        stamp = {"device": 0, "inode": 0, "size": tmp_path.stat().st_size, "modified_ns": 0, "changed_ns": 0}
+        record = {"converter": CONVERTER_VERSION, "sources": {str(source): stamp}}
+        (cache / name / "conversion.json").write_text(json.dumps(record))
+    listed = headwater("cache", "list").stdout.splitlines()
+    assert listed[:2] == [f"gguf-1  3 MB  {tmp_path}", f"gguf-2  3 MB  {tmp_path}/gone (unused)"]
+    assert listed[3] == f"{cache}: 3 conversions, 9 MB"
+    assert headwater("cache", "remove").returncode == 2
+    assert headwater("cache", "remove", "gguf-1", "gguf-9").stderr == f"headwater: error: {cache}: there is no gguf-9\n"
+    removed = headwater("cache", "remove", "--unused").stdout.splitlines()
+    assert removed == ["removed gguf-2", "removed tiny-3", f"{cache}: removed 2 conversions, 6 MB"]
+    assert headwater("cache", "remove", "gguf-1").returncode == 0
+    assert list(cache.iterdir()) == []
+
+
 class Recorder:
     """Takes the supervisor's place: keeps its settings and starts nothing."""
 
     settings: tuple[EngineConfig, ApiConfig]
 
-    def __init__(self, engine: EngineConfig, api: ApiConfig) -> None:
+    def __init__(self, engine: EngineConfig, api: ApiConfig, begin: float) -> None:  # noqa: ARG002
         Recorder.settings = engine, api
 
     def run(self) -> int:
@@ -81,7 +114,10 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("headwater.api.cli.Supervisor", Recorder)
     for name in ("setproctitle", "configure_logging"):
         monkeypatch.setattr(f"headwater.api.cli.{name}", str)  # this process is pytest
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    config = {"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8}
+    config |= {"num_hidden_layers": 1, "num_attention_heads": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "model.safetensors"):
         (tmp_path / name).touch()
     return str(tmp_path)
 
@@ -153,8 +189,9 @@ def test_flags_reach_both_processes_in_either_spelling(model: str) -> None:
 def test_environment_variables_are_read_and_flags_win(model: str) -> None:
     variables = {"MODEL_ID": model, "MAX_BEST_OF": "7", "MAX_STOP_SEQUENCES": "8", "JSON_OUTPUT": "true"}
     # HOSTNAME is set in every container, to the container's name.
-    _, api = settings_of("--max-best-of", "3", **variables, HOSTNAME="4f2a91c0")
+    engine, api = settings_of("--max-best-of", "3", **variables, HOSTNAME="4f2a91c0")
     assert (api.model_id, api.max_best_of, api.max_stop_sequences, api.json_output) == (model, 3, 8, True)
+    assert engine.json_output
     assert api.host == "127.0.0.1"
 
 

@@ -3,6 +3,7 @@ start, and die on command less readily. The real ones are in tests/e2e/test_supe
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from headwater.api.launch.addresses import StartError, probe_port, reachable_hos
 from headwater.api.launch.child import describe_exit
 from headwater.api.launch.supervisor import Supervisor
 from headwater.engine.config import EngineConfig
+from headwater.engine.log import configure_logging
 
 # Each child notes its start in a file, reads its settings as the real ones do, and then follows its script.
 PREAMBLE = """
@@ -66,13 +68,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         engine_config = EngineConfig(model_dir=tmp_path, model_id="m", socket=unused)
         port = probe_port("127.0.0.1", 0)
         api_config = ApiConfig(model_dir=tmp_path, model_id="m", port=port, engine_socket=unused, **settings)
-        return Supervisor(engine_config, api_config).run()
+        configure_logging(api_config.json_output, "headwater")
+        return Supervisor(engine_config, api_config, time.monotonic()).run()
 
     return run
 
 
 def starts(tmp_path: Path, module: str) -> int:
     return len((tmp_path / f"{module}.py.starts").read_text())
+
+
+@pytest.mark.parametrize(("engine", "api"), [("sys.exit(2)", "wait()"), ("wait()", "sys.exit(2)")])
+def test_a_child_that_has_said_why_it_ends_is_not_talked_about(
+    run, capfd: pytest.CaptureFixture[str], engine: str, api: str
+) -> None:
+    assert run(engine, api) == 1
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

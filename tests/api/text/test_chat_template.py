@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, models
 from headwater.api.text import chat_template
 from headwater.api.text.chat_template import ChatTemplate, TemplateError
 from headwater.api.text.chat_template_files import load_chat_templates
+from headwater.engine.checkpoint.errors import ModelError
 
 FILES = sorted((Path(__file__).parent / "templates").glob("*.jinja"))
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -164,8 +166,58 @@ def test_what_a_template_must_not_do(expression: str) -> None:
 
 def test_a_broken_template_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{% for %}")
-    with pytest.raises(ValueError, match=r"chat_template\.jinja: not a chat template"):
+    templates = load_chat_templates(tmp_path)
+    assert "chat_template.jinja: not a chat template: " in templates.broken["default"]
+    for with_tools in (False, True):
+        with pytest.raises(TemplateError, match=r"^Template error: chat_template\.jinja: not a chat template: "):
+            templates.choose(with_tools=with_tools)
+
+
+@pytest.mark.parametrize("source", [b"\xff", b"{% if %}", b"{{ 1 ", b"{% for x in y %}" * 30 + b"{% endfor %}" * 30])
+def test_whatever_is_wrong_with_a_template_costs_that_template_only(tmp_path: Path, source: bytes) -> None:
+    (tmp_path / "chat_template.jinja").write_text("plain")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_bytes(source)
+    assert chosen(tmp_path) == "plain"
+    with pytest.raises(TemplateError, match=r"tool_use\.jinja: "):
+        chosen(tmp_path, with_tools=True)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "chat_template.json"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(b"{", "Expecting property name"), (b"[]", "Expected `object`, got `array`"), (b'{"a": "\xff"}', "codec")],
+)
+def test_a_file_that_is_no_json_is_named(tmp_path: Path, name: str, text: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(ModelError, match=re.escape(f"{tmp_path / name}: this is no JSON that can be used: ")) as raised:
         load_chat_templates(tmp_path)
+    assert reason in str(raised.value)
+
+
+def test_a_list_of_templates_without_names_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": [{"template": "t"}]}))
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json: chat_template: .*missing required field `name`"):
+        load_chat_templates(tmp_path)
+
+
+def test_byte_order_marks_are_no_part_of_a_template(model_dir: Path) -> None:
+    path = model_dir / "tokenizer_config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert chosen(model_dir) == "config <b>"
+    (model_dir / "chat_template.jinja").write_bytes(b"\xef\xbb\xbffile")
+    assert chosen(model_dir) == "file"
+
+
+def test_another_tokenizers_config_that_is_asked_for(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other") / "config.json"
+    (model_dir / "chat_template.jinja").write_text("file")
+    with pytest.raises(ModelError, match=f"{other}: no such file"):
+        load_chat_templates(model_dir, other)
+    other.write_text(json.dumps({"chat_template": "other {{ bos_token }}"}))
+    template = load_chat_templates(model_dir, other).choose(with_tools=False)
+    assert template is not None
+    assert render(template.template, messages=[USER]) == "other <b>"
 
 
 def test_what_cannot_be_continued() -> None:
@@ -197,6 +249,8 @@ def test_the_template_of_the_tokenizers_config(model_dir: Path) -> None:
 def test_files_come_before_the_config(model_dir: Path) -> None:
     (model_dir / "chat_template.json").write_text(json.dumps({"chat_template": "json {{ eos_token }}"}))
     assert chosen(model_dir) == "json <e>"
+    (model_dir / "processor_config.json").write_text(json.dumps({"processor_class": "P", "chat_template": "processor"}))
+    assert chosen(model_dir) == "processor"
     (model_dir / "chat_template.jinja").write_text("jinja {{ pad_token }}")
     assert chosen(model_dir) == "jinja "
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from headwater.api.text.tokenizer import Tokenizer
+from headwater.engine.checkpoint.errors import ModelError
 
 BOS = 256
 
@@ -56,7 +57,7 @@ def test_what_ends_a_text(model_dir: Path, tmp_path: Path, files: dict[str, obje
 
 
 def test_a_directory_without_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
         Tokenizer(tmp_path)
 
 

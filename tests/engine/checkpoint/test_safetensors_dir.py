@@ -27,7 +27,32 @@ def write_shards(directory: Path) -> None:
     (directory / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-@pytest.mark.parametrize("write", [write_single, write_shards])
+def write_shards_without_index(directory: Path) -> None:
+    write_shards(directory)
+    (directory / INDEX_FILE).unlink()
+    save_file(TENSORS, directory / "consolidated.safetensors")  # the same again, under Mistral's name
+
+
+def write_consolidated(directory: Path) -> None:
+    save_file(TENSORS, directory / "consolidated.safetensors")
+
+
+def write_index_with_byte_order_mark(directory: Path) -> None:
+    write_shards(directory)
+    (directory / INDEX_FILE).write_bytes(b"\xef\xbb\xbf" + (directory / INDEX_FILE).read_bytes())
+
+
+WAYS = [write_single, write_shards, write_shards_without_index, write_consolidated, write_index_with_byte_order_mark]
+
+
+def test_two_sets_of_weights_without_an_index_are_told(tmp_path: Path) -> None:
+    for name in ("fp16", "fp32"):
+        save_file(TENSORS, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ModelError, match=r"tensor a is in fp16\.safetensors and in fp32\.safetensors"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("write", WAYS)
 def test_tensors_come_back_by_name(tmp_path: Path, write) -> None:
     write(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
@@ -98,7 +123,7 @@ def test_a_broken_index_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_directory_without_safetensors_is_told_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="neither model"):
+    with pytest.raises(ModelError, match=r"there is no model\.safetensors"):
         open_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(ModelError, match=r"only pickled weights \(pytorch_model.bin\)"):

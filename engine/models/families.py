@@ -1,0 +1,33 @@
+"""Model families, chosen by what config.json says. No torch here: a model is refused before its weights are there."""
+
+from pathlib import Path
+
+from .config import Family, ModelConfig
+from .config import read_config as _read_config
+from .gemma3 import gemma3
+from .llama import llama, mistral
+from .phi3 import phi3
+from .qwen import qwen2, qwen3
+
+FAMILIES: dict[str, Family] = {
+    "LlamaForCausalLM": llama,
+    "MistralForCausalLM": mistral,
+    "Qwen2ForCausalLM": qwen2,
+    "Qwen3ForCausalLM": qwen3,
+    "Gemma3ForCausalLM": gemma3,
+    "Phi3ForCausalLM": phi3,
+}
+# For a config.json that names no architecture.
+MODEL_TYPES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+}
+
+
+def read_config(model_dir: Path) -> ModelConfig:
+    """Read config.json of a model directory of a known family. Raises ModelError."""
+    return _read_config(model_dir, FAMILIES, MODEL_TYPES)

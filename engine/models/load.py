@@ -1,0 +1,38 @@
+"""From a model directory to a model on a device."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+
+from ...kernels import Backend
+from ..checkpoint.quantized import QuantizeName
+from ..checkpoint.safetensors_dir import open_checkpoint
+from .config import ModelConfig
+from .decoder import DecoderModel
+from .dtypes import Dtypes
+from .weights import WeightLoader
+
+
+def load_model(
+    model_dir: Path,
+    config: ModelConfig,
+    backend: Backend,
+    dtypes: Dtypes,
+    device: torch.device,
+    max_positions: int,
+    quantize: QuantizeName | None = None,
+) -> DecoderModel:
+    """Load the weights of a directory onto a device; ``quantize`` rounds the linears' to 8 bits. Raises ModelError."""
+    checkpoint = open_checkpoint(model_dir)
+    loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize)
+    model = DecoderModel(config, checkpoint, loader, max_positions)
+    _return_freed_memory()
+    return model
+
+
+def _return_freed_memory() -> None:
+    """Give the system what loading freed. glibc keeps it: 100 MB of a 135 M model in bf16, 220 MB in int8."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
