@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ..engine.checkpoint.conversion_cache import Conversion, cache_dir, conversions, remove
-from ..engine.log import logger
+from ..engine.checkpoint.errors import ModelError
 
 app = typer.Typer(
     help="List or remove what .gguf files were converted into.",
@@ -41,8 +41,7 @@ def remove_command(
     found = conversions()
     unknown = set(names or ()) - {each.path.name for each in found}
     if unknown:
-        logger.error("%s: there is no %s", cache_dir(), ", ".join(sorted(unknown)))
-        raise typer.Exit(1)
+        raise ModelError(f"{cache_dir()}: there is no {', '.join(sorted(unknown))}")
     chosen = [each for each in found if everything or each.path.name in (names or ()) or (unused and not each.used)]
     for each in chosen:
         remove(each)

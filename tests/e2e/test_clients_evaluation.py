@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headwater.engine.checkpoint.convert import cached_conversion
+from headwater.engine.checkpoint.conversion_cache import cached_conversion
 from headwater.engine.checkpoint.resolve import find_default_gguf
 
 from . import python_clients

@@ -94,7 +94,7 @@ def test_a_model_that_the_engine_refuses_ends_the_program(tmp_path: Path, tempor
 def assert_one_line(server: Serving, reason: str) -> None:
     """After what is loaded from where, one line says why it is not."""
     loading, error = server.output.splitlines()
-    assert loading.startswith("headwater: loading ")
+    assert ": loading " in loading
     assert error.startswith(f"headwater: error: {reason}")
 
 
@@ -135,7 +135,7 @@ def test_a_broken_chat_template_costs_conversations_only(copied_model: Path, tem
     with serving(str(copied_model), *SMALL, environment=temporary) as server:
         server.wait_ready()
         reason = "tokenizer_config.json: not a chat template: "
-        assert server.output.count(f"WARNING conversations are refused: {reason}") == 1
+        assert server.output.count(f": conversations are refused: {reason}") == 1
         with pytest.raises(HTTPError) as refused:
             post(f"{server.url}/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
         assert refused.value.code == 422

@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM
 
 from headwater.engine.config import EngineConfig, encode_config
 from headwater.engine.limits import Limits, choose_limits
-from headwater.engine.models import page_bytes, read_config
+from headwater.engine.models.families import read_config
+from headwater.engine.models.kv_cache import page_bytes
 
 
 @pytest.fixture

@@ -35,13 +35,6 @@ def test_the_version(flag: str) -> None:
     assert headwater(flag).stdout == "headwater 0.1.0\n"
 
 
-def test_a_refusal_is_json_where_logs_are() -> None:
-    ended = headwater("serve", "./none", "--port", "0", "--json-output")
-    line = json.loads(ended.stderr)
-    assert line["level"] == "ERROR"
-    assert line["message"].startswith("./none: no such directory")
-
-
 def test_the_command_line_does_not_import_torch() -> None:
     program = "import sys, headwater.api.cli; print({'torch', 'numpy', 'huggingface_hub'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-P", "-c", program], text=True) == "set()\n"

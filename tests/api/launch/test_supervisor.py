@@ -2,6 +2,7 @@
 start, and die on command less readily. The real ones are in tests/e2e/test_supervisor.py."""
 
 import json
+import logging
 import socket
 import time
 from pathlib import Path
@@ -14,7 +15,6 @@ from headwater.api.launch.addresses import StartError, probe_port, reachable_hos
 from headwater.api.launch.child import describe_exit
 from headwater.api.launch.supervisor import Supervisor
 from headwater.engine.config import EngineConfig
-from headwater.engine.log import configure_logging
 
 # Each child notes its start in a file, reads its settings as the real ones do, and then follows its script.
 PREAMBLE = """
@@ -68,7 +68,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         engine_config = EngineConfig(model_dir=tmp_path, model_id="m", socket=unused)
         port = probe_port("127.0.0.1", 0)
         api_config = ApiConfig(model_dir=tmp_path, model_id="m", port=port, engine_socket=unused, **settings)
-        configure_logging(api_config.json_output, "headwater")
         return Supervisor(engine_config, api_config, time.monotonic()).run()
 
     return run
@@ -80,10 +79,10 @@ def starts(tmp_path: Path, module: str) -> int:
 
 @pytest.mark.parametrize(("engine", "api"), [("sys.exit(2)", "wait()"), ("wait()", "sys.exit(2)")])
 def test_a_child_that_has_said_why_it_ends_is_not_talked_about(
-    run, capfd: pytest.CaptureFixture[str], engine: str, api: str
+    run, caplog: pytest.LogCaptureFixture, engine: str, api: str
 ) -> None:
     assert run(engine, api) == 1
-    assert capfd.readouterr().err == ""
+    assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize(

@@ -209,17 +209,6 @@ def test_byte_order_marks_are_no_part_of_a_template(model_dir: Path) -> None:
     assert chosen(model_dir) == "file"
 
 
-def test_another_tokenizers_config_that_is_asked_for(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    other = tmp_path_factory.mktemp("other") / "config.json"
-    (model_dir / "chat_template.jinja").write_text("file")
-    with pytest.raises(ModelError, match=f"{other}: no such file"):
-        load_chat_templates(model_dir, other)
-    other.write_text(json.dumps({"chat_template": "other {{ bos_token }}"}))
-    template = load_chat_templates(model_dir, other).choose(with_tools=False)
-    assert template is not None
-    assert render(template.template, messages=[USER]) == "other <b>"
-
-
 def test_what_cannot_be_continued() -> None:
     with pytest.raises(TemplateError, match="does not show the final message"):
         render(
