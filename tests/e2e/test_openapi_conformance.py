@@ -1,6 +1,7 @@
 """What a server answers is what its OpenAPI document says, whatever is asked."""
 
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -9,6 +10,9 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from headwater.engine.checkpoint.resolve import resolve_model
 
 from .serving import PATIENCE_S, Serving, post, serving
 
@@ -49,10 +53,19 @@ def test_requests_of_tgis_document_are_answered_as_ours_says(
     assert lines
 
 
-def test_whatever_is_sent_the_answer_is_documented(tmp_path: Path) -> None:
-    # Short sequences: what is valid is generated, and takes its time.
-    limits = ("--max-total-tokens", "64", "--max-batch-prefill-tokens", "32", "--kv-cache-bytes", str(64 << 20))
-    with serving(*limits) as server:
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights beside the default model's tokenizer and chat template: hundreds of bodies are valid."""
+    directory = tmp_path_factory.mktemp("small")
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=49152, max_position_embeddings=64, **sizes)).save_pretrained(directory)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(resolve_model(None).directory / name, directory)
+    return directory
+
+
+def test_whatever_is_sent_the_answer_is_documented(tmp_path: Path, small_model: Path) -> None:
+    with serving(str(small_model), "--max-batch-prefill-tokens", "32", "--kv-cache-bytes", str(64 << 20)) as server:
         server.wait_ready()
         command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json"]
         options = ["--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", str(EXAMPLES), "--seed", "1"]
