@@ -11,8 +11,6 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from .checkpoint.quantized import QuantizeName
-
 C = TypeVar("C", bound=Struct)
 
 MODEL, ADDRESS, LIMITS, ENGINE, SERVER = "Model", "Address and access", "Limits", "Engine", "Server"
@@ -42,6 +40,7 @@ class Flag:
     hidden: bool = False
 
 
+Quantization = Literal["int8", "fp8", "gptq", "awq", "compressed-tensors"]
 _Dtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -65,12 +64,13 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         ),
     ] = None
     quantize: Annotated[
-        QuantizeName | None,
+        Quantization | None,
         Flag(
             MODEL,
             ("--quantize",),
-            "Round weights to 8 bits on load; int8 is the more exact. A quantised checkpoint needs no flag.",
-            metavar="int8|fp8",
+            "int8, fp8: round weights to 8 bits on load. gptq, awq, compressed-tensors: the checkpoint must be of that "
+            "form; it is found without a flag.",
+            metavar="int8|fp8|...",
         ),
     ] = None
     device: Annotated[

@@ -8,11 +8,13 @@ import torch
 
 from ..kernels import BackendName, Unsupported, load_backend
 from .checkpoint.errors import ModelError
-from .config import EngineConfig
+from .checkpoint.quantized import QuantizeName
+from .config import EngineConfig, Quantization
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
 from .limits import choose_limits
 from .messages import Hello, SamplingParams, Submit
+from .models.config import ModelConfig
 from .models.dtypes import choose_dtypes
 from .models.families import read_config
 from .models.load import load_model
@@ -35,9 +37,10 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     model_config = read_config(config.model_dir)
     dtype_name = config.dtype or model_config.dtype
     dtypes = choose_dtypes(backend, dtype_name, config.activation_dtype)
+    quantize = rounding(config.quantize, model_config)
     model = load_model(
         config.model_dir, model_config, backend, dtypes, device,
-        min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), config.quantize,
+        min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), quantize,
     )  # fmt: skip
     loaded = time.monotonic()
     if device.type == "cpu":
@@ -57,7 +60,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     ready = time.monotonic()
 
     name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
-    rounded = f" with {config.quantize} weights" if config.quantize else ""
+    rounded = f" with {quantize or model_config.stored_form} weights" if quantize or model_config.stored_form else ""
     what = f"{model_config.architecture}, {dtype_name}{rounded} on {name}, {backend_name} kernels"
     logger.info("%s: %s", config.model_id, what)
     for reason in (*model_config.notes, *limits.reasons):
@@ -111,3 +114,12 @@ def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
             engine.step()
     engine.check()
     engine.reset_counters()
+
+
+def rounding(wanted: Quantization | None, model: ModelConfig) -> QuantizeName | None:
+    """To what weights are rounded on load. Raises ModelError if the checkpoint isn't of the form that was asked for."""
+    if wanted is None or wanted == "int8" or wanted == "fp8":
+        return wanted
+    if wanted != model.stored_form:
+        raise ModelError(f"--quantize {wanted}: the checkpoint is {model.stored_form or 'not'} quantised")
+    return None

@@ -18,6 +18,7 @@ from typing import Literal, Protocol, cast
 
 import torch
 
+from .block_weight import BlockSource
 from .sampling_fields import FIELDS, INDEX
 
 BackendName = Literal["cpu", "triton"]
@@ -140,6 +141,13 @@ class Linear(Protocol):
         ...
 
 
+class BlockTable(Linear, Protocol):
+    """A linear of block-quantised weights; a single one serves as an embedding, too."""
+
+
+Embedding = torch.Tensor | BlockTable
+
+
 class AttentionPlan(Protocol):
     """How a backend divides the attention work of one step; filled once a step, used by all layers of a window."""
 
@@ -161,7 +169,7 @@ class Backend(Protocol):
         """What the residual stream of a model of that dtype is kept in."""
         ...
 
-    def embed(self, table: torch.Tensor, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
+    def embed(self, table: Embedding, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
         """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 [rows]), times ``scale``, in ``dtype``."""
         ...
 
@@ -258,6 +266,15 @@ class Backend(Protocol):
 
     def pack_quantized(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         """Prepare a weight [out, in] that is int8 or float8_e4m3fn already, with its scales, fp32 [out]."""
+        ...
+
+    def pack_blocks(
+        self, parts: Sequence[BlockSource], bias: torch.Tensor | None, dtype: torch.dtype, device: torch.device
+    ) -> BlockTable:
+        """Prepare block-quantised weights [out, in] that read the same rows of ``dtype``, one after another.
+
+        Products are those of the described weights: nothing is rounded but sums in fp32.
+        """
         ...
 
     def take_rows(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from msgspec import Struct
 from ..log import Progress, logger
 from .convert import CONVERTER_VERSION, convert
 from .errors import ModelError
+from .safetensors_dir import WEIGHTS_FILE
 
 _RECORD = "conversion.json"
 _PREFIX = "gguf-"
@@ -78,6 +79,7 @@ def cached_conversion(gguf_path: Path) -> Path:
         raise ModelError(f"{gguf_path}: {error.strerror}.") from error
     known = _known(cache, gguf_path, stamp)
     if known is not None:
+        _link(known, gguf_path)
         return known
     directory = cache / f"{_PREFIX}{_key(gguf_path)}"
     try:
@@ -88,10 +90,11 @@ def cached_conversion(gguf_path: Path) -> Path:
                 if not directory.is_dir():
                     for leftover in cache.glob(f".{directory.name}.*"):  # of a conversion that was killed
                         shutil.rmtree(leftover, ignore_errors=True)
-                    logger.info("converting %s, once", gguf_path)
-                    convert(gguf_path, directory)
+                    logger.info("reading the tokenizer of %s, once", gguf_path)
+                    convert(gguf_path, directory, weights=False)
     except OSError as error:
         raise ModelError(f"{cache}: {error.strerror or error}. Set XDG_CACHE_HOME to a folder with room.") from error
+    _link(directory, gguf_path)
     with suppress(OSError):  # a cache that others share and this user can only read
         _note(directory, gguf_path, stamp)
     return directory
@@ -106,7 +109,7 @@ def conversions() -> list[Conversion]:
             record = _read(path)
             current = path.name.startswith(_PREFIX) and record.converter == CONVERTER_VERSION
             used = current and any(_is_there(Path(name), stamp) for name, stamp in record.sources.items())
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
             found.append(Conversion(path, size, tuple(record.sources), used))
     return found
 
@@ -122,6 +125,19 @@ def remove(conversion: Conversion) -> None:
         path.with_name(f"{conversion.path.name}.lock").unlink(missing_ok=True)  # earlier versions left them
     except OSError as error:
         raise ModelError(f"{conversion.path}: {error.strerror or error}.") from error
+
+
+def _link(directory: Path, gguf_path: Path) -> None:
+    """Let the directory's weights be those of this file, of all that have the same content. Raises ModelError."""
+    link = directory / WEIGHTS_FILE
+    if link.is_symlink() and os.readlink(link) == str(gguf_path):
+        return
+    scratch = directory / f".{WEIGHTS_FILE}.{os.getpid()}"
+    try:
+        scratch.symlink_to(gguf_path)
+        os.replace(scratch, link)
+    except OSError as error:
+        raise ModelError(f"{link}: {error.strerror}. Set XDG_CACHE_HOME to a folder that can be written.") from error
 
 
 def _key(gguf_path: Path) -> str:

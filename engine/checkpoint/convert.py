@@ -11,17 +11,21 @@ from pathlib import Path
 from .errors import ModelError
 
 # Part of the key in conversion_cache.py: raise it when the converter's output changes.
-CONVERTER_VERSION = 3
+CONVERTER_VERSION = 4
 
 
-def convert(gguf_path: Path, directory: Path) -> None:
-    """Write ``directory``, which must not exist or be empty. All of it appears, or nothing. Raises ModelError."""
+def convert(gguf_path: Path, directory: Path, *, weights: bool = True) -> None:
+    """Write ``directory``, which must not exist or be empty. All of it appears, or nothing. Raises ModelError.
+
+    Args:
+        weights: as safetensors in bf16; else there are none, and config.json is for those of the file.
+    """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ModelError(f"{directory}: this exists already. Choose another directory or remove it.")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with scratch_dir(directory.parent, f".{directory.name}.") as scratch:
-            _write(gguf_path, scratch)
+            _write(gguf_path, scratch, weights)
             os.replace(scratch, directory)
     except OSError as error:
         raise ModelError(f"{directory}: {error.strerror or error}.") from error
@@ -38,12 +42,12 @@ def scratch_dir(parent: Path, prefix: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(gguf_path: Path, directory: Path) -> None:
+def _write(gguf_path: Path, directory: Path, weights: bool) -> None:
     # Imported here: a start from the cache needs none of them, and numpy alone costs 0.1 s and 30 MB.
     from .gguf_config import model_config, token_ids
     from .gguf_file import GgufFile
     from .gguf_tokenizer import build_tokenizer, tokenizer_config
-    from .gguf_weights import check_plan, plan_tensors, write_safetensors
+    from .gguf_weights import check_plan, plan_tensors, write_index, write_safetensors
     from .safetensors_dir import SINGLE_FILE
 
     gguf = GgufFile(gguf_path)
@@ -55,7 +59,10 @@ def _write(gguf_path: Path, directory: Path) -> None:
     _write_json(directory / "generation_config.json", token_ids(gguf))
     _write_json(directory / "tokenizer_config.json", tokenizer_config(gguf))
     tokenizer.save(str(directory / "tokenizer.json"))
-    write_safetensors(gguf, plan, directory / SINGLE_FILE)
+    if weights:
+        write_safetensors(gguf, plan, directory / SINGLE_FILE)
+    else:
+        write_index(gguf, plan, directory)
 
 
 def _write_json(path: Path, value: dict) -> None:

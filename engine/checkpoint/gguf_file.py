@@ -5,15 +5,28 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.constants import GGML_QUANT_SIZES
+from numpy.typing import NDArray
 
 from .errors import ModelError
 
 T = TypeVar("T", int, float, str, bool)
+
+
+class _Reader(GGUFReader):
+    """GGUFReader goes on reading nothing behind the end of a file: an array of a damaged length would take years."""
+
+    def _get(
+        self, offset: int, dtype: npt.DTypeLike, count: int = 1, override_order: Literal["I", "S", "<"] | None = None
+    ) -> NDArray[Any]:
+        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError(f"{int(count)} values at byte {offset} would lie behind its end")
+        return super()._get(offset, dtype, count, override_order)
 
 
 class GgufFile:
@@ -28,8 +41,8 @@ class GgufFile:
             if file.read(4) != b"GGUF":
                 raise ModelError(f"{path}: this is not a GGUF file (it does not start with 'GGUF').")
         try:
-            reader = GGUFReader(path)
-        except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
+            reader = _Reader(path)
+        except (ValueError, IndexError, KeyError, OverflowError, MemoryError, RecursionError) as error:
             raise self.error(f"the file is cut short or damaged ({error}). Download it again") from error
         self._fields = reader.fields
         self.tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -46,7 +59,7 @@ class GgufFile:
     @cached_property
     def tokens(self) -> list[str]:
         """The vocabulary, as the file spells it; empty if there is none."""
-        return self.array("tokenizer.ggml.tokens")
+        return self.array("tokenizer.ggml.tokens", str)
 
     def __contains__(self, key: str) -> bool:
         return key in self._fields
@@ -68,13 +81,17 @@ class GgufFile:
             raise self.error(f"the metadata has no {key}. The file is incomplete: get or convert it again")
         return self.get(key, kind())
 
-    def array(self, key: str) -> list[Any]:
-        """The values of an array; empty if there is none."""
+    def array(self, key: str, kind: type[T]) -> list[T]:
+        """The values of an array; empty if there is none. Raises ModelError if one has another type."""
         if key not in self._fields:
             return []
         values = self._contents(key)
         if not isinstance(values, list):
             raise self.error(f"{key} is not an array")
+        if kind is float and all(type(value) is int for value in values):
+            values = [float(value) for value in values]
+        if not all(type(value) is kind for value in values):
+            raise self.error(f"{key} has a value that is not of type {kind.__name__}")
         return values
 
     def _contents(self, key: str) -> Any:

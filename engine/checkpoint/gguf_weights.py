@@ -6,29 +6,36 @@ memory stays small whatever the size of the model.
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
+from msgspec import Struct
 
 from ..log import Progress
+from .errors import ModelError
 from .gguf_file import GgufFile
 
+INDEX_FILE = "gguf_tensors.json"
 # Elements dequantised at a time: 32 MiB as fp32, small beside any model and large beside a call's cost.
 BLOCK_ELEMENTS = 8 << 20
 
 # Norms of a layer: name there, name here.
 LLAMA_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 GEMMA3_NORMS = {
     "attn_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
+    **QK_NORMS,
 }
+# They describe the rotary embedding: gguf_config.py reads them.
+ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 
 INTEGER_TYPES = {
     GGMLQuantizationType.I8,
@@ -49,38 +56,85 @@ class TensorPlan:
     offset: float = 0.0  # added by llama.cpp
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How llama.cpp stores the layers of an architecture."""
+
+    norms: dict[str, str] = field(default_factory=lambda: LLAMA_NORMS)  # name there, name here
+    norm_offset: float = 0.0  # added by llama.cpp
+    rotary_pairs: bool = False  # rows of Q and K are in llama.cpp's own order
+    qkv_bias: bool = False  # on Q, K and V whatever config.json says
+    fused: bool = False  # Q, K and V are one matrix, gate and up another
+
+
+LAYOUTS = {
+    "llama": Layout(rotary_pairs=True),
+    "qwen2": Layout(qkv_bias=True),
+    "qwen3": Layout(LLAMA_NORMS | QK_NORMS),
+    "phi3": Layout(fused=True),
+    "gemma3": Layout(GEMMA3_NORMS, norm_offset=1.0),  # Gemma multiplies by 1 + weight
+}
+
+
+class _Linear(NamedTuple):
+    there: str
+    here: str
+    outputs: int
+    inputs: int
+    has_bias: bool
+    rotary_heads: int = 0
+
+
 def plan_tensors(architecture: str, config: dict) -> list[TensorPlan]:
     """What a model of this config.json consists of; ``architecture`` is llama.cpp's."""
-    hidden, width, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    heads, kv_heads, head_dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
-    gemma = architecture == "gemma3"
-    norms = GEMMA3_NORMS if gemma else LLAMA_NORMS
-    offset = 1.0 if gemma else 0.0  # Gemma multiplies by 1 + weight
-    q_order, k_order = (0, 0) if gemma else (heads, kv_heads)
-    attention_bias, mlp_bias = config["attention_bias"], config.get("mlp_bias", False)
-    linears = [  # name there, name here, out features, in features, heads to put in order, has a bias
-        ("attn_q", "self_attn.q_proj", heads * head_dim, hidden, q_order, attention_bias),
-        ("attn_k", "self_attn.k_proj", kv_heads * head_dim, hidden, k_order, attention_bias),
-        ("attn_v", "self_attn.v_proj", kv_heads * head_dim, hidden, 0, attention_bias),
-        ("attn_output", "self_attn.o_proj", hidden, heads * head_dim, 0, attention_bias),
-        ("ffn_gate", "mlp.gate_proj", width, hidden, 0, mlp_bias),
-        ("ffn_up", "mlp.up_proj", width, hidden, 0, mlp_bias),
-        ("ffn_down", "mlp.down_proj", hidden, width, 0, mlp_bias),
-    ]
+    layout = LAYOUTS[architecture]
+    hidden, vocab = config["hidden_size"], config["vocab_size"]
+    linears = _linears(layout, config)
     plan = [TensorPlan("token_embd.weight", "model.embed_tokens.weight", (vocab, hidden))]
     for i in range(config["num_hidden_layers"]):
         source, name = f"blk.{i}", f"model.layers.{i}"
-        for there, here in norms.items():
-            size = head_dim if here.startswith("self_attn") else hidden
-            plan.append(TensorPlan(f"{source}.{there}.weight", f"{name}.{here}.weight", (size,), offset=offset))
-        for there, here, rows, columns, rotary_heads, bias in linears:
-            plan.append(TensorPlan(f"{source}.{there}.weight", f"{name}.{here}.weight", (rows, columns), rotary_heads))
-            if bias:
-                plan.append(TensorPlan(f"{source}.{there}.bias", f"{name}.{here}.bias", (rows,), rotary_heads))
-    plan.append(TensorPlan("output_norm.weight", "model.norm.weight", (hidden,), offset=offset))
+        for there, here in layout.norms.items():
+            size = config["head_dim"] if here.startswith("self_attn") else hidden
+            weights = f"{source}.{there}.weight", f"{name}.{here}.weight"
+            plan.append(TensorPlan(*weights, (size,), offset=layout.norm_offset))
+        for linear in linears:
+            there, here = f"{source}.{linear.there}", f"{name}.{linear.here}"
+            shape = (linear.outputs, linear.inputs)
+            plan.append(TensorPlan(f"{there}.weight", f"{here}.weight", shape, linear.rotary_heads))
+            if linear.has_bias:
+                plan.append(TensorPlan(f"{there}.bias", f"{here}.bias", shape[:1], linear.rotary_heads))
+    plan.append(TensorPlan("output_norm.weight", "model.norm.weight", (hidden,), offset=layout.norm_offset))
     if not config["tie_word_embeddings"]:
         plan.append(TensorPlan("output.weight", "lm_head.weight", (vocab, hidden)))
     return plan
+
+
+def _linears(layout: Layout, config: dict) -> list[_Linear]:
+    """Of one layer."""
+    hidden, width = config["hidden_size"], config["intermediate_size"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    q, kv = heads * config["head_dim"], kv_heads * config["head_dim"]
+    output_bias, mlp_bias = config["attention_bias"], config.get("mlp_bias", False)
+    qkv_bias = output_bias or layout.qkv_bias
+    output = _Linear("attn_output", "self_attn.o_proj", hidden, q, output_bias)
+    down = _Linear("ffn_down", "mlp.down_proj", hidden, width, mlp_bias)
+    if layout.fused:
+        return [
+            _Linear("attn_qkv", "self_attn.qkv_proj", q + 2 * kv, hidden, qkv_bias),
+            output,
+            _Linear("ffn_up", "mlp.gate_up_proj", 2 * width, hidden, mlp_bias),
+            down,
+        ]
+    q_order, k_order = (heads, kv_heads) if layout.rotary_pairs else (0, 0)
+    return [
+        _Linear("attn_q", "self_attn.q_proj", q, hidden, qkv_bias, q_order),
+        _Linear("attn_k", "self_attn.k_proj", kv, hidden, qkv_bias, k_order),
+        _Linear("attn_v", "self_attn.v_proj", kv, hidden, qkv_bias),
+        output,
+        _Linear("ffn_gate", "mlp.gate_proj", width, hidden, mlp_bias),
+        _Linear("ffn_up", "mlp.up_proj", width, hidden, mlp_bias),
+        down,
+    ]
 
 
 def check_plan(gguf: GgufFile, plan: list[TensorPlan], ignored: set[str]) -> None:
@@ -96,7 +150,7 @@ def check_plan(gguf: GgufFile, plan: list[TensorPlan], ignored: set[str]) -> Non
         kind = gguf.tensors[tensor.source].tensor_type
         if kind in INTEGER_TYPES:
             raise gguf.error(f"tensor {tensor.source} is stored as {kind.name}, which is no kind of float")
-    unknown = sorted(set(gguf.tensors) - {tensor.source for tensor in plan} - ignored)
+    unknown = sorted(set(gguf.tensors) - {tensor.source for tensor in plan} - ROPE_TENSORS - ignored)
     if unknown:
         raise gguf.error(f"tensor {unknown[0]} has no place in this architecture. The variant is not known here")
 
@@ -136,6 +190,44 @@ def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
     """
     half = rows.shape[0] // heads // 2
     return rows.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(rows.shape)
+
+
+def rotary_rows(rows: int, heads: int) -> np.ndarray:
+    """Where each row of Q or K is in the file, int64 [rows]; see ``unpermute``."""
+    return unpermute(np.arange(rows)[:, None], heads)[:, 0]
+
+
+class StoredTensor(Struct, frozen=True):
+    """One tensor that stays in the GGUF: where it is, and what it is called here."""
+
+    name: str
+    source: str  # its name in the GGUF
+    kind: int  # GGMLQuantizationType
+    shape: tuple[int, ...]
+    offset: int  # bytes from the beginning of the file
+    size: int  # bytes
+    rotary_heads: int
+    norm_offset: float
+
+
+def write_index(gguf: GgufFile, plan: list[TensorPlan], directory: Path) -> None:
+    """Note where the planned tensors are: reading a GGUF's header takes seconds, most of them for its vocabulary."""
+    stored = []
+    for tensor in plan:
+        found = gguf.tensors[tensor.source]
+        place = int(found.data_offset), int(found.n_bytes)
+        kind, heads = int(found.tensor_type), tensor.rotary_heads
+        stored.append(StoredTensor(tensor.name, tensor.source, kind, tensor.shape, *place, heads, tensor.offset))
+    (directory / INDEX_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(stored)) + b"\n")
+
+
+def read_index(directory: Path) -> list[StoredTensor]:
+    """What ``write_index`` wrote. Raises ModelError."""
+    path = directory / INDEX_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[StoredTensor])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: {error}. Serve the .gguf file itself.") from error
 
 
 def to_bf16(values: np.ndarray) -> np.ndarray:

@@ -50,6 +50,29 @@ class _CompressedTensors(Struct):
     config_groups: dict[str, _Group] = {}
 
 
+class _Sparsity(Struct):
+    format: str = "dense"
+
+
+class _Place(Struct):
+    location: str
+
+
+class _Transform(Struct):
+    apply: list[_Place] = []
+
+
+class _Transforms(Struct):
+    config_groups: dict[str, _Transform] = {}
+
+
+class _Extras(Struct):
+    """compressed-tensors: what may be done to weights and activations besides quantising them."""
+
+    sparsity_config: _Sparsity | None = None
+    transform_config: _Transforms | None = None
+
+
 class _Fp8(Struct):
     weight_block_size: list[int] | None = None
 
@@ -59,6 +82,7 @@ def read_scales(quantization: dict[str, Any]) -> StoredScales:
     method = quantization.get("quant_method", "unknown")
     try:
         if method == "compressed-tensors":
+            check_as_stored(quantization)
             return _compressed_tensors(msgspec.convert(quantization, _CompressedTensors))
         if method == "fp8":
             return _fp8(msgspec.convert(quantization, _Fp8))
@@ -68,6 +92,18 @@ def read_scales(quantization: dict[str, Any]) -> StoredScales:
         f"weights quantised by '{method}' are not supported (known: {SUPPORTED}). "
         "Take the unquantised model, and --quantize int8 or fp8 to round its weights on load"
     )
+
+
+def check_as_stored(quantization: dict[str, Any]) -> None:
+    """Raise ModelError, or msgspec's, if compressed-tensors wants more done than to scale what is stored."""
+    extras = msgspec.convert(quantization, _Extras)
+    if extras.sparsity_config is not None and extras.sparsity_config.format != "dense":
+        raise ModelError(f"compressed-tensors' sparsity '{extras.sparsity_config.format}' is not supported")
+    schemes = [] if extras.transform_config is None else extras.transform_config.config_groups.values()
+    # What is done to weights is in them already.
+    for location in (place.location for scheme in schemes for place in scheme.apply):
+        if location not in ("weight_input", "weight_output"):
+            raise ModelError(f"compressed-tensors' transform of '{location}' in each step is not supported")
 
 
 def _compressed_tensors(config: _CompressedTensors) -> StoredScales:

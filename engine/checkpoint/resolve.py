@@ -12,7 +12,7 @@ from ..models.config import check_dtype
 from ..models.families import read_config
 from .conversion_cache import cached_conversion
 from .errors import ModelError
-from .safetensors_dir import INDEX_FILE, SINGLE_FILE, find_weights, shards_of
+from .safetensors_dir import INDEX_FILE, SINGLE_FILE, WEIGHTS_FILE, find_weights, shards_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _check_directory(directory: Path, dtype: str | None) -> Path:
     _check_config(directory, dtype)
     if not (directory / "tokenizer.json").is_file():
         raise ModelError(f"{directory}: tokenizer.json is missing. A model directory in Hugging Face format is needed.")
-    if not (directory / INDEX_FILE).is_file():
+    if not (directory / INDEX_FILE).is_file() and not (directory / WEIGHTS_FILE).exists():
         find_weights(directory)
     return directory
 

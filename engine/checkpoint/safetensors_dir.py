@@ -13,9 +13,11 @@ from .json_files import read_json
 if TYPE_CHECKING:
     import torch
 
+WEIGHTS_FILE = "model.gguf"  # in place of safetensors
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+INTEGER_DTYPES = ("I32", "I64")
 EIGHT_BIT_DTYPES = ("I8", "F8_E4M3")
 DAMAGED = "The file is damaged or only half downloaded; get it again"
 
@@ -54,9 +56,16 @@ class Checkpoint:
         """
         return self._read(name, expected_shape, FLOAT_DTYPES)
 
+    def blocks(self, name: str, expected_shape: Sequence[int]) -> None:
+        """No weight of such a file is block-quantised."""
+
     def get_eight_bit(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
         """A tensor for which ``is_eight_bit`` holds, as it is stored; see ``get``."""
         return self._read(name, expected_shape, EIGHT_BIT_DTYPES)
+
+    def get_integers(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
+        """An int32 or int64 tensor, such as packed codes, as it is stored; see ``get``."""
+        return self._read(name, expected_shape, INTEGER_DTYPES)
 
     def get_scales(self, name: str, expected_shape: tuple[int, int]) -> "torch.Tensor":
         """Scales of a quantised weight in that shape; dimensions of 1 may be missing in the file. Raises ModelError."""

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ..checkpoint.errors import ModelError
 from ..checkpoint.json_files import read_json
+from ..checkpoint.packed_config import PackedWeights, read_packed
 from ..checkpoint.quantized import StoredScales, read_scales
 from .rope_config import RopeConfig, RopeFields, read_rope
 
@@ -50,7 +51,14 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     logit_softcap: float = 0.0  # 0: none
     fused_projections: bool = False  # the checkpoint has Q, K and V in one matrix, gate and up in another
     stored_scales: StoredScales | None = None  # of weights that the checkpoint has in 8 bits
+    packed_weights: PackedWeights | None = None  # how the checkpoint packs others
     notes: tuple[str, ...] = ()  # for the start-up log: where this differs from what a user may expect
+
+    @property
+    def stored_form(self) -> str | None:
+        """How the checkpoint is quantised, as its config.json names it; None: not at all, or as a GGUF."""
+        stored = self.packed_weights or self.stored_scales
+        return None if stored is None else stored.method
 
     @property
     def num_layers(self) -> int:
@@ -142,7 +150,8 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
     rope = rope_config(hf)
     if rope.partial != 1.0 and special.get("qk_norm"):
         raise ModelError(f"partial_rotary_factor {rope.partial} beside a QK-norm is not supported")
-    scales = None if hf.quantization_config is None else read_scales(hf.quantization_config)
+    packed = None if hf.quantization_config is None else read_packed(hf.quantization_config)
+    scales = None if hf.quantization_config is None or packed is not None else read_scales(hf.quantization_config)
     common = {
         "architecture": (hf.architectures or [""])[0],
         "dtype": hf.dtype or hf.torch_dtype or "float32",
@@ -157,6 +166,7 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
         "tie_embeddings": tied if hf.tie_word_embeddings is None else hf.tie_word_embeddings,
         "activation": activations[activation],
         "stored_scales": scales,
+        "packed_weights": packed,
         "notes": _notes(hf, rope, scales),
     }
     return ModelConfig(**{**common, **special})

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels import AttentionPlan, QkNorm, StepBatch
-from ..checkpoint.safetensors_dir import Checkpoint
 from ..log import Progress
 from .config import LayerConfig, ModelConfig
 from .kv_cache import KVCache
 from .rope import cos_sin_table, rotary_order
-from .weights import WeightLoader
+from .weights import WeightLoader, Weights
 
 
 @dataclass
@@ -100,13 +99,13 @@ class DecoderModel:
         windows: of its layers, ascending, 0 for the whole context.
     """
 
-    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, load: WeightLoader, max_positions: int) -> None:
+    def __init__(self, config: ModelConfig, checkpoint: Weights, load: WeightLoader, max_positions: int) -> None:
         self.config = config
         self._backend = load.backend
         self._stream_dtype = load.dtypes.stream
         # Rounded as the reference does, which multiplies in the model's dtype.
         self._embedding_scale = torch.tensor(config.embedding_scale, dtype=load.dtypes.model).item()
-        self._embedding = load.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+        self._embedding = load.embedding("model.embed_tokens", config.vocab_size, config.hidden_size)
         self._layers = []
         progress = Progress("loading weights", config.num_layers, "layers")
         for i in range(config.num_layers):

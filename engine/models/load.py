@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 
 from ...kernels import Backend
+from ..checkpoint.gguf_checkpoint import GgufCheckpoint
+from ..checkpoint.packed_weights import PackedCheckpoint
 from ..checkpoint.quantized import QuantizeName
-from ..checkpoint.safetensors_dir import open_checkpoint
+from ..checkpoint.safetensors_dir import WEIGHTS_FILE, open_checkpoint
 from .config import ModelConfig
 from .decoder import DecoderModel
 from .dtypes import Dtypes
-from .weights import WeightLoader
+from .weights import WeightLoader, Weights
 
 
 def load_model(
@@ -24,7 +26,13 @@ def load_model(
     quantize: QuantizeName | None = None,
 ) -> DecoderModel:
     """Load the weights of a directory onto a device; ``quantize`` rounds the linears' to 8 bits. Raises ModelError."""
-    checkpoint = open_checkpoint(model_dir)
+    checkpoint: Weights
+    if (model_dir / WEIGHTS_FILE).exists():
+        checkpoint = GgufCheckpoint(model_dir)
+    elif config.packed_weights is not None:
+        checkpoint = PackedCheckpoint(open_checkpoint(model_dir), config.packed_weights)
+    else:
+        checkpoint = open_checkpoint(model_dir)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize)
     model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()

@@ -1,12 +1,13 @@
 """From tensors of a checkpoint to weights of a backend: checked, fused, converted, on the device."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 
-from ...kernels import Backend, Linear
+from ...kernels import Backend, Embedding, Linear
+from ...kernels.block_weight import BlockSource, BlockWeight
 from ...kernels.quantize import scale_blocks
 from ..checkpoint.errors import ModelError
 from ..checkpoint.quantized import QuantizeName, StoredScales
@@ -15,6 +16,30 @@ from .dtypes import Dtypes
 
 EIGHT_BITS: dict[QuantizeName, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 FP8_CAPABILITY = (8, 9)  # of CUDA devices that convert fp8 (e4m3) in hardware
+
+
+class Weights(Protocol):
+    """A checkpoint that is read by name; see Checkpoint, GgufCheckpoint."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def get(self, name: str, expected_shape: Sequence[int]) -> torch.Tensor: ...
+
+    def blocks(self, name: str, expected_shape: Sequence[int]) -> BlockSource | None: ...
+
+
+class _Reordered(NamedTuple):
+    """A block-quantised weight whose outputs are taken in another order."""
+
+    source: BlockSource
+    order: torch.Tensor  # int64 [out]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.source.shape
+
+    def take(self, rows: torch.Tensor | slice) -> BlockWeight:
+        return self.source.take(self.order[rows])
 
 
 class _Part(NamedTuple):
@@ -33,7 +58,7 @@ class WeightLoader:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Weights,
         backend: Backend,
         dtypes: Dtypes,
         device: torch.device,
@@ -50,6 +75,7 @@ class WeightLoader:
         self._quantize = quantize
         # A matrix that is still in use, such as an embedding tied to the head, is not loaded twice.
         self._loaded: WeakValueDictionary[str, torch.Tensor] = WeakValueDictionary()
+        self._packed: WeakValueDictionary[str, Linear] = WeakValueDictionary()
         if quantize is not None:
             self._check_device(EIGHT_BITS[quantize])
 
@@ -65,6 +91,15 @@ class WeightLoader:
         """A norm weight or bias, [size], in the rows' dtype. Raises ModelError."""
         return self.tensor(name, (size,)).to(self.dtypes.rows)
 
+    def embedding(self, module: str, vocab: int, hidden: int) -> Embedding:
+        """A table [vocab, hidden], as it is quantised if the file has it so. Raises ModelError."""
+        name = f"{module}.weight"
+        source = self._checkpoint.blocks(name, (vocab, hidden)) if self._quantize is None else None
+        if source is None or not _fits(source):
+            return self.tensor(name, (vocab, hidden))
+        packed = self._packed[name] = self.backend.pack_blocks([source], None, self.dtypes.rows, self.device)
+        return packed
+
     def linear(
         self, parts: Sequence[tuple[str, int]], inner: int, bias: bool, order: torch.Tensor | None = None
     ) -> Linear:
@@ -77,8 +112,10 @@ class WeightLoader:
         return linear
 
     def _linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool, order: torch.Tensor | None) -> Linear:
-        loaded = [self._part(name, width, inner) for name, width in parts]
         biases = _fuse([self.vector(f"{name}.bias", width) for name, width in parts], order) if bias else None
+        if (packed := self._blocks(parts, inner, biases, order)) is not None:
+            return packed
+        loaded = [self._part(name, width, inner) for name, width in parts]
         scales = [part.scale for part in loaded if part.scale is not None]
         if len(scales) == len(loaded) and len({part.values.dtype for part in loaded}) == 1:
             values = _fuse([part.values for part in loaded], order)
@@ -88,11 +125,28 @@ class WeightLoader:
             return self.backend.quantize_linear(weight, biases, EIGHT_BITS[self._quantize])
         return self.backend.pack_linear(weight, biases)
 
+    def _blocks(
+        self, parts: Sequence[tuple[str, int]], inner: int, biases: torch.Tensor | None, order: torch.Tensor | None
+    ) -> Linear | None:
+        """None if a part isn't block-quantised, or is to be rounded to something else."""
+        if self._quantize is not None:
+            return None
+        (first, _), *others = parts
+        if not others and biases is None and (packed := self._packed.get(f"{first}.weight")) is not None:
+            return packed
+        found = [self._checkpoint.blocks(f"{name}.weight", (width, inner)) for name, width in parts]
+        sources = [source for source in found if source is not None and _fits(source)]
+        if len(sources) < len(parts):
+            return None
+        if order is not None:
+            sources = _reorder(sources, order)
+        return self.backend.pack_blocks(sources, biases, self.dtypes.rows, self.device)
+
     def _part(self, module: str, width: int, inner: int) -> _Part:
         name = f"{module}.weight"
         scales = self._scales
         # What the checkpoint excludes from quantisation, the head as a rule, is stored as floats.
-        if scales is None or not self._checkpoint.is_eight_bit(name):
+        if scales is None or not isinstance(self._checkpoint, Checkpoint) or not self._checkpoint.is_eight_bit(name):
             return _Part(self.tensor(name, (width, inner)), None)
         values = self._checkpoint.get_eight_bit(name, (width, inner)).to(self.device)
         self._check_device(values.dtype)
@@ -122,6 +176,24 @@ class WeightLoader:
                     f"fp8 weights need compute capability {'.'.join(map(str, FP8_CAPABILITY))}, this GPU has "
                     f"{'.'.join(map(str, capability))}. Take the unquantised model, with --quantize int8 if need be"
                 )
+
+
+def _fits(source: BlockSource) -> bool:
+    """Whether kernels take it as it is; else it is widened."""
+    sample = source.take(slice(0, 1))
+    return sample.shape[1] % 32 == 0 and sample.group % 16 == 0
+
+
+def _reorder(sources: Sequence[BlockSource], order: torch.Tensor) -> list[BlockSource]:
+    """``order`` is over all outputs, and each part's stay together."""
+    reordered: list[BlockSource] = []
+    start = 0
+    for source in sources:
+        own = order[start : start + source.shape[0]] - start
+        assert (own.min(), own.max()) == (0, source.shape[0] - 1), "heads of one part go to one part"
+        reordered.append(_Reordered(source, own))
+        start += source.shape[0]
+    return reordered
 
 
 def _fuse(parts: list[torch.Tensor], order: torch.Tensor | None) -> torch.Tensor:

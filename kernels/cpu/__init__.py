@@ -4,6 +4,7 @@ import torch
 
 from .activation import gelu_tanh_and_mul, silu_and_mul
 from .attention import fill_plan, new_plan, paged_attention
+from .block_linear import pack_blocks
 from .linear import pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
@@ -22,6 +23,7 @@ __all__ = [
     "fill_plan",
     "gelu_tanh_and_mul",
     "new_plan",
+    "pack_blocks",
     "pack_linear",
     "pack_quantized",
     "paged_attention",

@@ -31,6 +31,18 @@ def array_at(address, shape, dtype):
     return carray(_pointer(address, dtype), shape)
 
 
+@intrinsic
+def half_at(_context, address):
+    """The fp16 at ``address`` as fp32."""
+
+    def codegen(_context, builder, _signature, arguments):
+        half = builder.load(builder.inttoptr(arguments[0], ir.HalfType().as_pointer()))
+        half.align = 2
+        return builder.fpext(half, ir.FloatType())
+
+    return types.float32(types.intp), codegen
+
+
 def _word(builder, address):
     return builder.inttoptr(address, _I64.as_pointer())
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numba import njit, types
 
+from .block_linear import BlockLinear
 from .exp import exp
 from .machine import array_at
 from .op_graph import Prepared, empty, is_capturing, run, struct_dtype, work_item
@@ -43,9 +44,11 @@ def _embed(table_type):
     return kernel
 
 
-def embed(table: torch.Tensor, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
+def embed(table: torch.Tensor | BlockLinear, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
     """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 [rows]), times ``scale``: [rows, hidden] fp32."""
     assert dtype == torch.float32, "the stream of this backend is fp32"
+    if isinstance(table, BlockLinear):
+        return table.embed(token_ids, scale)
     x = empty((token_ids.shape[0], table.shape[1]))
     arguments = {"table": table, "token_ids": token_ids, "x": x, "hidden": table.shape[1], "scale": scale}
     run(_embed(table.dtype), _EMBED, arguments, token_ids.shape[0], per_rows=_ROWS)

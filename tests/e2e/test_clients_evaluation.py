@@ -5,19 +5,25 @@ from typing import Any
 
 import pytest
 
-from headwater.engine.checkpoint.conversion_cache import cached_conversion
+from headwater.engine.checkpoint.convert import convert
 from headwater.engine.checkpoint.resolve import find_default_gguf
 
 from . import python_clients
-from .serving import Serving
+from .conftest import ROOM
+from .serving import serving
 
 EVALUATE = Path(__file__).with_name("new_clients") / "evaluate.py"
 
 
 @pytest.fixture(scope="module")
-def got(shared_fp32_server: Serving, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    model = cached_conversion(find_default_gguf())
-    return python_clients.run(EVALUATE, shared_fp32_server.url, str(model), str(tmp_path_factory.mktemp("evaluation")))
+def got(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of the default model in dense weights, which transformers reads."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    model = folder / "model"
+    convert(find_default_gguf(), model)
+    with serving(str(model), "--dtype", "float32", *ROOM) as server:
+        server.wait_ready()
+        return python_clients.run(EVALUATE, server.url, str(model), str(folder))
 
 
 def answers(got: dict[str, Any], runner: str, task: str) -> Any:

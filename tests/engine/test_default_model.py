@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from headwater.engine.checkpoint.resolve import resolve_model
+from headwater.engine.checkpoint.convert import convert
+from headwater.engine.checkpoint.resolve import find_default_gguf
 from headwater.engine.config import EngineConfig
 from headwater.engine.messages import SamplingParams, Submit
 from headwater.engine.start import start_engine
@@ -39,8 +40,11 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def model_dir() -> Path:
-    return resolve_model(None).directory
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dense weights, which transformers reads; test_gguf_native.py has the file itself."""
+    directory = tmp_path_factory.mktemp("default") / "model"
+    convert(find_default_gguf(), directory)
+    return directory
 
 
 class Oracle:

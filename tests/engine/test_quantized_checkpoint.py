@@ -80,14 +80,20 @@ def test_a_block_wise_checkpoint_says_that_it_is_widened(
 
 
 REFUSED = {
-    "gptq": ({"quant_method": "gptq", "bits": 4}, "quantised by 'gptq' are not supported .known: compressed-tensors"),
-    "awq": ({"quant_method": "awq"}, "'awq' are not supported.*--quantize int8 or fp8"),
+    "eetq": ({"quant_method": "eetq"}, "quantised by 'eetq' are not supported .known: .*--quantize int8 or fp8"),
+    "gptq": ({"quant_method": "gptq", "bits": 5, "group_size": 128}, "5"),
+    "awq": ({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "marlin"}, "marlin"),
     "bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "'bitsandbytes' are not supported"),
-    "packed": (compressed_tensors("int") | {"format": "pack-quantized"}, "format 'pack-quantized' are not supported"),
+    "packed": (compressed_tensors("int", strategy="tensor") | {"format": "pack-quantized"}, "tensor"),
     "four bits": (compressed_tensors("int", num_bits=4), "4-bit int weights are not supported"),
     "asymmetric": (compressed_tensors("int", symmetric=False), "8-bit asymmetric int weights are not supported"),
     "order": (compressed_tensors("int", actorder="group"), "in another order of inputs"),
     "strategy": (compressed_tensors("int", strategy="tensor_group"), "strategy 'tensor_group' is not supported"),
+    "sparse": (compressed_tensors("int") | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse-24-bitmask"),
+    "transformed": (
+        compressed_tensors("int") | {"transform_config": {"config_groups": {"R4": {"apply": [{"location": "input"}]}}}},
+        "transform of 'input' in each step is not supported",
+    ),
     "two schemes": (
         compressed_tensors("int")
         | {"config_groups": {str(i): {"weights": {"strategy": s}} for i, s in enumerate(("channel", "tensor"))}},

@@ -79,6 +79,26 @@ def test_a_damaged_gguf_is_read_or_refused(
     path.unlink()
 
 
+@pytest.mark.parametrize("length", [1 << 40, (1 << 64) - 1])
+def test_an_array_longer_than_the_file_is_refused(gguf: bytes, tmp_path: Path, length: int) -> None:
+    key = b"tokenizer.ggml.token_type"
+    at = gguf.index(key) + len(key) + 8  # behind the types of the value and of its members
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf[:at] + length.to_bytes(8, "little") + gguf[at + 8 :])
+    with pytest.raises(ModelError, match="cut short or damaged"):
+        read_gguf(path)
+
+
+def test_arrays_in_arrays_without_end_are_refused(gguf: bytes, tmp_path: Path) -> None:
+    key = b"tokenizer.ggml.token_type"
+    at = gguf.index(key) + len(key) + 4
+    nested = ((9).to_bytes(4, "little") + (1).to_bytes(8, "little")) * 4000
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf[:at] + nested + gguf[at:])
+    with pytest.raises(ModelError, match="cut short or damaged"):
+        read_gguf(path)
+
+
 def test_a_text_that_is_not_utf8_is_refused(gguf: bytes, tmp_path: Path) -> None:
     """Found by the test above."""
     path = tmp_path / "x.gguf"

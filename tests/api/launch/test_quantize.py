@@ -6,23 +6,29 @@ import typer
 from headwater.api.launch.quantize import parse_quantize
 
 
-@pytest.mark.parametrize("value", ["int8", "fp8"])
-def test_what_is_supported_is_taken(value: str) -> None:
-    assert parse_quantize(value) == value
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        ("int8", "int8"),
+        ("fp8", "fp8"),
+        ("eetq", "int8"),
+        ("bitsandbytes", "int8"),
+        ("gptq", "gptq"),
+        ("marlin", "gptq"),
+        ("awq", "awq"),
+        ("compressed-tensors", "compressed-tensors"),
+    ],
+)
+def test_what_is_supported_is_taken(value: str, meaning: str) -> None:
+    assert parse_quantize(value) == meaning
 
 
 @pytest.mark.parametrize(
     ("value", "answer"),
     [
-        ("gptq", "'gptq': not supported. Take the unquantised model; --quantize int8 or fp8"),
-        ("awq", "not supported"),
-        ("exl2", "not supported"),
-        ("marlin", "not supported"),
+        ("exl2", "'exl2': not supported. Take the unquantised model, a GGUF, or one in GPTQ's or AWQ's form"),
         ("bitsandbytes-nf4", "not supported"),
-        ("eetq", "int8 does the same"),
-        ("bitsandbytes", "int8 does the same"),
-        ("compressed-tensors", "recognised by its config.json: leave --quantize out"),
-        ("int4", "'int4': not known; one of int8, fp8"),
+        ("int4", "'int4': not known; one of int8, fp8, gptq, awq, compressed-tensors"),
     ],
 )
 def test_what_is_not_is_answered(value: str, answer: str) -> None:

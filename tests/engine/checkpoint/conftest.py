@@ -99,7 +99,7 @@ def write_gguf(
             writer.add_array(key, value)
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     model = known.get(architecture, gguf.MODEL_ARCH.LLAMA)
-    names = gguf.get_tensor_name_map(model, 16)  # layers, at most
+    names = gguf.get_tensor_name_map(model, 32)  # layers, at most
     for name, values in tensors.items():
         stem, _, suffix = name.rpartition(".")
         there = names.get_name(stem)

@@ -31,9 +31,10 @@ def directories(cache: Path) -> list[Path]:
 def test_a_file_is_converted_once(tiny_gguf: WriteGguf, cache: Path) -> None:
     path = tiny_gguf()
     first = cached_conversion(path)
-    written = (first / "model.safetensors").stat()
+    assert (first / "model.gguf").resolve() == path  # whose weights stay where they are
+    written = (first / "tokenizer.json").stat()
     assert cached_conversion(path) == first
-    again = (first / "model.safetensors").stat()
+    again = (first / "tokenizer.json").stat()
     assert (again.st_ino, again.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
     assert directories(cache) == [first]
 
@@ -70,7 +71,7 @@ def test_a_failed_conversion_leaves_nothing(tiny_gguf: WriteGguf, cache: Path) -
 
 def test_a_conversion_that_is_ended_leaves_nothing(tiny_gguf: WriteGguf, cache: Path) -> None:
     path = tiny_gguf({"llama.feed_forward_length": WIDE}, wide_tensors())
-    command = [Path(sys.executable).with_name("headwater"), "serve", path, "--port", "0"]
+    command = [Path(sys.executable).with_name("headwater"), "convert", path, cache / "converted"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list(cache.glob(".*/model.safetensors")):
@@ -94,6 +95,7 @@ def test_a_copy_of_a_file_is_not_converted_again(tiny_gguf: WriteGguf, tmp_path:
     first = cached_conversion(path)
     copy = Path(shutil.copyfile(path, tmp_path / "copy.gguf"))  # another inode, other times
     assert cached_conversion(copy) == first
+    assert (first / "model.gguf").resolve() == copy  # the other one may change, or go
     assert list(cache.iterdir()) == [first]
     assert [each.sources for each in conversions()] == [(str(path), str(copy))]
 

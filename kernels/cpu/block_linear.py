@@ -1,0 +1,342 @@
+"""Linear layers with block-quantised weights (kernels/block_weight.py): packed once, read once per step."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from numba import njit, types
+
+from ..block_weight import BlockSource
+from .block_pack import MOST_CHUNKS, form_of, pack
+from .block_tile import CHUNK, PLANES, BlockForm, make_block_tile, make_widen_record
+from .machine import aligned_empty, array_at, half_at, prefetch
+from .op_graph import empty, run, struct_dtype, work_item
+from .storage import widen
+from .thread_pool import thread_pool
+from .tile import HAS_BF16_DOT, LANES
+
+_ROWS = 64  # of a work item
+_PANELS = 3  # that a work item covers; with few rows two items' worth
+_FEW_ROWS = 8
+_MANY_ROWS = 16
+_CODES_BYTES = _PANELS * MOST_CHUNKS * CHUNK * LANES * 2  # of a record, widened
+
+_tile_8x3, _tile_4x3, _tile_1x3 = (make_block_tile(rows, 3) for rows in (8, 4, 1))
+# 4 rows: sums of a group and of all groups are in registers.
+_widened_4x3, _widened_1x3 = (make_block_tile(rows, 3, widened=True) for rows in (4, 1))
+_widen_record = make_widen_record(3)
+_tile_2x6, _tile_1x6 = (make_block_tile(rows, 6) for rows in (2, 1))
+
+_ARGUMENTS = struct_dtype(
+    x=int, s=int, w=int, y=int, bias=int, scratch=int, out=int, records=int, x_stride=int, s_stride=int, w_stride=int,
+    y_stride=int, codes=int, threads=int,
+)  # fmt: skip
+_SUMS = struct_dtype(x=int, s=int, inner=int)
+_COLUMNS = struct_dtype(x=int, order=int, y=int, width=int)
+_EMBED = struct_dtype(w=int, token_ids=int, x=int, hidden=int, w_stride=int, scale=float)
+
+
+@njit
+def _three_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
+    row = 0
+    while rows - row >= 8:
+        _tile_8x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                  y + row * y_stride, y_stride, records)  # fmt: skip
+        row += 8
+    if rows - row >= 4:
+        _tile_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                  y + row * y_stride, y_stride, records)  # fmt: skip
+        row += 4
+    while rows - row >= 1:
+        _tile_1x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                  y + row * y_stride, y_stride, records)  # fmt: skip
+        row += 1
+
+
+@njit
+def _three_panels_widened(
+    form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, codes, record_bytes, next_w
+):
+    """Many rows: codes are widened once for all of them, into the first-level cache, while the next ones are fetched.
+
+    ``next_w``: panels that are likely this thread's next.
+    """
+    for row in range(rows):
+        array_at(y + row * y_stride, 3 * LANES, types.float32)[:] = np.float32(0.0)
+    for record in range(records):
+        _widen_record(form, w, w_stride, record, codes)
+        ahead = w + (record + 1) * record_bytes if record + 1 < records else next_w
+        for panel in range(3):
+            prefetch(ahead + panel * w_stride, record_bytes)
+        row = 0
+        while rows - row >= 4:
+            _widened_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                         y + row * y_stride, y_stride, record, codes)  # fmt: skip
+            row += 4
+        while rows - row >= 1:
+            _widened_1x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                         y + row * y_stride, y_stride, record, codes)  # fmt: skip
+            row += 1
+
+
+@njit
+def _six_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
+    row = 0
+    while rows - row >= 4:
+        for half in range(2):
+            _tile_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride,
+                      w + 3 * half * w_stride, w_stride, y + row * y_stride + half * 3 * LANES * 4, y_stride,
+                      records)  # fmt: skip
+        row += 4
+    if rows - row >= 2:
+        _tile_2x6(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                  y + row * y_stride, y_stride, records)  # fmt: skip
+        row += 2
+    if rows - row >= 1:
+        _tile_1x6(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                  y + row * y_stride, y_stride, records)  # fmt: skip
+
+
+@njit(error_model="numpy")
+def _add(y, bias):
+    for i in range(y.shape[0]):
+        y[i] += bias[i]
+
+
+@work_item
+def _block_linear(x_type, form):
+    widens, record_bytes = HAS_BF16_DOT, form.record_bytes
+
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _ARGUMENTS)[0]
+        x_like = array_at(a.x, 1, x_type)
+        blocks = (rows + _ROWS - 1) // _ROWS
+        first, row, panels = item // blocks * _PANELS, item % blocks * _ROWS, _PANELS
+        if rows < _FEW_ROWS:
+            if item % 2 == 1:
+                return
+            panels = 2 * _PANELS
+        count = min(_ROWS, rows - row)
+        x, s, w = a.x + row * a.x_stride, a.s + row * a.s_stride, a.w + first * a.w_stride
+        begin = first * LANES
+        end = min(begin + panels * LANES, a.out)
+        y, y_stride = a.y + row * a.y_stride + begin * 4, a.y_stride
+        whole = begin + panels * LANES <= a.out
+        if panels == 2 * _PANELS and not whole and a.out - begin <= _PANELS * LANES:
+            panels = _PANELS  # no more are there
+            whole = begin + panels * LANES <= a.out
+        if not whole:  # the tile writes whole panels
+            y, y_stride = a.scratch + thread * _ROWS * 2 * _PANELS * LANES * 4, 2 * _PANELS * LANES * 4
+        if widens and count >= _MANY_ROWS:
+            codes = a.codes + thread * _CODES_BYTES
+            ahead = first + _PANELS * a.threads  # threads take turns, nearly always
+            next_w = a.w + ahead * a.w_stride if (ahead + _PANELS) * LANES <= a.out else w
+            _three_panels_widened(
+                form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records, codes,
+                record_bytes, next_w,
+            )  # fmt: skip
+        elif panels == _PANELS:
+            _three_panels(form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records)
+        else:
+            _six_panels(form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records)
+        width = end - begin
+        for done in range(count):
+            target = array_at(a.y + (row + done) * a.y_stride + begin * 4, width, types.float32)
+            if not whole:
+                target[:] = array_at(y + done * y_stride, width, types.float32)
+            if a.bias:
+                _add(target, array_at(a.bias + begin * 4, width, types.float32))
+
+    return kernel
+
+
+@work_item
+def _row_sums(x_type, unit):
+    """Sums of a row's values over each unit."""
+    itemsize = x_type.bitwidth // 8
+
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _SUMS)[0]
+        x = array_at(a.x + item * a.inner * itemsize, a.inner, x_type)
+        s = array_at(a.s + item * (a.inner // unit) * 4, a.inner // unit, types.float32)
+        for i in range(s.shape[0]):
+            total = np.float32(0.0)
+            for k in range(unit):
+                total += widen(x[i * unit + k])
+            s[i] = total
+
+    return kernel
+
+
+@work_item
+def _take_columns(x_type):
+    itemsize = x_type.bitwidth // 8
+
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _COLUMNS)[0]
+        x = array_at(a.x + item * a.width * itemsize, a.width, x_type)
+        y = array_at(a.y + item * a.width * itemsize, a.width, x_type)
+        order = array_at(a.order, a.width, types.int64)
+        for i in range(a.width):
+            y[i] = x[order[i]]
+
+    return kernel
+
+
+@njit(inline="always")
+def _base(address, is_half, is_bf16):
+    """A scale or minimum as fp32."""
+    if is_half:
+        return half_at(address)
+    if is_bf16:
+        return widen(array_at(address, 1, types.uint16)[0])
+    return array_at(address, 1, types.float32)[0]
+
+
+@work_item
+def _embed_blocks(form):
+    """One row of a weight, read lane by lane: few values beside a step's products."""
+    head, record_bytes, chunk_bytes = form.head, form.record_bytes, form.chunk_bytes
+    codes_at, scale_at, minimum_at, zero_at = head.size, head.scale, head.minimum, head.zero
+    scale_steps, minimum_steps = head.scale_steps, head.minimum_steps
+    bits, planes, table = form.bits, PLANES[form.bits], np.array(form.table or (0,), np.float32)
+    chunks, group, groups = form.chunks, form.group, form.groups
+    stepped, zeros, minima = form.stepped, form.zeros, form.minima
+    base_size = 4 if form.base == "float32" else 2
+    is_half, is_bf16 = form.base == "float16", form.base == "bfloat16"
+
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _EMBED)[0]
+        token = array_at(a.token_ids, rows, types.int64)[item]
+        lane = token % LANES
+        panel = a.w + token // LANES * a.w_stride
+        x = array_at(a.x + item * a.hidden * 4, a.hidden, types.float32)
+        for record in range(a.hidden // (chunks * CHUNK)):
+            at = panel + record * record_bytes
+            for g in range(groups):
+                base = 0 if stepped else g
+                scale = _base(at + scale_at + (base * LANES + lane) * base_size, is_half, is_bf16)
+                if stepped:
+                    scale *= np.float32(array_at(at + scale_steps + g * LANES + lane, 1, types.int8)[0])
+                minimum = np.float32(0.0)
+                if minima:
+                    minimum = _base(at + minimum_at + (base * LANES + lane) * base_size, is_half, is_bf16)
+                    if stepped:
+                        minimum *= np.float32(array_at(at + minimum_steps + g * LANES + lane, 1, types.int8)[0])
+                zero = np.float32(0.0)
+                if zeros:
+                    zero = half_at(at + zero_at + (g * LANES + lane) * 2)
+                for i in range(g * group, g * group + group):
+                    chunk, step, parity = i // CHUNK, i % CHUNK // 2, i % 2
+                    code_at = at + codes_at + chunk * chunk_bytes
+                    if bits == 8:
+                        value = np.float32(array_at(code_at + step * 2 * LANES + lane * 2 + parity, 1, types.int8)[0])
+                    else:
+                        code, low = 0, 0
+                        for width in planes:
+                            per_word = 16 // width
+                            word = array_at(code_at + step // per_word * 64 + lane * 4 + parity * 2, 1, types.uint16)[0]
+                            code |= ((word >> (width * (step % per_word))) & ((1 << width) - 1)) << low
+                            low += width
+                            code_at += width * 64
+                        value = table[code]
+                    x[record * chunks * CHUNK + i] = (scale * (value - zero) - minimum) * a.scale
+
+    return kernel
+
+
+class _Panels:
+    """Weights of one form, packed, that follow each other in a linear."""
+
+    def __init__(self, parts: Sequence[BlockSource], form: BlockForm, order: torch.Tensor | None) -> None:
+        self.form, self._order = form, order
+        self.outputs = sum(part.shape[0] for part in parts)
+        self.inner = parts[0].shape[1]
+        self.packed = pack(parts, form, _PANELS)
+
+    def write(self, x: torch.Tensor, y: torch.Tensor, column: int, bias: torch.Tensor | None) -> None:
+        """The product into the columns of ``y`` [rows, any] that begin with ``column``."""
+        form, inner, rows = self.form, self.inner, x.shape[0]
+        if self._order is not None:
+            ordered = empty(tuple(x.shape), x.dtype)
+            arguments = {"x": x, "order": self._order, "y": ordered, "width": inner}
+            run(_take_columns(x.dtype), _COLUMNS, arguments, rows, per_rows=1)
+            x = ordered
+        sums = None
+        if form.corrects:
+            sums = empty((rows, inner // form.unit))
+            run(_row_sums(x.dtype, form.unit), _SUMS, {"x": x, "s": sums, "inner": inner}, rows, per_rows=1)
+        arguments = {
+            "x": x, "s": sums, "w": self.packed, "y": y.view(-1)[column:],
+            "bias": None if bias is None else bias[column:], "scratch": _scratch(), "codes": _codes(),
+            "out": self.outputs, "threads": thread_pool().threads,
+            "records": inner // (form.chunks * CHUNK), "x_stride": inner * x.itemsize,
+            "s_stride": inner // form.unit * 4, "w_stride": self.packed.shape[1], "y_stride": y.shape[1] * 4,
+        }  # fmt: skip
+        items = self.packed.shape[0] // _PANELS
+        run(_block_linear(x.dtype, form), _ARGUMENTS, arguments, rows, per_rows=_ROWS, times=items)
+
+
+@cache
+def _codes() -> torch.Tensor:
+    return aligned_empty((thread_pool().threads, _CODES_BYTES), torch.uint8)
+
+
+@cache
+def _scratch() -> torch.Tensor:
+    return aligned_empty((thread_pool().threads, _ROWS, 2 * _PANELS * LANES), torch.float32)
+
+
+class BlockLinear:
+    """Weights [out, in] that read the same rows, one after another, and bias [all outputs] or None."""
+
+    def __init__(self, parts: Sequence[BlockSource], bias: torch.Tensor | None = None) -> None:
+        self._outputs = sum(part.shape[0] for part in parts)
+        self._bias = None if bias is None else bias.float().contiguous()
+        samples = [part.take(slice(0, 1)) for part in parts]
+        # Whole panels of one form and order become one phase.
+        kinds = [
+            (form_of(sample), None if sample.order is None else tuple(sample.order.tolist())) for sample in samples
+        ]
+        self._panels: list[_Panels] = []
+        at = 0
+        while at < len(parts):
+            end = at + 1
+            while end < len(parts) and kinds[end] == kinds[at] and parts[end - 1].shape[0] % LANES == 0:
+                end += 1
+            self._panels.append(_Panels(parts[at:end], kinds[at][0], samples[at].order))
+            at = end
+
+    @property
+    def nbytes(self) -> int:
+        return sum(panels.packed.nbytes for panels in self._panels) + (0 if self._bias is None else self._bias.nbytes)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[rows, in], bf16 or fp32 -> [rows, out] fp32."""
+        y = empty((x.shape[0], self._outputs))
+        column = 0
+        for panels in self._panels:
+            panels.write(x, y, column, self._bias)
+            column += panels.outputs
+        return y
+
+    def embed(self, token_ids: torch.Tensor, scale: float) -> torch.Tensor:
+        """Rows of the weight at ``token_ids`` (int64 [rows]), times ``scale``: [rows, in] fp32."""
+        (panels,) = self._panels
+        hidden = panels.inner
+        x = empty((token_ids.shape[0], hidden))
+        arguments = {
+            "w": panels.packed, "token_ids": token_ids, "x": x, "hidden": hidden, "w_stride": panels.packed.shape[1],
+            "scale": scale,
+        }  # fmt: skip
+        run(_embed_blocks(panels.form), _EMBED, arguments, token_ids.shape[0], per_rows=1)
+        return x
+
+
+def pack_blocks(
+    parts: Sequence[BlockSource], bias: torch.Tensor | None, dtype: torch.dtype, device: torch.device
+) -> BlockLinear:
+    """Pack weights [out, in] that read the same rows, and a bias [all outputs]; all may be dropped afterwards."""
+    del dtype, device  # bf16 and fp32 rows alike
+    return BlockLinear(parts, bias)

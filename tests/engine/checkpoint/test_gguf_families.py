@@ -1,0 +1,228 @@
+"""A small random model of each family, written as llama.cpp's converter writes it, comes back as it was."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from headwater.engine.checkpoint.convert import convert
+from headwater.engine.checkpoint.errors import ModelError
+from headwater.engine.checkpoint.gguf_config import model_config
+from headwater.engine.checkpoint.gguf_file import GgufFile
+from headwater.engine.models.families import read_config
+
+from ..forward import prompt_logits
+from .conftest import HEADS, HIDDEN, KV_HEADS, LAYERS, TOKENS, WIDTH, default_metadata, write_gguf
+
+POSITIONS = 128
+SMALL = {
+    "vocab_size": len(TOKENS), "hidden_size": HIDDEN, "intermediate_size": WIDTH, "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "max_position_embeddings": POSITIONS,
+    "initializer_range": 0.3, "rms_norm_eps": 1e-5, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 0,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32}
+YARN_KEYS = {
+    "rope.freq_base": 1e6,
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 32,
+}
+ORIGINAL = 96
+SHORT, LONG = [1.0, 1.25, 1.5, 2.0, 3.0, 5.0], [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+LONGROPE = {"rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG, "partial_rotary_factor": 0.75}
+LONGROPE_KEYS = {
+    "rope.dimension_count": 12,
+    "rope.scaling.attn_factor": math.sqrt(1 + math.log(POSITIONS / ORIGINAL) / math.log(ORIGINAL)),
+    "rope.scaling.original_context_length": ORIGINAL,
+}
+LONGROPE_TENSORS = {
+    "rope_factors_long.weight": np.array(LONG, np.float32),
+    "rope_factors_short.weight": np.array(SHORT, np.float32),
+}
+
+# What a family's model is, llama.cpp's name for it, and what its file says beside the sizes.
+Case = tuple[PreTrainedConfig, str, dict[str, Any]]
+CASES: dict[str, Case] = {
+    "llama": (LlamaConfig(**SMALL), "llama", {}),
+    "llama, untied": (LlamaConfig(**SMALL, tie_word_embeddings=False), "llama", {}),
+    "mistral": (MistralConfig(**SMALL, head_dim=32, sliding_window=None), "llama", {"attention.key_length": 32}),
+    "mistral with a window": (
+        MistralConfig(**SMALL, sliding_window=9),
+        "llama",
+        {"attention.sliding_window": 9},
+    ),
+    "qwen2": (Qwen2Config(**SMALL, tie_word_embeddings=True), "qwen2", {}),
+    "qwen2, yarn": (Qwen2Config(**SMALL, rope_parameters=YARN), "qwen2", YARN_KEYS),
+    "qwen2, a window nobody uses": (Qwen2Config(**SMALL), "qwen2", {"attention.sliding_window": 9}),
+    "qwen3": (Qwen3Config(**SMALL, head_dim=32), "qwen3", {"attention.key_length": 32, "attention.value_length": 32}),
+    "qwen3, yarn": (
+        Qwen3Config(**SMALL, head_dim=32, rope_parameters=YARN | {"beta_fast": 8.0, "attention_factor": 1.5}),
+        "qwen3",
+        YARN_KEYS
+        | {
+            "attention.key_length": 32,
+            "rope.scaling.yarn_beta_fast": 8.0,
+            "rope.scaling.attn_factor": 1.5 / (0.1 * math.log(4.0) + 1.0),
+        },
+    ),
+    "phi3": (Phi3Config(**SMALL, sliding_window=9), "phi3", {"attention.sliding_window": 9}),
+    "phi3, longrope": (
+        Phi3Config(**SMALL, original_max_position_embeddings=ORIGINAL, rope_parameters=LONGROPE),
+        "phi3",
+        LONGROPE_KEYS,
+    ),
+}  # fmt: skip
+
+
+def metadata(config: PreTrainedConfig, architecture: str, more: dict[str, Any]) -> dict[str, Any]:
+    sizes = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.freq_base": 10000.0,
+    }
+    tokenizer = {key: value for key, value in default_metadata().items() if key.startswith("tokenizer.")}
+    return tokenizer | {f"{architecture}.{key}": value for key, value in (sizes | more).items()}
+
+
+def random_model(config: PreTrainedConfig) -> torch.nn.Module:
+    """In fp32 with weights that bf16 has, so that a converted file can hold them."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms and biases, whose initial values would hide them
+                parameter.add_(torch.randn(parameter.shape) * 0.2)
+            parameter.copy_(parameter.bfloat16().float())
+    return model
+
+
+def write(
+    directory: Path,
+    case: str,
+    model: torch.nn.Module | None = None,
+    changes: dict[str, Any] | None = None,
+    tensors: dict[str, np.ndarray] | None = None,
+) -> Path:
+    config, architecture, more = CASES[case]
+    weights = {name: tensor.detach().numpy() for name, tensor in (model or random_model(config)).named_parameters()}
+    if "longrope" in case:
+        weights |= LONGROPE_TENSORS
+    return write_gguf(
+        directory / "tiny.gguf",
+        weights | (tensors or {}),
+        metadata(config, architecture, more) | (changes or {}),
+        architecture=architecture,
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.inference_mode()
+def test_logits_are_those_of_the_model_that_was_written(case: str, tmp_path: Path) -> None:
+    model = random_model(CASES[case][0])
+    convert(write(tmp_path, case, model), tmp_path / "out")
+    ids = [5, 9, 7] * 13  # longer than the windows
+    want = model(torch.tensor([ids])).logits[0]
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    torch.testing.assert_close(converted(torch.tensor([ids])).logits[0], want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(prompt_logits(tmp_path / "out", ids), want, rtol=1e-4, atol=1e-4)
+    spread = want.std().item()
+    assert spread > 0.1, "logits so close together would hide an error"
+
+
+def test_a_window_makes_a_llama_a_mistral(tmp_path: Path) -> None:
+    convert(write(tmp_path, "mistral with a window"), tmp_path / "out")
+    config = read_config(tmp_path / "out")
+    assert config.architecture == "MistralForCausalLM"
+    assert {layer.window for layer in config.layers} == {9}
+
+
+def test_longrope_keeps_both_sets_of_divisors_and_its_context(tmp_path: Path) -> None:
+    convert(write(tmp_path, "phi3, longrope"), tmp_path / "out")
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "out").config
+    assert converted.rope_parameters["short_factor"] == SHORT
+    assert converted.rope_parameters["long_factor"] == LONG
+    assert (converted.max_position_embeddings, converted.original_max_position_embeddings) == (POSITIONS, ORIGINAL)
+    config = read_config(tmp_path / "out")
+    assert config.max_positions == ORIGINAL
+    assert config.layers[0].rope.partial == 0.75
+
+
+@pytest.mark.parametrize(("positions", "window"), [(4096, 2047), (8192, 0)])
+def test_old_files_of_phi3_4k_have_its_window(tmp_path: Path, positions: int, window: int) -> None:
+    """llama.cpp tells these models by 32 or 40 layers and a context of 4096."""
+    config = Phi3Config(**SMALL | {"num_hidden_layers": 32, "max_position_embeddings": positions})
+    weights = {name: tensor.detach().numpy() for name, tensor in random_model(config).named_parameters()}
+    said = metadata(config, "phi3", {})
+    convert(write_gguf(tmp_path / "tiny.gguf", weights, said, architecture="phi3"), tmp_path / "out")
+    assert {layer.window for layer in read_config(tmp_path / "out").layers} == {window}
+
+
+@pytest.mark.parametrize("rotated", [26, 30, 92])
+def test_any_share_of_a_head_is_rotated_as_its_readers_compute_it(tmp_path: Path, rotated: int) -> None:
+    """26 / 92 * 92 is a little less than 26 in floating point."""
+    path = write(tmp_path, "phi3", changes={"phi3.attention.key_length": 92, "phi3.rope.dimension_count": rotated})
+    assert int(92 * model_config(GgufFile(path))["partial_rotary_factor"]) == rotated
+
+
+Damage = tuple[str, dict[str, Any], dict[str, np.ndarray], str]
+DAMAGED: dict[str, Damage] = {
+    "kv heads": ("qwen2", {"qwen2.attention.head_count_kv": 3}, {}, "head_count_kv is 3, which does not divide 4"),
+    "no kv heads": ("qwen2", {"qwen2.attention.head_count_kv": 0}, {}, "head_count_kv is 0"),
+    "no heads": ("qwen3", {"qwen3.attention.head_count": 0}, {}, "head_count is 0"),
+    "heads by layer": ("qwen3", {"qwen3.attention.head_count_kv": [2, 2]}, {}, r"head_count_kv is \[2, 2\]"),
+    "layers": ("qwen2", {"qwen2.block_count": 4_000_000_000}, {}, "block_count is 4000000000, of"),
+    "eps": ("qwen2", {"qwen2.attention.layer_norm_rms_epsilon": math.nan}, {}, "rms_epsilon is nan"),
+    "theta": ("qwen2", {"qwen2.rope.freq_base": math.inf}, {}, "freq_base is inf"),
+    "values": ("qwen3", {"qwen3.attention.value_length": 64}, {}, "value_length is not its key_length"),
+    "rotation": ("qwen2", {"qwen2.rope.dimension_count": 8}, {}, "partial rotation"),
+    "too much rotation": ("phi3", {"phi3.rope.dimension_count": 18}, {}, "dimension_count is 18"),
+    "odd rotation": ("phi3", {"phi3.rope.dimension_count": 11}, {}, "dimension_count is 11"),
+    "scaling": ("qwen2", {"qwen2.rope.scaling.type": "dynamic"}, {}, "'dynamic' is not known; known: none, linear"),
+    "no factor": ("qwen2", {"qwen2.rope.scaling.type": "yarn"}, {}, "no qwen2.rope.scaling.factor"),
+    "factor": ("qwen2, yarn", {"qwen2.rope.scaling.factor": 0.0}, {}, "scaling.factor is 0.0"),
+    "context": ("qwen2, yarn", {"qwen2.rope.scaling.original_context_length": 0}, {}, "original_context_length is 0"),
+    "yarn's variant": ("qwen2, yarn", {"qwen2.rope.scaling.yarn_log_multiplier": 0.1}, {}, "yarn_log_multiplier is 0"),
+    "no divisors": ("phi3", {"phi3.rope.scaling.type": "longrope"}, {}, "rope_factors_short.weight is missing"),
+    "divisors": (
+        "phi3, longrope", {}, {"rope_factors_long.weight": np.ones(5, np.float32)}, r"factors_long.weight has shape"
+    ),
+    "a divisor": (
+        "phi3, longrope", {}, {"rope_factors_short.weight": np.zeros(6, np.float32)}, "rope_factors_short.weight is 0.0"
+    ),
+    "llama3's divisors": ("qwen2", {}, {"rope_freqs.weight": np.ones(5, np.float32)}, "rope_freqs.weight has shape"),
+    "bias": ("qwen2", {}, {"model.layers.0.self_attn.o_proj.bias": np.ones(HIDDEN, np.float32)}, "has no place"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damage_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    written, changes, tensors, message = DAMAGED[case]
+    path = write(tmp_path, written, changes=changes, tensors=tensors)
+    with pytest.raises(ModelError, match=message) as caught:
+        convert(path, tmp_path / "out")
+    assert str(path) in str(caught.value)
+
+
+def test_biases_of_qwen2_must_be_there(tmp_path: Path) -> None:
+    model = random_model(CASES["qwen2"][0])
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.bias = None
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_k\.bias is missing"):
+        convert(write(tmp_path, "qwen2", model), tmp_path / "out")

@@ -1,0 +1,131 @@
+"""Products with block-quantised weights are those of the described weights, and a row's do not depend on its batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from headwater.kernels.block_weight import BlockWeight, Scales
+from headwater.kernels.cpu.block_linear import BlockLinear
+
+IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+ROWS = 23  # tiles of 8, 4, 2 and 1
+# bits, group, scales are multiples of a super-block's, zero point, minimum, table
+FORMS = {
+    "Q4_0": (4, 32, False, 8, False, None),
+    "Q4_1": (4, 32, False, 0, True, None),
+    "Q5_0": (5, 32, False, 16, False, None),
+    "Q5_1": (5, 32, False, 0, True, None),
+    "Q8_0": (8, 32, False, 128, False, None),
+    "Q2_K": (2, 16, True, 0, True, None),
+    "Q3_K": (3, 16, True, 4, False, None),
+    "Q4_K": (4, 32, True, 0, True, None),
+    "Q5_K": (5, 32, True, 0, True, None),
+    "Q6_K": (6, 16, True, 32, False, None),
+    "IQ4_XS": (4, 32, True, 0, False, IQ4),
+    "GPTQ, 4 bits": (4, 128, False, None, False, None),
+    "GPTQ, 8 bits": (8, 128, False, None, False, None),
+}
+
+
+def random_weight(form: str, outputs: int, inputs: int, base: torch.dtype = torch.float16) -> BlockWeight:
+    bits, group, stepped, zero, minimum, table = FORMS[form]
+
+    def scales() -> Scales:
+        groups = inputs // group
+        if not stepped:
+            return Scales((torch.rand(outputs, groups) / 100).to(base))
+        steps = torch.randint(-32, 64, (outputs, groups), dtype=torch.int8)
+        return Scales((torch.rand(outputs, inputs // 256) / 1000).to(base), steps)
+
+    zeros = torch.randint(0, 1 << bits, (outputs, inputs // group), dtype=torch.int16) if zero is None else zero
+    codes = torch.randint(0, 1 << bits, (outputs, inputs), dtype=torch.uint8)
+    return BlockWeight(codes, bits, group, scales(), zeros, scales() if minimum else None, table)
+
+
+def error(got: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> float:
+    """Largest difference from the product in fp64, as a part of what it could be at most."""
+    want = x.double() @ weight.double().T
+    bound = x.double().abs() @ weight.double().abs().T
+    return ((got.double() - want).abs() / bound).max().item()
+
+
+def check(linear: BlockLinear, weight: torch.Tensor, x: torch.Tensor) -> None:
+    y = linear(x)
+    assert error(y, x, weight) < 2e-6
+    for rows in (1, 2, 3, 5, 8, 12):
+        assert torch.equal(linear(x[:rows].contiguous()), y[:rows]), rows
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_products_are_those_of_the_described_weights(form: str) -> None:
+    torch.manual_seed(0)
+    weight = random_weight(form, 104, 512)  # two panels in the last tile, the second half empty
+    linear = BlockLinear([weight])
+    check(linear, weight.dequantized(), torch.randn(ROWS, 512, dtype=torch.bfloat16))
+    token_ids = torch.randint(0, 104, (7,))
+    assert torch.equal(linear.embed(token_ids, 0.5), weight.dequantized()[token_ids] * 0.5)
+
+
+def test_rows_may_be_fp32_and_scales_bf16() -> None:
+    torch.manual_seed(1)
+    weight = random_weight("Q4_1", 48, 96, torch.bfloat16)  # records of one chunk
+    linear = BlockLinear([weight])
+    check(linear, weight.dequantized(), torch.randn(ROWS, 96))
+    token_ids = torch.arange(48)
+    assert torch.equal(linear.embed(token_ids, 1.0), weight.dequantized())
+
+
+def test_weights_of_several_forms_and_orders_become_one_linear() -> None:
+    torch.manual_seed(2)
+    parts = [random_weight(form, 48, 512) for form in ("Q4_K", "Q4_K", "Q6_K", "GPTQ, 4 bits")]
+    shuffled = torch.randperm(512)
+    parts[3] = BlockWeight(**(vars(parts[3]) | {"order": shuffled}))
+    bias = torch.randn(4 * 48)
+    linear = BlockLinear(parts, bias)
+    weight = torch.cat([part.dequantized() for part in parts])
+    x = torch.randn(ROWS, 512, dtype=torch.bfloat16)
+    y = linear(x)
+    assert error(y - bias, x, weight) < 2e-6
+    assert torch.equal(linear(x[:1].contiguous()), y[:1])
+
+
+def test_memory_is_hardly_more_than_the_formats() -> None:
+    for form, bits in (
+        ("Q4_0", 4.5),
+        ("Q4_K", 4.5),
+        ("Q5_K", 5.5),
+        ("Q6_K", 6.5625),
+        ("Q3_K", 3.4375),
+        ("Q2_K", 2.625),
+    ):
+        linear = BlockLinear([random_weight(form, 480, 1024)])
+        assert linear.nbytes * 8 / (480 * 1024) <= bits * (1.15 if form != "Q2_K" else 1.2), form
+
+
+OLDER_CPU = """
+from llvmlite import binding
+features = binding.get_host_cpu_features()
+features["avx512bf16"] = features["avx512bw"] = False
+binding.get_host_cpu_features = lambda: features
+import torch
+from headwater.kernels.cpu import block_tile, tile_products
+assert not (block_tile.HAS_WORD_LOOKUP or tile_products.HAS_BF16_DOT)
+from tests.kernels.test_cpu_block_linear import BlockLinear, check, random_weight
+torch.manual_seed(0)
+for form in ("Q4_1", "Q6_K", "IQ4_XS", "GPTQ, 8 bits"):
+    weight = random_weight(form, 48, 256)
+    for dtype in (torch.bfloat16, torch.float32) if form == "Q4_1" else (torch.bfloat16,):
+        check(BlockLinear([weight]), weight.dequantized(), torch.randn(23, 256, dtype=dtype))
+"""
+
+
+def test_processors_without_these_instructions_compute_the_same(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    program = f"import sys; sys.path.append({str(root)!r})\n{OLDER_CPU}"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}  # what is compiled here is for no other test
+    ended = subprocess.run([sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
