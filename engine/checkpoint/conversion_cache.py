@@ -1,8 +1,8 @@
-"""What became of .gguf files: each is converted once, whatever it is called and wherever it lies.
+"""What was made of .gguf files beside their weights, once for each, whatever it is called and wherever it lies.
 
-A conversion is named by a hash of the whole file and the converter's version. A file that was hashed is known again by
-what `stat` says of it, as git knows its files, so that only the first start with a file reads all of it (blake2b takes
-about a second for a gigabyte; converting that takes a minute).
+A conversion is a directory with config.json, the tokenizer, where each tensor is, and a link to the file. Its name is a
+hash of the whole file and the converter's version. A file that was hashed is known again by what `stat` says of it, as
+git knows its files, so that only the first start with a file reads all of it (blake2b: about a second for a gigabyte).
 """
 
 import fcntl

@@ -53,7 +53,7 @@ def _write(gguf_path: Path, directory: Path, weights: bool) -> None:
     gguf = GgufFile(gguf_path)
     config = model_config(gguf)
     plan = plan_tensors(gguf.architecture, config)
-    check_plan(gguf, plan, ignored={"rope_freqs.weight"})
+    check_plan(gguf, plan)
     tokenizer = build_tokenizer(gguf)
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", token_ids(gguf))

@@ -137,7 +137,7 @@ def _linears(layout: Layout, config: dict) -> list[_Linear]:
     ]
 
 
-def check_plan(gguf: GgufFile, plan: list[TensorPlan], ignored: set[str]) -> None:
+def check_plan(gguf: GgufFile, plan: list[TensorPlan]) -> None:
     """Every tensor of the plan is there in its shape, and nothing else is. Raises ModelError."""
     for tensor in plan:
         if tensor.source not in gguf.tensors:
@@ -150,7 +150,7 @@ def check_plan(gguf: GgufFile, plan: list[TensorPlan], ignored: set[str]) -> Non
         kind = gguf.tensors[tensor.source].tensor_type
         if kind in INTEGER_TYPES:
             raise gguf.error(f"tensor {tensor.source} is stored as {kind.name}, which is no kind of float")
-    unknown = sorted(set(gguf.tensors) - {tensor.source for tensor in plan} - ROPE_TENSORS - ignored)
+    unknown = sorted(set(gguf.tensors) - {tensor.source for tensor in plan} - ROPE_TENSORS)
     if unknown:
         raise gguf.error(f"tensor {unknown[0]} has no place in this architecture. The variant is not known here")
 

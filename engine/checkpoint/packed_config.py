@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from .errors import ModelError
-from .quantized import check_as_stored
+from .quantized import QuantizationArgs, check_as_stored
 
 PackedMethod = Literal["gptq", "awq", "compressed-tensors"]
 
@@ -82,18 +82,9 @@ class _Awq(Struct):
     modules_to_not_convert: list[str] | None = None
 
 
-class _Weights(Struct, frozen=True):
-    num_bits: int = 8
-    type: str = "int"
-    strategy: str | None = None
-    symmetric: bool = True
-    group_size: int | None = None
-    actorder: str | bool | None = None
-
-
 class _Group(Struct):
     targets: list[str] = []
-    weights: _Weights | None = None
+    weights: QuantizationArgs | None = None
     format: str | None = None
 
 
@@ -200,7 +191,7 @@ def _name_pattern(name: str) -> str:
     return name[3:] if name.startswith("re:") else rf"{re.escape(name)}\Z"
 
 
-def _scheme(weights: _Weights) -> Packing:
+def _scheme(weights: QuantizationArgs) -> Packing:
     if weights.type != "int":
         raise ModelError(f"compressed-tensors' packed {weights.type} weights are not supported (known: int)")
     group = -1 if weights.group_size is None else weights.group_size

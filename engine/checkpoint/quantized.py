@@ -29,8 +29,8 @@ class StoredScales(Struct, frozen=True, kw_only=True):
         return -(-outputs // (self.rows or outputs)), -(-inputs // (self.cols or inputs))
 
 
-class _Weights(Struct, frozen=True):
-    """compressed-tensors: how the weights of one group of layers are quantised."""
+class QuantizationArgs(Struct, frozen=True):
+    """compressed-tensors': how the weights of one group of layers are quantised."""
 
     num_bits: int = 8
     type: str = "int"
@@ -42,7 +42,7 @@ class _Weights(Struct, frozen=True):
 
 
 class _Group(Struct):
-    weights: _Weights | None = None
+    weights: QuantizationArgs | None = None
 
 
 class _CompressedTensors(Struct):
@@ -119,7 +119,7 @@ def _compressed_tensors(config: _CompressedTensors) -> StoredScales:
     return StoredScales(method="compressed-tensors", name="weight_scale", rows=rows, cols=cols)
 
 
-def _scheme(weights: _Weights) -> tuple[int, int]:
+def _scheme(weights: QuantizationArgs) -> tuple[int, int]:
     """Rows and columns that share a scale."""
     if weights.num_bits != 8 or not weights.symmetric or weights.actorder:
         order = ", in another order of inputs" if weights.actorder else ""

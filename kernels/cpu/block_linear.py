@@ -8,8 +8,9 @@ import torch
 from numba import njit, types
 
 from ..block_weight import BlockSource
+from .block_form import BASE_BYTES, CHUNK, PLANES, BlockForm
 from .block_pack import MOST_CHUNKS, form_of, pack
-from .block_tile import CHUNK, PLANES, BlockForm, make_block_tile, make_widen_record
+from .block_tile import make_block_tile, make_widen_record
 from .machine import aligned_empty, array_at, half_at, prefetch
 from .op_graph import empty, run, struct_dtype, work_item
 from .storage import widen
@@ -203,7 +204,7 @@ def _embed_blocks(form):
     bits, planes, table = form.bits, PLANES[form.bits], np.array(form.table or (0,), np.float32)
     chunks, group, groups = form.chunks, form.group, form.groups
     stepped, zeros, minima = form.stepped, form.zeros, form.minima
-    base_size = 4 if form.base == "float32" else 2
+    base_size = BASE_BYTES[form.base]
     is_half, is_bf16 = form.base == "float16", form.base == "bfloat16"
 
     def kernel(arguments, item, thread, rows, sequences):

@@ -1,4 +1,4 @@
-"""From the description of a block-quantised weight to the records that the tile reads (block_tile.py)."""
+"""From the description of a block-quantised weight to the records that the tile reads (block_form.py)."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from numba import njit
 
 from ..block_weight import BlockSource, BlockWeight
-from .block_tile import CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm
+from .block_form import CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm
 from .machine import lasting_empty
 from .thread_pool import thread_pool
 from .tile import LANES

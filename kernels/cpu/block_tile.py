@@ -6,123 +6,29 @@ with s[m, g] the sum of the row's values over the group. q, up to 8 bits wide, i
 but sums in fp32. Each output's sum runs over k in order, whatever the tile's shape: a row's result does not depend on
 how many rows are computed with it.
 
-A panel of 16 outputs is a chain of records, each of some chunks of 32 values of k: a head with the scales of all its
-groups, then the codes of each chunk in planes of 4, 2 or 1 bits. A plane's 16-bit words belong to (lane, k % 2), as the
-bf16 pairs of tile.py do; each holds the bits of the next few pairs of k. So one shift (and a merge, where there are
-two planes) brings 32 codes into place, and one lookup of a table of 32 or 64 words in registers widens them to bf16.
+block_form.py says how the codes lie: one shift (and a merge, where there are two planes) brings 32 of
+them into place, and one lookup of a table of 32 or 64 words in registers widens them to bf16.
 """
 
-from typing import NamedTuple
-
-from llvmlite import binding, ir
+import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .block_form import BASE_BYTES, CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm
 from .tile_products import I64, LANES, PRODUCTS, SUMS, declare, load, prefetch
 
-CHUNK = 32  # values of k that share the words of a plane of one bit
-HAS_WORD_LOOKUP = bool(binding.get_host_cpu_features().get("avx512bw", False))
 _STREAM_BYTES = 4096
 
 _I8, _I16, _I32, _F16 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.HalfType()
 _SHORTS = ir.VectorType(_I16, 2 * LANES)
 _WORDS = ir.VectorType(_I32, LANES)
-# Of each width of codes, lowest bits first.
-PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
-
-
-class BlockForm(types.Type):
-    """How the records of a weight look: compile-time arguments of the tile, as a type.
-
-    Attributes:
-        bits, table: of the codes; ``table`` has what each stands for, () of 8 bits: int8 values.
-        group: values of k with one scale: 16, 32, ... up to a record's.
-        chunks: of a record.
-        base: torch's name of the dtype of scales (and minima): float16, bfloat16, float32.
-        stepped: a record has one scale (and minimum) and its groups int8 multiples of it.
-        zeros, minima: groups have a zero point, or a minimum.
-    """
-
-    def __init__(
-        self,
-        bits: int,
-        table: tuple[int, ...],
-        group: int,
-        chunks: int,
-        base: str,
-        stepped: bool,
-        zeros: bool,
-        minima: bool,
-    ) -> None:
-        self.bits, self.table, self.group, self.chunks = bits, table, group, chunks
-        self.base, self.stepped, self.zeros, self.minima = base, stepped, zeros, minima
-        super().__init__(name=f"BlockForm({bits},{table},{group},{chunks},{base},{stepped},{zeros},{minima})")
-
-    @property
-    def unit(self) -> int:
-        """Values of k whose products are summed before they are scaled."""
-        return min(self.group, CHUNK)
-
-    @property
-    def groups(self) -> int:
-        """Of a record."""
-        return self.chunks * CHUNK // self.group
-
-    @property
-    def head(self) -> "Head":
-        bases = 1 if self.stepped else self.groups
-        return Head.of(
-            scale=bases * LANES * _BASES[self.base].size,
-            minimum=bases * LANES * _BASES[self.base].size * self.minima,
-            scale_steps=self.groups * LANES * self.stepped,
-            minimum_steps=self.groups * LANES * (self.stepped and self.minima),
-            zero=self.groups * LANES * 2 * self.zeros,
-        )
-
-    @property
-    def chunk_bytes(self) -> int:
-        return self.bits * CHUNK * LANES // 8
-
-    @property
-    def record_bytes(self) -> int:
-        return self.head.size + self.chunks * self.chunk_bytes
-
-    @property
-    def corrects(self) -> bool:
-        """Whether the sums of the rows' values are needed."""
-        return self.zeros or self.minima
-
-
-class _Base(NamedTuple):
-    size: int
-    type: ir.Type
-
-
-_BASES = {
-    "float16": _Base(2, ir.VectorType(_F16, LANES)),
-    "bfloat16": _Base(2, ir.VectorType(_I16, LANES)),
-    "float32": _Base(4, SUMS),
+# What a scale is read as, 16 lanes at a time.
+_BASE_TYPES = {
+    "float16": ir.VectorType(_F16, LANES),
+    "bfloat16": ir.VectorType(_I16, LANES),
+    "float32": SUMS,
 }
-
-
-class Head(NamedTuple):
-    """Where the parts of a record's head begin, in bytes, and its size, whole cache lines."""
-
-    scale: int
-    minimum: int
-    scale_steps: int
-    minimum_steps: int
-    zero: int
-    size: int
-
-    @classmethod
-    def of(cls, **sizes: int) -> "Head":
-        """From the sizes of the parts."""
-        starts, at = {}, 0
-        for name in cls._fields[:-1]:
-            starts[name] = at
-            at += sizes[name]
-        return cls(**starts, size=-(-at // 64) * 64)
 
 
 class _Panel:
@@ -154,7 +60,7 @@ class _Panel:
             return self._load(base, offset, kind, min(LANES * size, 64))
 
         def floats(offset: int, steps: int):
-            size, kind = _BASES[form.base]
+            size, kind = BASE_BYTES[form.base], _BASE_TYPES[form.base]
             if not form.stepped:
                 return _to_fp32(builder, form.base, at(offset, size, kind))
             whole = _to_fp32(builder, form.base, self._load(self._record, offset, kind, LANES * size))
@@ -163,7 +69,7 @@ class _Panel:
 
         scale, correction = floats(head.scale, head.scale_steps), None
         if form.zeros:
-            correction = builder.fmul(scale, _to_fp32(builder, "float16", at(head.zero, 2, _BASES["float16"].type)))
+            correction = builder.fmul(scale, _to_fp32(builder, "float16", at(head.zero, 2, _BASE_TYPES["float16"])))
         if form.minima:
             minimum = floats(head.minimum, head.minimum_steps)
             correction = minimum if correction is None else builder.fadd(correction, minimum)
@@ -220,8 +126,6 @@ def _look_up(builder, form: BlockForm, codes):
 
 def _bf16_bits(value: int) -> int:
     """Of a whole number of up to 8 bits, which bf16 has exactly."""
-    import numpy as np
-
     return int(np.float32(value).view(np.uint32) >> 16)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from headwater.kernels import load_backend
 from headwater.kernels.block_weight import BlockWeight, Scales
 from headwater.kernels.cpu.block_linear import BlockLinear
 
@@ -114,7 +115,7 @@ binding.get_host_cpu_features = lambda: features
 import torch
 from headwater.kernels.cpu import block_tile, tile_products
 assert not (block_tile.HAS_WORD_LOOKUP or tile_products.HAS_BF16_DOT)
-from tests.kernels.test_cpu_block_linear import BlockLinear, check, random_weight
+from tests.kernels.test_block_linear import BlockLinear, check, random_weight
 torch.manual_seed(0)
 for form in ("Q4_1", "Q6_K", "IQ4_XS", "GPTQ, 8 bits"):
     weight = random_weight(form, 48, 256)
@@ -129,3 +130,15 @@ def test_processors_without_these_instructions_compute_the_same(tmp_path: Path) 
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}  # what is compiled here is for no other test
     ended = subprocess.run([sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_triton_backend_widens_them() -> None:
+    torch.manual_seed(3)
+    parts = [random_weight(form, 48, 256) for form in ("Q4_K", "Q8_0")]
+    weight, bias = torch.cat([part.dequantized() for part in parts]), torch.randn(96)
+    backend, device = load_backend("triton"), torch.device("cpu")
+    linear = backend.pack_blocks(parts, bias, torch.float32, device)
+    x = torch.randn(3, 256)
+    torch.testing.assert_close(linear(x), torch.nn.functional.linear(x, weight, bias))
+    table, token_ids = backend.pack_blocks(parts[:1], None, torch.float32, device), torch.tensor([5, 0, 5])
+    assert torch.equal(backend.embed(table, token_ids, 2.0, torch.float32), weight[token_ids] * 2.0)

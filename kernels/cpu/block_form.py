@@ -1,0 +1,102 @@
+"""How block-quantised weights lie in memory: the form of a weight's records, as the tile (block_tile.py) reads them.
+
+A panel of 16 outputs is a chain of records, each of some chunks of 32 values of k: a head with the scales of all its
+groups, then the codes of each chunk in planes of 4, 2 or 1 bits. A plane's 16-bit words belong to (lane, k % 2), as the
+bf16 pairs of tile.py do; each holds the bits of the next few pairs of k.
+"""
+
+from typing import NamedTuple
+
+from llvmlite import binding
+from numba import types
+
+from .tile_products import LANES
+
+CHUNK = 32  # values of k that share the words of a plane of one bit
+# Of each width of codes, lowest bits first.
+PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+BASE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}  # of a scale
+# Without it, codes that stand for values of a table are kept as these values, in 8 bits.
+HAS_WORD_LOOKUP = bool(binding.get_host_cpu_features().get("avx512bw", False))
+
+
+class BlockForm(types.Type):
+    """How the records of a weight look: compile-time arguments of the tile, as a type.
+
+    Attributes:
+        bits, table: of the codes; ``table`` has what each stands for, () of 8 bits: int8 values.
+        group: values of k with one scale: 16, 32, ... up to a record's.
+        chunks: of a record.
+        base: torch's name of the dtype of scales (and minima): float16, bfloat16, float32.
+        stepped: a record has one scale (and minimum) and its groups int8 multiples of it.
+        zeros, minima: groups have a zero point, or a minimum.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        table: tuple[int, ...],
+        group: int,
+        chunks: int,
+        base: str,
+        stepped: bool,
+        zeros: bool,
+        minima: bool,
+    ) -> None:
+        self.bits, self.table, self.group, self.chunks = bits, table, group, chunks
+        self.base, self.stepped, self.zeros, self.minima = base, stepped, zeros, minima
+        super().__init__(name=f"BlockForm({bits},{table},{group},{chunks},{base},{stepped},{zeros},{minima})")
+
+    @property
+    def unit(self) -> int:
+        """Values of k whose products are summed before they are scaled."""
+        return min(self.group, CHUNK)
+
+    @property
+    def groups(self) -> int:
+        """Of a record."""
+        return self.chunks * CHUNK // self.group
+
+    @property
+    def head(self) -> "Head":
+        bases = 1 if self.stepped else self.groups
+        return Head.of(
+            scale=bases * LANES * BASE_BYTES[self.base],
+            minimum=bases * LANES * BASE_BYTES[self.base] * self.minima,
+            scale_steps=self.groups * LANES * self.stepped,
+            minimum_steps=self.groups * LANES * (self.stepped and self.minima),
+            zero=self.groups * LANES * 2 * self.zeros,
+        )
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.bits * CHUNK * LANES // 8
+
+    @property
+    def record_bytes(self) -> int:
+        return self.head.size + self.chunks * self.chunk_bytes
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the sums of the rows' values are needed."""
+        return self.zeros or self.minima
+
+
+class Head(NamedTuple):
+    """Where the parts of a record's head begin, in bytes, and its size, whole cache lines."""
+
+    scale: int
+    minimum: int
+    scale_steps: int
+    minimum_steps: int
+    zero: int
+    size: int
+
+    @classmethod
+    def of(cls, **sizes: int) -> "Head":
+        """From the sizes of the parts."""
+        starts, at = {}, 0
+        for name in cls._fields[:-1]:
+            starts[name] = at
+            at += sizes[name]
+        return cls(**starts, size=-(-at // 64) * 64)
