@@ -12,8 +12,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from .llvm import I64, SUMS, load, prefetch
 from .tile import LANES
-from .tile_products import I64, PRODUCTS, SUMS, load, prefetch
+from .tile_products import PRODUCTS
 
 PANELS = 4  # a segment's list of panels is padded to a multiple of this
 _LINE = 64

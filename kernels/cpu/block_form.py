@@ -10,7 +10,7 @@ from typing import NamedTuple
 from llvmlite import binding
 from numba import types
 
-from .tile_products import LANES
+from .llvm import LANES
 
 CHUNK = 32  # values of k that share the words of a plane of one bit
 # Of each width of codes, lowest bits first.
@@ -75,6 +75,22 @@ class BlockForm(types.Type):
     @property
     def record_bytes(self) -> int:
         return self.head.size + self.chunks * self.chunk_bytes
+
+    @property
+    def units(self) -> int:
+        """Of a record."""
+        return self.chunks * CHUNK // self.unit
+
+    @property
+    def widened_scales(self) -> int:
+        """A widened record is the codes in bf16, [chunks, 16, 16, 2], then scale and correction of each unit, fp32
+        [units, 2, 16], the correction to be multiplied by a row's sum; this is where the latter begin, in bytes.
+        """
+        return self.chunks * CHUNK * LANES * 2
+
+    @property
+    def widened_bytes(self) -> int:
+        return self.widened_scales + self.units * 2 * LANES * 4
 
     @property
     def corrects(self) -> bool:

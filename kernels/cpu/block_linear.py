@@ -8,9 +8,12 @@ import torch
 from numba import njit, types
 
 from ..block_weight import BlockSource
+from . import amx
+from .amx_blocks import MOST_SPREAD, SHORT, SPREAD, SPREAD_BYTES, amx_panel, spread_rows
 from .block_form import BASE_BYTES, CHUNK, PLANES, BlockForm
 from .block_pack import MOST_CHUNKS, form_of, pack
-from .block_tile import make_block_tile, make_widen_record
+from .block_record import widen_record
+from .block_tile import make_block_tile
 from .machine import aligned_empty, array_at, half_at, prefetch
 from .op_graph import empty, run, struct_dtype, work_item
 from .storage import widen
@@ -21,17 +24,22 @@ _ROWS = 64  # of a work item
 _PANELS = 3  # that a work item covers; with few rows two items' worth
 _FEW_ROWS = 8
 _MANY_ROWS = 16
-_CODES_BYTES = _PANELS * MOST_CHUNKS * CHUNK * LANES * 2  # of a record, widened
 
 _tile_8x3, _tile_4x3, _tile_1x3 = (make_block_tile(rows, 3) for rows in (8, 4, 1))
 # 4 rows: sums of a group and of all groups are in registers.
 _widened_4x3, _widened_1x3 = (make_block_tile(rows, 3, widened=True) for rows in (4, 1))
-_widen_record = make_widen_record(3)
 _tile_2x6, _tile_1x6 = (make_block_tile(rows, 6) for rows in (2, 1))
+
+# Of the form that needs most: three panels' records, or one's and its sums.
+_WIDENED_BYTES = 3 * (MOST_CHUNKS * CHUNK * LANES * 2 + MOST_CHUNKS * 2 * 2 * LANES * 4)
+
+_amx_order_2x3, _amx_order_1x3, _amx_order_1x1 = (
+    make_block_tile(*shape, amx_order=True) for shape in [(2, 3), (1, 3), (1, 1)]
+)
 
 _ARGUMENTS = struct_dtype(
     x=int, s=int, w=int, y=int, bias=int, scratch=int, out=int, records=int, x_stride=int, s_stride=int, w_stride=int,
-    y_stride=int, codes=int, threads=int,
+    y_stride=int, widened=int, spread=int, threads=int,
 )  # fmt: skip
 _SUMS = struct_dtype(x=int, s=int, inner=int)
 _COLUMNS = struct_dtype(x=int, order=int, y=int, width=int)
@@ -57,7 +65,22 @@ def _three_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stri
 
 @njit
 def _three_panels_widened(
-    form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, codes, record_bytes, next_w
+    form,
+    x_like,
+    x,
+    x_stride,
+    s,
+    s_stride,
+    w,
+    w_stride,
+    y,
+    y_stride,
+    rows,
+    records,
+    widened,
+    record_bytes,
+    widened_bytes,
+    next_w,
 ):
     """Many rows: codes are widened once for all of them, into the first-level cache, while the next ones are fetched.
 
@@ -66,18 +89,19 @@ def _three_panels_widened(
     for row in range(rows):
         array_at(y + row * y_stride, 3 * LANES, types.float32)[:] = np.float32(0.0)
     for record in range(records):
-        _widen_record(form, w, w_stride, record, codes)
+        for panel in range(3):
+            widen_record(form, w + panel * w_stride + record * record_bytes, widened + panel * widened_bytes)
         ahead = w + (record + 1) * record_bytes if record + 1 < records else next_w
         for panel in range(3):
             prefetch(ahead + panel * w_stride, record_bytes)
         row = 0
         while rows - row >= 4:
-            _widened_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                         y + row * y_stride, y_stride, record, codes)  # fmt: skip
+            _widened_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, widened,
+                         widened_bytes, y + row * y_stride, y_stride, record)  # fmt: skip
             row += 4
         while rows - row >= 1:
-            _widened_1x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                         y + row * y_stride, y_stride, record, codes)  # fmt: skip
+            _widened_1x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, widened,
+                         widened_bytes, y + row * y_stride, y_stride, record)  # fmt: skip
             row += 1
 
 
@@ -107,7 +131,7 @@ def _add(y, bias):
 
 @work_item
 def _block_linear(x_type, form):
-    widens, record_bytes = HAS_BF16_DOT, form.record_bytes
+    widens, record_bytes, widened_bytes = HAS_BF16_DOT, form.record_bytes, form.widened_bytes
 
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _ARGUMENTS)[0]
@@ -130,12 +154,11 @@ def _block_linear(x_type, form):
         if not whole:  # the tile writes whole panels
             y, y_stride = a.scratch + thread * _ROWS * 2 * _PANELS * LANES * 4, 2 * _PANELS * LANES * 4
         if widens and count >= _MANY_ROWS:
-            codes = a.codes + thread * _CODES_BYTES
             ahead = first + _PANELS * a.threads  # threads take turns, nearly always
             next_w = a.w + ahead * a.w_stride if (ahead + _PANELS) * LANES <= a.out else w
             _three_panels_widened(
-                form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records, codes,
-                record_bytes, next_w,
+                form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records,
+                a.widened + thread * _WIDENED_BYTES, record_bytes, widened_bytes, next_w,
             )  # fmt: skip
         elif panels == _PANELS:
             _three_panels(form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records)
@@ -148,6 +171,64 @@ def _block_linear(x_type, form):
                 target[:] = array_at(y + done * y_stride, width, types.float32)
             if a.bias:
                 _add(target, array_at(a.bias + begin * 4, width, types.float32))
+
+    return kernel
+
+
+@njit
+def _few_rows_amx(form, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, panels, records):
+    x_like = array_at(x, 1, types.uint16)
+    if panels == 3 and rows == 1:
+        _amx_order_1x3(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records)
+    elif panels == 3:
+        _amx_order_2x3(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records)
+    else:
+        for panel in range(panels):
+            for row in range(rows):
+                _amx_order_1x1(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride,
+                               w + panel * w_stride, w_stride, y + row * y_stride + panel * LANES * 4, y_stride,
+                               records)  # fmt: skip
+
+
+@work_item
+def _block_linear_amx(form):
+    unit, units, chunks = form.unit, form.units, form.chunks
+    record_bytes, widened_bytes = form.record_bytes, form.widened_bytes
+
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _ARGUMENTS)[0]
+        blocks = (rows + _ROWS - 1) // _ROWS
+        panel, row = item // blocks, item % blocks * _ROWS
+        count, panels = min(_ROWS, rows - row), 1
+        if rows <= amx.FEW_ROWS:
+            if item % _PANELS != 0:
+                return
+            panels = min(_PANELS, (a.out + LANES - 1) // LANES - panel)
+        column = panel * LANES
+        width = min(panels * LANES, a.out - column)
+        y, y_stride = a.y + row * a.y_stride + column * 4, a.y_stride
+        whole = width % LANES == 0
+        if not whole:  # whole registers are written
+            y, y_stride = a.scratch + thread * _ROWS * 2 * _PANELS * LANES * 4, 2 * _PANELS * LANES * 4
+        x, s, w = a.x + row * a.x_stride, a.s + row * a.s_stride, a.w + panel * a.w_stride
+        amx.flush_subnormals(True)
+        if rows > amx.FEW_ROWS:
+            spread = rows <= MOST_SPREAD
+            amx.configure(amx.ROWS if spread else count, CHUNK if spread else unit, SHORT)
+            amx_panel(
+                form, unit, units, chunks, record_bytes, widened_bytes, a.spread, x, a.x_stride, s, a.s_stride, w, y,
+                y_stride, count, a.records, a.widened + thread * _WIDENED_BYTES,
+            )  # fmt: skip
+            amx.release()
+        else:
+            _few_rows_amx(form, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, rows, panels, a.records)
+        amx.flush_subnormals(False)
+        for done in range(count):
+            target = array_at(a.y + (row + done) * a.y_stride + column * 4, width, types.float32)
+            if not whole:
+                target[:] = array_at(y + done * y_stride, width, types.float32)
+            if a.bias:
+                _add(target, array_at(a.bias + column * 4, width, types.float32))
 
     return kernel
 
@@ -268,20 +349,28 @@ class _Panels:
         if form.corrects:
             sums = empty((rows, inner // form.unit))
             run(_row_sums(x.dtype, form.unit), _SUMS, {"x": x, "s": sums, "inner": inner}, rows, per_rows=1)
+        records, spread, uses_amx = inner // (form.chunks * CHUNK), None, amx.HAS_AMX and x.dtype == torch.bfloat16
+        if uses_amx:
+            spread = empty((inner // CHUNK, SPREAD_BYTES), torch.uint8)
+            run(spread_rows(form), SPREAD, {"x": x, "spread": spread, "inner": inner}, rows, fixed=records)
         arguments = {
             "x": x, "s": sums, "w": self.packed, "y": y.view(-1)[column:],
-            "bias": None if bias is None else bias[column:], "scratch": _scratch(), "codes": _codes(),
+            "bias": None if bias is None else bias[column:], "scratch": _scratch(), "widened": _widened(),
             "out": self.outputs, "threads": thread_pool().threads,
-            "records": inner // (form.chunks * CHUNK), "x_stride": inner * x.itemsize,
+            "records": records, "spread": spread, "x_stride": inner * x.itemsize,
             "s_stride": inner // form.unit * 4, "w_stride": self.packed.shape[1], "y_stride": y.shape[1] * 4,
         }  # fmt: skip
+        if uses_amx:
+            panels = -(-self.outputs // LANES)
+            run(_block_linear_amx(form), _ARGUMENTS, arguments, rows, per_rows=_ROWS, times=panels)
+            return
         items = self.packed.shape[0] // _PANELS
         run(_block_linear(x.dtype, form), _ARGUMENTS, arguments, rows, per_rows=_ROWS, times=items)
 
 
 @cache
-def _codes() -> torch.Tensor:
-    return aligned_empty((thread_pool().threads, _CODES_BYTES), torch.uint8)
+def _widened() -> torch.Tensor:
+    return aligned_empty((thread_pool().threads, _WIDENED_BYTES), torch.uint8)
 
 
 @cache

@@ -5,7 +5,7 @@ from llvmlite import ir
 from numba import njit
 
 from .bf16 import float_of_bits
-from .tile_products import LANES, SUMS, declare
+from .llvm import LANES, SUMS, declare
 
 LOG2_E = np.float32(1.4426950408889634)
 

@@ -12,6 +12,8 @@ import torch
 from numba import njit, types
 
 from ..quantize import round_weight
+from . import amx, amx_linear
+from .finish import finish
 from .machine import aligned_empty, array_at, lasting_empty
 from .op_graph import empty, run, struct_dtype, work_item
 from .thread_pool import thread_pool
@@ -87,17 +89,6 @@ _ARGUMENTS = struct_dtype(
 )
 
 
-@njit(error_model="numpy")
-def _finish(y, scale, bias):
-    """Scale of a quantised weight, and bias."""
-    if scale.shape[0] > 0:
-        for i in range(y.shape[0]):
-            y[i] *= scale[i]
-    if bias.shape[0] > 0:
-        for i in range(y.shape[0]):
-            y[i] += bias[i]
-
-
 @work_item
 def _linear(x_type, w_type, finishes):
     def kernel(arguments, item, thread, rows, sequences):
@@ -141,7 +132,7 @@ def _linear(x_type, w_type, finishes):
             bias = array_at(a.bias + begin * 4, end - begin if a.bias else 0, types.float32)
             y_rows = array_at(a.y, (rows, a.out), types.float32)
             for finished in range(row, row + count):
-                _finish(y_rows[finished, begin:end], scale, bias)
+                finish(y_rows[finished, begin:end], scale, bias)
 
     return kernel
 
@@ -176,6 +167,9 @@ class PackedLinear:
         """[rows, in], bf16 or fp32 -> [rows, out] fp32. With fp32 weights, rows are fp32."""
         y = empty((x.shape[0], self._out))
         panel = self._panels[0]
+        if amx.HAS_AMX and x.dtype == torch.bfloat16 and self._inner % amx_linear.CHUNK == 0:
+            amx_linear.write_product(x, self._panels, y, self._scale, self._bias)
+            return y
         arguments = {
             "x": x, "w": self._panels, "y": y, "scale": self._scale, "bias": self._bias, "scratch": self._scratch,
             "out": self._out, "steps": self._steps, "x_stride": self._inner * x.itemsize,

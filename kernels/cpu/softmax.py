@@ -6,8 +6,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .exp import LOG2_E, exp2, exp2_lanes
+from .llvm import I64, SUMS, BFloat, declare, load
 from .tile import LANES
-from .tile_products import HAS_BF16_DOT, I64, SUMS, BFloat, declare, load
+from .tile_products import HAS_BF16_DOT
 
 _I32 = ir.IntType(32)
 _WORDS, _HALVES = ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(16), LANES)

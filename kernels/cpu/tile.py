@@ -13,7 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .tile_products import HAS_BF16_DOT, I64, LANES, PRODUCTS, SUMS, load, prefetch
+from .llvm import I64, LANES, SUMS, load, prefetch
+from .tile_products import HAS_BF16_DOT, PRODUCTS
 
 __all__ = ["HAS_BF16_DOT", "LANES", "make_tile"]
 

@@ -10,69 +10,22 @@ from typing import Any
 from llvmlite import binding, ir
 from numba import types
 
-LANES = 16  # outputs of a panel: one 512-bit register of fp32 sums
+from .llvm import F32, I8, I32, I64, LANES, PAIRS, SUMS, WORDS, declare, fma, load, splat
+
 HAS_BF16_DOT = bool(binding.get_host_cpu_features().get("avx512bf16", False))
-
-I64, _I32, _I16, _F32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.FloatType()
-SUMS = ir.VectorType(_F32, LANES)
-_WORDS = ir.VectorType(_I32, LANES)
-
-
-class BFloat(ir.Type):
-    """LLVM's bfloat, which llvmlite has no name for."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BFloat)
-
-    def __hash__(self) -> int:
-        return hash("bfloat")
-
-
-_PAIRS = ir.VectorType(BFloat(), 2 * LANES)
-
-
-def declare(module, name, result, arguments):
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
-
-
-def _splat(builder, scalar, vector_type):
-    undefined = ir.Constant(vector_type, ir.Undefined)
-    vector = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(vector, undefined, ir.Constant(_WORDS, [0] * LANES))
-
-
-def _fma(builder, sums, x, w):
-    function = declare(builder.module, f"llvm.fma.v{LANES}f32", SUMS, [SUMS] * 3)
-    return builder.call(function, [x, w, sums])
 
 
 def _halves(builder, words):
     """Both bf16 values of each word, widened: the first lies in the low half."""
-    low = builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
-    high = builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
+    low = builder.shl(words, ir.Constant(WORDS, [16] * LANES))
+    high = builder.and_(words, ir.Constant(WORDS, [0xFFFF0000] * LANES))
     return builder.bitcast(low, SUMS), builder.bitcast(high, SUMS)
-
-
-def load(builder, pointer, align):
-    load = builder.load(pointer)
-    load.align = align
-    return load
-
-
-def prefetch(builder, address):
-    pointer = ir.IntType(8).as_pointer()
-    function = declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [pointer, _I32, _I32, _I32])
-    # To read, into the second-level cache, data.
-    builder.call(function, [builder.inttoptr(address, pointer), *(ir.Constant(_I32, value) for value in (0, 2, 1))])
 
 
 class _Fp32:
     """fp32 rows, fp32 weights: one value of k in a step."""
 
-    x_type, w_type, w_align, w_step = _F32, SUMS, 64, 64
+    x_type, w_type, w_align, w_step = F32, SUMS, 64, 64
 
     @staticmethod
     def prepare(_builder, w):
@@ -80,57 +33,57 @@ class _Fp32:
 
     @staticmethod
     def load_x(builder, x_row, k):
-        return [_splat(builder, load(builder, builder.gep(x_row, [k]), 4), SUMS)]
+        return [splat(builder, load(builder, builder.gep(x_row, [k]), 4), SUMS)]
 
     @staticmethod
     def multiply_add(builder, sums, x, w):
-        return _fma(builder, sums, x[0], w)
+        return fma(builder, x[0], w, sums)
 
 
 class _Bf16:
     """bf16 rows, bf16 weights: two values of k in a step."""
 
-    x_type, w_type, w_align, w_step = _I32, _WORDS, 64, 64
+    x_type, w_type, w_align, w_step = I32, WORDS, 64, 64
     prepare = _Fp32.prepare
 
     @staticmethod
     def load_x(builder, x_row, k):
-        words = _splat(builder, load(builder, builder.gep(x_row, [k]), 4), _WORDS)
+        words = splat(builder, load(builder, builder.gep(x_row, [k]), 4), WORDS)
         return [words] if HAS_BF16_DOT else _halves(builder, words)
 
     @staticmethod
     def multiply_add(builder, sums, x, w):
         if HAS_BF16_DOT:
-            dot = declare(builder.module, "llvm.x86.avx512bf16.dpbf16ps.512", SUMS, [SUMS, _PAIRS, _PAIRS])
-            return builder.call(dot, [sums, builder.bitcast(x[0], _PAIRS), builder.bitcast(w, _PAIRS)])
+            dot = declare(builder.module, "llvm.x86.avx512bf16.dpbf16ps.512", SUMS, [SUMS, PAIRS, PAIRS])
+            return builder.call(dot, [sums, builder.bitcast(x[0], PAIRS), builder.bitcast(w, PAIRS)])
         for x_half, w_half in zip(x, _halves(builder, w), strict=True):
-            sums = _fma(builder, sums, x_half, w_half)
+            sums = fma(builder, x_half, w_half, sums)
         return sums
 
 
 class _Fp32Bf16:
     """fp32 rows, bf16 weights: exact products, two values of k in a step."""
 
-    x_type, w_type, w_align, w_step = _F32, _WORDS, 64, 64
+    x_type, w_type, w_align, w_step = F32, WORDS, 64, 64
     prepare = _Fp32.prepare
 
     @staticmethod
     def load_x(builder, x_row, k):
         at = builder.mul(k, ir.Constant(I64, 2))
         both = (at, builder.add(at, ir.Constant(I64, 1)))
-        return [_splat(builder, load(builder, builder.gep(x_row, [i]), 4), SUMS) for i in both]
+        return [splat(builder, load(builder, builder.gep(x_row, [i]), 4), SUMS) for i in both]
 
     @staticmethod
     def multiply_add(builder, sums, x, w):
         for x_half, w_half in zip(x, _halves(builder, w), strict=True):
-            sums = _fma(builder, sums, x_half, w_half)
+            sums = fma(builder, x_half, w_half, sums)
         return sums
 
 
 class _EightBits:
     """8-bit weights, two values of k in a step: both of a lane lie side by side, as bf16's do."""
 
-    w_type, w_align, w_step = ir.VectorType(ir.IntType(8), 2 * LANES), 32, 2 * LANES
+    w_type, w_align, w_step = ir.VectorType(I8, 2 * LANES), 32, 2 * LANES
 
     @staticmethod
     def widen(builder, w):
@@ -143,7 +96,7 @@ class _EightBits:
         undefined = ir.Constant(cls.w_type, ir.Undefined)
         parts = (range(LANES), range(LANES, 2 * LANES))
         return [
-            cls.widen(builder, builder.shuffle_vector(w, undefined, ir.Constant(_WORDS, list(part)))) for part in parts
+            cls.widen(builder, builder.shuffle_vector(w, undefined, ir.Constant(WORDS, list(part)))) for part in parts
         ]
 
     @classmethod
@@ -151,14 +104,14 @@ class _EightBits:
         """The values of the first k of each lane, and of the second."""
         low, high = cls._widened(builder, w)
         return [
-            builder.shuffle_vector(low, high, ir.Constant(_WORDS, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
+            builder.shuffle_vector(low, high, ir.Constant(WORDS, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
         ]
 
 
 class _Int8(_EightBits):
     @staticmethod
     def widen(builder, w):
-        return builder.sitofp(builder.sext(w, _WORDS), SUMS)
+        return builder.sitofp(builder.sext(w, WORDS), SUMS)
 
 
 class _Fp8(_EightBits):
@@ -167,9 +120,9 @@ class _Fp8(_EightBits):
     @staticmethod
     def widen(builder, w):
         def words(value):
-            return ir.Constant(_WORDS, [value] * LANES)
+            return ir.Constant(WORDS, [value] * LANES)
 
-        bits = builder.zext(w, _WORDS)
+        bits = builder.zext(w, WORDS)
         magnitude = builder.shl(builder.and_(bits, words(0x7F)), words(20))
         sign = builder.shl(builder.and_(bits, words(0x80)), words(24))
         value = builder.bitcast(builder.or_(magnitude, sign), SUMS)
@@ -179,20 +132,20 @@ class _Fp8(_EightBits):
 class _Fp32Rows:
     """fp32 rows beside weights that were prepared: exact products."""
 
-    x_type = _F32
+    x_type = F32
     load_x = _Fp32Bf16.load_x
 
     @staticmethod
     def multiply_add(builder, sums, x, w):
         for x_half, w_half in zip(x, w, strict=True):
-            sums = _fma(builder, sums, x_half, w_half)
+            sums = fma(builder, x_half, w_half, sums)
         return sums
 
 
 class _Bf16Rows(_EightBits):
     """bf16 rows: 8 bits fit bf16 exactly, so its dot product serves, too."""
 
-    x_type = _I32
+    x_type = I32
     load_x = _Bf16.load_x
 
     @classmethod
@@ -200,8 +153,8 @@ class _Bf16Rows(_EightBits):
         if not HAS_BF16_DOT:
             return super().prepare(builder, w)
         low, high = cls._widened(builder, w)
-        narrow = declare(builder.module, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", _PAIRS, [SUMS, SUMS])
-        return builder.bitcast(builder.call(narrow, [high, low]), _WORDS)
+        narrow = declare(builder.module, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", PAIRS, [SUMS, SUMS])
+        return builder.bitcast(builder.call(narrow, [high, low]), WORDS)
 
     @staticmethod
     def multiply_add(builder, sums, x, w):
@@ -230,3 +183,32 @@ PRODUCTS: dict[tuple[types.Type, types.Type], Any] = {
     (types.float32, types.uint8): _Fp32Fp8,
     (types.uint16, types.uint8): _Bf16Fp8,
 }
+
+
+class _Split:
+    """bf16 rows in the order of the tile registers (amx.py): a step has two sums, of its even and of its odd values."""
+
+    x_type = I32
+
+    @staticmethod
+    def load_x(builder, x_row, k):
+        return _halves(builder, splat(builder, load(builder, builder.gep(x_row, [k]), 4), WORDS))
+
+    @staticmethod
+    def multiply_add(builder, sums, x, w):
+        weights = w if isinstance(w, list) else _halves(builder, w)
+        return [fma(builder, *factors, total) for *factors, total in zip(x, weights, sums, strict=True)]
+
+
+class _SplitBf16(_Split):
+    w_type, w_align, w_step = WORDS, 64, 64
+    prepare = _Fp32.prepare
+
+
+class _SplitInt8(_Split, _Int8): ...
+
+
+class _SplitFp8(_Split, _Fp8): ...
+
+
+AMX_ORDER: dict[types.Type, Any] = {types.uint16: _SplitBf16, types.int8: _SplitInt8, types.uint8: _SplitFp8}

@@ -13,7 +13,7 @@ from headwater.kernels.block_weight import BlockWeight, Scales
 from headwater.kernels.cpu.block_linear import BlockLinear
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-ROWS = 23  # tiles of 8, 4, 2 and 1
+ROWS = 87  # tiles of 8, 4, 2 and 1; of 16, in items of 64
 # bits, group, scales are multiples of a super-block's, zero point, minimum, table
 FORMS = {
     "Q4_0": (4, 32, False, 8, False, None),
@@ -57,7 +57,13 @@ def error(got: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> float:
 def check(linear: BlockLinear, weight: torch.Tensor, x: torch.Tensor) -> None:
     y = linear(x)
     assert error(y, x, weight) < 2e-6
-    for rows in (1, 2, 3, 5, 8, 12):
+    check_rows(linear, x)
+
+
+def check_rows(linear: BlockLinear, x: torch.Tensor) -> None:
+    """A row's product is the same with any number of rows."""
+    y = linear(x)
+    for rows in (1, 2, 3, 5, 8, 12, 17, 64):
         assert torch.equal(linear(x[:rows].contiguous()), y[:rows]), rows
 
 
@@ -108,28 +114,39 @@ def test_memory_is_hardly_more_than_the_formats() -> None:
 
 
 OLDER_CPU = """
+import sys
 from llvmlite import binding
 features = binding.get_host_cpu_features()
-features["avx512bf16"] = features["avx512bw"] = False
+features.update(dict.fromkeys(sys.argv[1].split(","), False))
 binding.get_host_cpu_features = lambda: features
 import torch
-from headwater.kernels.cpu import block_tile, tile_products
-assert not (block_tile.HAS_WORD_LOOKUP or tile_products.HAS_BF16_DOT)
+from headwater.kernels.cpu import amx, block_form, tile_products
+assert not amx.HAS_AMX
+assert features["avx512bw"] or not (block_form.HAS_WORD_LOOKUP or tile_products.HAS_BF16_DOT)
 from tests.kernels.test_block_linear import BlockLinear, check, random_weight
 torch.manual_seed(0)
 for form in ("Q4_1", "Q6_K", "IQ4_XS", "GPTQ, 8 bits"):
     weight = random_weight(form, 48, 256)
     for dtype in (torch.bfloat16, torch.float32) if form == "Q4_1" else (torch.bfloat16,):
-        check(BlockLinear([weight]), weight.dequantized(), torch.randn(23, 256, dtype=dtype))
+        check(BlockLinear([weight]), weight.dequantized(), torch.randn(87, 256, dtype=dtype))
 """
 
 
-def test_processors_without_these_instructions_compute_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["amx-tile", "amx-tile,avx512bf16,avx512bw"])
+def test_processors_without_these_instructions_compute_the_same(missing: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     program = f"import sys; sys.path.append({str(root)!r})\n{OLDER_CPU}"
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}  # what is compiled here is for no other test
-    ended = subprocess.run([sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-c", program, missing]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_numbers_below_the_normal_ones_do_not_show_how_many_rows_there_are() -> None:
+    torch.manual_seed(4)
+    weight = random_weight("Q4_K", 48, 256)
+    x = torch.randn(ROWS, 256) * torch.logspace(-42, -30, 256)
+    check_rows(BlockLinear([weight]), x.bfloat16())
 
 
 def test_the_triton_backend_widens_them() -> None:

@@ -21,11 +21,11 @@ def seed() -> None:
 
 @pytest.mark.parametrize(("x_dtype", "dtype"), [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16),
                                                 (torch.float32, torch.bfloat16)])  # fmt: skip
-@pytest.mark.parametrize(("out", "inner"), [(960, 576), (577, 574), (16, 2), (1, 2), (100, 64)])
+@pytest.mark.parametrize(("out", "inner"), [(960, 576), (577, 574), (577, 96), (16, 2), (1, 2), (100, 64)])
 def test_linear(x_dtype: torch.dtype, dtype: torch.dtype, out: int, inner: int) -> None:
     weight, bias = torch.randn(out, inner, dtype=dtype), torch.randn(out, dtype=dtype)
     linear, plain = cpu.pack_linear(weight, bias), cpu.pack_linear(weight)
-    for rows in (1, 2, 3, 7, 8, 21):
+    for rows in (1, 2, 3, 7, 8, 21, 70):
         x = torch.randn(rows, inner, dtype=x_dtype)
         y = linear(x)
         assert y.dtype == torch.float32
@@ -42,14 +42,15 @@ def test_a_bf16_linear_of_an_odd_width_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=["int8", "fp8"])
 @pytest.mark.parametrize("x_dtype", list(TOLERANCE), ids=["fp32", "bf16"])
-def test_linear_with_a_weight_of_8_bits(dtype: torch.dtype, x_dtype: torch.dtype) -> None:
-    weight, bias = torch.randn(577, 574) * torch.logspace(-3, 3, 577)[:, None], torch.randn(577)
+@pytest.mark.parametrize("inner", [574, 544])  # the second is whole chunks of 32
+def test_linear_with_a_weight_of_8_bits(dtype: torch.dtype, x_dtype: torch.dtype, inner: int) -> None:
+    weight, bias = torch.randn(577, inner) * torch.logspace(-3, 3, 577)[:, None], torch.randn(577)
     weight[3] = 0.0
     linear = cpu.quantize_linear(weight, bias, dtype)
     rounded, scale = round_weight(weight, dtype)
     assert_close(rounded.float() * scale[:, None], weight.double(), 0.04)
-    for rows in (1, 3, 8, 13):
-        x = torch.randn(rows, 574, dtype=x_dtype)
+    for rows in (1, 2, 3, 8, 13, 70):
+        x = torch.randn(rows, inner, dtype=x_dtype)
         y = linear(x)
         assert_close(y, x.double() @ (rounded.double() * scale.double()[:, None]).T + bias.double(), 1e-6)
         assert torch.equal(linear(x[-1:].clone())[0], y[-1]), "a row depends on its batch"
