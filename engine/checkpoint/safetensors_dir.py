@@ -13,6 +13,8 @@ from .json_files import read_json
 if TYPE_CHECKING:
     import torch
 
+    from ...kernels.block_weight import BlockSource
+
 WEIGHTS_FILE = "model.gguf"  # in place of safetensors
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -56,8 +58,9 @@ class Checkpoint:
         """
         return self._read(name, expected_shape, FLOAT_DTYPES)
 
-    def blocks(self, name: str, expected_shape: Sequence[int]) -> None:
+    def blocks(self, name: str, expected_shape: Sequence[int]) -> "BlockSource | None":  # noqa: ARG002
         """No weight of such a file is block-quantised."""
+        return None
 
     def get_eight_bit(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
         """A tensor for which ``is_eight_bit`` holds, as it is stored; see ``get``."""

@@ -5,7 +5,8 @@ import torch
 from .activation import gelu_tanh_and_mul, silu_and_mul
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
-from .linear import QuantizedLinear, pack_blocks, pack_linear, pack_quantized, quantize_linear
+from .block_linear import pack_blocks
+from .linear import QuantizedLinear, pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .program import Event, capture

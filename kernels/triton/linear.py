@@ -9,7 +9,6 @@ Both formats are exact in bf16 and fp16, so the product is the one of the unquan
 sum is never split over programs: a row's result does not depend on its batch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,6 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from ..block_weight import BlockSource
 from ..quantize import round_weight
 from .tiles import LINEAR_TILES
 
@@ -101,14 +99,6 @@ def _linear_kernel(
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> DenseLinear:
     """Keep ``weight`` [out, in] and ``bias`` [out] as they are; the library reads them fastest so."""
     return DenseLinear(weight, bias)
-
-
-def pack_blocks(
-    parts: Sequence[BlockSource], bias: torch.Tensor | None, dtype: torch.dtype, device: torch.device
-) -> DenseLinear:
-    """Block-quantised weights [out, in], one after another, widened to ``dtype``: they have no kernel here yet."""
-    widened = [part.take(slice(0, part.shape[0])).dequantized().to(dtype).to(device) for part in parts]
-    return DenseLinear(torch.cat(widened), bias)
 
 
 def quantize_linear(

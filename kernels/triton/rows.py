@@ -8,15 +8,15 @@ import triton
 import triton.language as tl
 
 from .activation import tanh
-from .linear import DenseLinear
+from .block_linear import BlockLinear
 
 _BLOCK = 1024  # rows or columns of a program
 
 
-def embed(table: torch.Tensor | DenseLinear, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
+def embed(table: torch.Tensor | BlockLinear, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
     """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 [rows]), times ``scale``, in ``dtype``."""
-    if isinstance(table, DenseLinear):
-        table = table.weight
+    if isinstance(table, BlockLinear):
+        return table.embed(token_ids, scale, dtype)
     x = table.index_select(0, token_ids).to(dtype)
     return x if scale == 1.0 else x.mul_(scale)
 

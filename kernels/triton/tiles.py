@@ -8,7 +8,7 @@ import triton
 
 from .. import Unsupported
 
-_REGISTERS = 65536  # of a multiprocessor, the same on all four architectures
+REGISTERS = 65536  # of a multiprocessor, the same on all four architectures
 
 
 class LinearTile(NamedTuple):
@@ -44,7 +44,7 @@ class Tile(NamedTuple):
     @property
     def registers(self) -> int:
         """Registers a thread may use, so that ``blocks`` fit; without a limit the compiler guesses one of its own."""
-        return min(_REGISTERS // (self.warps * 32 * self.blocks) // 8 * 8, 255)
+        return min(REGISTERS // (self.warps * 32 * self.blocks) // 8 * 8, 255)
 
 
 # A sequence whose packed rows fit in one few-rows tile takes that role; the others take many-rows.

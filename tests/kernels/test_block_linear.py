@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from headwater.kernels import load_backend
 from headwater.kernels.block_weight import BlockWeight, Scales
 from headwater.kernels.cpu.block_linear import BlockLinear
 
@@ -147,15 +146,3 @@ def test_numbers_below_the_normal_ones_do_not_show_how_many_rows_there_are() -> 
     weight = random_weight("Q4_K", 48, 256)
     x = torch.randn(ROWS, 256) * torch.logspace(-42, -30, 256)
     check_rows(BlockLinear([weight]), x.bfloat16())
-
-
-def test_the_triton_backend_widens_them() -> None:
-    torch.manual_seed(3)
-    parts = [random_weight(form, 48, 256) for form in ("Q4_K", "Q8_0")]
-    weight, bias = torch.cat([part.dequantized() for part in parts]), torch.randn(96)
-    backend, device = load_backend("triton"), torch.device("cpu")
-    linear = backend.pack_blocks(parts, bias, torch.float32, device)
-    x = torch.randn(3, 256)
-    torch.testing.assert_close(linear(x), torch.nn.functional.linear(x, weight, bias))
-    table, token_ids = backend.pack_blocks(parts[:1], None, torch.float32, device), torch.tensor([5, 0, 5])
-    assert torch.equal(backend.embed(table, token_ids, 2.0, torch.float32), weight[token_ids] * 2.0)

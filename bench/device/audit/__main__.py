@@ -15,19 +15,20 @@ from typing import NamedTuple
 
 from triton import knobs
 
-from ..shapes import MODELS
+from ..shapes import LLAMA_8B, MODELS, Model
 from .binary import Facts, compile_and_read
 from .gpus import AUDITED_GPUS
-from .launches import FP8_FROM, Launch, attention_launches, row_launches, sampler_launches
+from .launches import FP8_FROM, Launch, attention_launches, block_launches, row_launches, sampler_launches
 
 _SPILL_BYTES = 0
 _ATTENTION = ("attention few rows", "attention many rows")
 _LINEARS = ("int8 linear, 16 rows", "fp8 linear, 16 rows")
+_BLOCKS = ("Q4_K linear, 8 rows", "Q4_K linear, 2048 rows", "GPTQ linear, 8 rows", "GPTQ linear, 2048 rows")
 SNAPSHOT = (
-    (80, "llama-3.1-8b", _ATTENTION),
-    (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_LINEARS)),
-    (100, "llama-3.1-8b", _ATTENTION),
-    (120, "llama-3.1-8b", _ATTENTION),
+    (80, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
+    (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_LINEARS, *_BLOCKS)),
+    (100, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
+    (120, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
     (90, "smollm2-135m", _ATTENTION),
     (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
     (90, "gemma-3-4b", ("attention few rows",)),
@@ -48,6 +49,8 @@ def problems(finding: Finding) -> list[str]:
     """The rules that a launch breaks."""
     facts, gpu = finding.facts, AUDITED_GPUS[finding.arch]
     found = []
+    if finding.launch.flops and not facts.mma:
+        found.append("no matrix product: the compiler gave up, and made a kernel that traps")
     if facts.loop_spills:
         found.append(f"{facts.loop_spills} loads or stores of spilled registers where it matters")
     if facts.stack_bytes > _SPILL_BYTES:
@@ -64,12 +67,18 @@ def problems(finding: Finding) -> list[str]:
     return found
 
 
+def launches_of(model: Model, arch: int) -> list[Launch]:
+    """All of a model; with block-quantised weights for the one that stands for all."""
+    blocks = block_launches(model, arch) if model == LLAMA_8B else []
+    return attention_launches(model, arch) + row_launches(model, arch) + blocks
+
+
 def audit(archs: list[int], models: list[str]) -> Iterator[Finding]:
     """Compile and read the launches of some models, and of the sampler, for some architectures."""
     for arch in archs:
         for model in MODELS:
             if model.name in models and not (model.fp8_cache and arch < FP8_FROM):
-                for launch in attention_launches(model, arch) + row_launches(model, arch):
+                for launch in launches_of(model, arch):
                     yield Finding(model.name, launch, arch, compile_and_read(launch, arch))
         for launch in sampler_launches(arch):
             yield Finding("any", launch, arch, compile_and_read(launch, arch))
@@ -79,7 +88,7 @@ def snapshot() -> Iterator[Finding]:
     """The few that stand for all: a test compares them with a committed file."""
     models = {model.name: model for model in MODELS}
     for arch, name, wanted in SNAPSHOT:
-        for launch in attention_launches(models[name], arch) + row_launches(models[name], arch):
+        for launch in launches_of(models[name], arch):
             if launch.name in wanted:
                 yield Finding(name, launch, arch, compile_and_read(launch, arch))
 

@@ -17,7 +17,9 @@ from .launches import Launch
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);", re.MULTILINE)
 _MMA = re.compile(r"HMMA|HGMMA|QMMA|QGMMA|IMMA|IGMMA|UTC\w*MMA")
-_K_OR_V = 3  # dims of the shared buffers that the compiler's pipeline makes: (buffers, positions, head dim)
+# Dims of the shared buffers that the compiler's pipeline makes: of K or V (buffers, positions, head dim), of words of
+# block-quantised weights (buffers, splits, outputs, words).
+_PIPELINED = (3, 4)
 
 
 class Facts(NamedTuple):
@@ -37,7 +39,7 @@ class Facts(NamedTuple):
     stores: dict[int, int]  # bytes a lane -> stores to global memory, in the whole kernel
     async_copies: int
     mma: int
-    buffers: int  # K/V tiles on their way or in use at a time; 0: the kernel has no such loop
+    buffers: int  # tiles on their way or in use at a time; 0: the kernel has no such loop
 
 
 def compile_and_read(launch: Launch, arch: int) -> Facts:
@@ -115,7 +117,7 @@ def _buffers(ttgir: str) -> int:
     remain on its way (num = 0).
     """
     shapes = [shape.split("x")[:-1] for shape in re.findall(r"local_alloc.*?-> !ttg\.memdesc<(\w+)", ttgir)]
-    depths = [int(shape[0]) for shape in shapes if len(shape) == _K_OR_V]
+    depths = [int(shape[0]) for shape in shapes if len(shape) in _PIPELINED]
     waits = _waits_in_mma_loops(ttgir)
     if not waits:
         return 0

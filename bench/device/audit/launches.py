@@ -15,10 +15,11 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 
 from ....kernels import SamplingBatch, StepBatch
-from ....kernels.triton import activation, attention, attention_plan, linear, logprobs, norm, rope
+from ....kernels.triton import activation, attention, attention_plan, block_linear, linear, logprobs, norm, rope
 from ....kernels.triton import rows as small_ops
 from ....kernels.triton.sample import sample
 from ....kernels.triton.tiles import Gpu
+from ..blocks import made_up_blocks
 from ..shapes import LLAMA_3_VOCAB, Model
 from .gpus import AUDITED_GPUS
 
@@ -44,6 +45,7 @@ DECODE_ROWS, DECODE_TOKENS = 64, 4096  # sequences of one row each, tokens in ea
 PREFILL_ROWS = 2048  # of one sequence, its first
 _PAGE_SIZE = 16
 _POSITIONS = 8192
+AUDITED_BLOCKS = ("Q4_K", "GPTQ")
 FP8_FROM = 89  # the first architecture whose conversions Triton compiles
 
 
@@ -191,6 +193,30 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         launch._replace(name=name, traffic_bytes=traffic_bytes, flops=flops)
         for launch, (name, traffic_bytes, flops) in zip(launches, traffic, strict=True)
     ]
+
+
+def block_launches(model: Model, arch: int) -> list[Launch]:
+    """The linear layers with block-quantised weights, in each of their tiles; and the embedding."""
+    found = []
+    for kind in AUDITED_BLOCKS:
+        cpu = torch.device("cpu")
+        weight = made_up_blocks(kind, model.hidden, model.intermediate, cpu)
+        down = block_linear.BlockLinear([weight], None, cpu, Gpu(arch, AUDITED_GPUS[arch].multiprocessors))
+        for count in (8, 16, 32, DECODE_ROWS, PREFILL_ROWS):
+            with recording(arch) as launches:
+                down(_empty(count, model.intermediate))
+            found.append(
+                launches[-1]._replace(
+                    name=f"{kind} linear, {count} rows",
+                    traffic_bytes=down.nbytes + 2 * count * (model.hidden + model.intermediate),
+                    flops=2 * count * model.hidden * model.intermediate,
+                )
+            )
+            found += [launch._replace(name=f"{kind} sums, {count} rows") for launch in launches[:-1]]
+        with recording(arch) as launches:
+            down.embed(_empty(DECODE_ROWS, dtype=torch.int64), 1.0, torch.bfloat16)
+        found.append(launches[0]._replace(name=f"{kind} embedding"))
+    return found
 
 
 def sampler_launches(arch: int) -> list[Launch]:

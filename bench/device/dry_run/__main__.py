@@ -102,11 +102,12 @@ class StepRecord:
     step: StepShape
     work: list[Work]
     traffic: Traffic
+    captured: dict[str, Launch]  # specialisations that were compiled at the start, to capture graphs
 
     @property
     def signatures(self) -> dict[str, Launch]:
         """The step's specialisations."""
-        return {signature(each.launch): each.launch for each in self.work if each.launch is not None}
+        return signatures_of(self.work)
 
     @property
     def layer(self) -> list[str]:
@@ -126,6 +127,11 @@ def signature(launch: Launch) -> str:
     return json.dumps([launch.name, *([str(item) for item in sorted(field.items(), key=str)] for field in fields)])
 
 
+def signatures_of(work: list[Work]) -> dict[str, Launch]:
+    """The specialisations of some launches."""
+    return {signature(each.launch): each.launch for each in work if each.launch is not None}
+
+
 def record_steps(shape: str, arch: int, num_layers: int | None = None) -> list[StepRecord]:
     """Run STEPS on the model of that shape, and list what each does from its launch to its end."""
     records = []
@@ -135,11 +141,12 @@ def record_steps(shape: str, arch: int, num_layers: int | None = None) -> list[S
             shape, backend, DEVICE, lambda size: torch.empty(size, dtype=torch.bfloat16, device=DEVICE), num_layers,
             graph_rows=GRAPH_ROWS,
         )  # fmt: skip
+        captured = signatures_of(work)
         for step in STEPS:
             before, chunks = begin(runner, step)
             work.clear()
             launched = runner.launch(chunks)
-            records.append(StepRecord(step, list(work), traffic_of(work, chunks)))
+            records.append(StepRecord(step, list(work), traffic_of(work, chunks), captured))
             for each in (before, launched):
                 if each is not None:
                     runner.collect(each)
@@ -147,8 +154,10 @@ def record_steps(shape: str, arch: int, num_layers: int | None = None) -> list[S
 
 
 def new_signatures(records: list[StepRecord]) -> list[str]:
-    """Where a step needs a specialisation that the warm-up did not: a line each, with what differs."""
-    first = {key: launch for record in records[:WARM_UP] for key, launch in record.signatures.items()}
+    """Where a step needs a specialisation that neither the warm-up nor a capture did: a line each, what differs."""
+    first = records[0].captured | {
+        key: launch for record in records[:WARM_UP] for key, launch in record.signatures.items()
+    }
     found = {}
     for record in records[WARM_UP:]:
         for key, launch in record.signatures.items():

@@ -135,6 +135,10 @@ def _copy(tensor: torch.Tensor, source: torch.Tensor, non_blocking: bool = False
     return torch.ops.aten.copy_(tensor, source, non_blocking)
 
 
+def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_contiguous() else torch.ops.aten.clone(tensor, memory_format=torch.contiguous_format)
+
+
 def _to_list(tensor: torch.Tensor) -> list[Any]:
     return tensor.cpu().tolist()  # one copy, not one for each value
 
@@ -180,6 +184,7 @@ def recorded_device(arch: int) -> Iterator[list[Work]]:
             mock.patch.object(FakeTensor, "__getitem__", _get_item, create=True),
             mock.patch.object(FakeTensor, "__setitem__", _set_item, create=True),
             mock.patch.object(FakeTensor, "copy_", _copy, create=True),
+            mock.patch.object(FakeTensor, "contiguous", _contiguous, create=True),
             mock.patch.object(FakeTensor, "tolist", _to_list),
             recorded_graphs(work),
             _Recorder(work),

@@ -17,6 +17,8 @@ from ....engine.models.families import read_config
 from ....engine.models.weights import WeightLoader
 from ....engine.runner import Runner
 from ....kernels import Backend
+from ....kernels.block_weight import BlockWeight
+from ..blocks import made_up_blocks
 
 # The fields of the models' config.json that the runtime reads.
 SHAPES: dict[str, dict[str, object]] = {
@@ -86,18 +88,35 @@ SHAPES: dict[str, dict[str, object]] = {
 }
 
 
+# Of shapes with block-quantised weights: the kind (see blocks.py) of the matrices with these words in their names, the
+# first that fits; the others are in 16 bits.
+SHAPES["llama-3.1-8b-q4_k_m"] = SHAPES["llama-3.1-8b-gptq"] = SHAPES["llama-3.1-8b"]
+BLOCKS: dict[str, dict[str, str]] = {
+    "llama-3.1-8b-q4_k_m": {"v_proj": "Q6_K", "down_proj": "Q6_K", "lm_head": "Q6_K", "proj": "Q4_K", "embed": "Q4_K"},
+    "llama-3.1-8b-gptq": {"proj": "GPTQ"},
+}
+
+
 class MadeUpCheckpoint(Checkpoint):
     """Has every tensor that is asked for, in the shape that is asked for."""
 
-    def __init__(self, make: Callable[[tuple[int, ...]], torch.Tensor]) -> None:
+    def __init__(self, make: Callable[[tuple[int, ...]], torch.Tensor], kinds: dict[str, str]) -> None:
         super().__init__(Path("made up"), {})
         self._make = make
+        self._kinds = kinds
 
     def __contains__(self, name: str) -> bool:
         return True
 
     def get(self, name: str, expected_shape: Sequence[int]) -> torch.Tensor:  # noqa: ARG002
         return self._make(tuple(expected_shape))
+
+    def blocks(self, name: str, expected_shape: Sequence[int]) -> BlockWeight | None:
+        kind = next((kind for word, kind in self._kinds.items() if word in name), None)
+        if kind is None:
+            return None
+        outputs, inputs = expected_shape
+        return made_up_blocks(kind, outputs, inputs, self._make((1,)).device)
 
 
 def make_runner(
@@ -128,7 +147,7 @@ def make_runner(
     limits = choose_limits(config, model_config, dtypes.rows, device)
     if graph_rows is not None:
         limits = replace(limits, graph_rows=graph_rows)
-    checkpoint = MadeUpCheckpoint(make)
+    checkpoint = MadeUpCheckpoint(make, BLOCKS.get(shape, {}))
     loader = WeightLoader(checkpoint, backend, dtypes, device)
     model = DecoderModel(model_config, checkpoint, loader, limits.max_total_tokens)
     return Runner(model, backend, limits, dtypes, device)

@@ -62,6 +62,11 @@ def traffic_of(work: Iterable[Work], chunks: list[Chunk]) -> Traffic:
             rows += each.traffic_bytes - weight_bytes
         elif each.kind == "torch":
             rest += each.traffic_bytes
+        elif each.name == "block_linear_kernel":
+            call = _Call(each)
+            weights += call.nbytes("low_ptr", "high_ptr", "spans_ptr", "bases_ptr")
+            written = call.constant("OUTPUTS") * _row_bytes(call, "y_ptr") // call.constant("Y_STRIDE")
+            rows += call.nbytes("x_ptr") + written * each.tensors["y_ptr"].shape[0]
         elif each.kind == "triton":
             kv_bytes, rest_bytes = _launch_bytes(_Call(each), chunks)
             kv += kv_bytes
@@ -88,6 +93,8 @@ def _launch_bytes(call: _Call, chunks: list[Chunk]) -> tuple[int, int]:
         return 0, call.nbytes("logits_ptr") * 2  # written back where the allowed set is bounded
     if name == "rows_kernel":
         return 0, call.nbytes("z_ptr") * 2  # once for the bound, once for the list
+    if name == "block_embed_kernel":
+        return 0, call.nbytes("token_ids_ptr", "y_ptr") * 2  # of the table less than what comes out of it
     if name == "_count_tokens_kernel":
         return 0, call.nbytes("rows_ptr", "token_ids_ptr") + 2 * 4 * tensors["rows_ptr"].numel()
     return 0, sum(tensor.nbytes for tensor in tensors.values())

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from ....kernels import StepBatch
+from ....kernels.block_weight import BlockWeight
 from ....kernels.triton import (
     QuantizedLinear,
     add_rms_norm,
@@ -17,6 +18,8 @@ from ....kernels.triton import (
     sample,
     silu_and_mul,
 )
+from ....kernels.triton.block_linear import BlockLinear
+from ..blocks import made_up_blocks
 from ..shapes import LLAMA_3_VOCAB, LLAMA_8B
 from .check_sampling import model_like, plain_batch, to_device
 from .setup import Figure, Results, Setup
@@ -132,6 +135,24 @@ def _linear(setup: Setup, kind: str, inputs: int, outputs: int) -> Callable[[tor
         return pack_linear(weight)
     made: QuantizedLinear = quantize_linear(weight, None, torch.int8 if kind == "int8" else torch.float8_e4m3fn)
     return made
+
+
+def figures_of_blocks(setup: Setup) -> Results:
+    """Block-quantised weights: few rows as a share of the copy's bandwidth, many as one of the matmul's rate."""
+    for kind in ("Q4_K", "GPTQ", "Q6_K")[: 2 if setup.quick else 3]:
+        for inputs, outputs in ((HIDDEN, 2 * INTERMEDIATE), (INTERMEDIATE, HIDDEN)):
+            weight = made_up_blocks(kind, outputs, inputs, setup.device)
+            weight_bytes = BlockLinear([weight], None, setup.device).nbytes
+            for rows in (1, 2048) if setup.quick else (1, 8, 16, 64, 2048):
+
+                def linear(rows: int = rows, weight: BlockWeight = weight) -> Callable[[], object]:
+                    x = device_randn(setup, rows, weight.shape[1])
+                    made = BlockLinear([weight], None, setup.device)
+                    return lambda: made(x)
+
+                traffic = weight_bytes + rows * (inputs + outputs) * setup.dtype.itemsize
+                name = f"{kind} linear {inputs} -> {outputs}, {rows} rows"
+                yield in_turn(setup, name, traffic, linear, 2 * rows * inputs * outputs)
 
 
 def figures_of_sampling(setup: Setup) -> Results:

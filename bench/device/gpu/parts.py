@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from . import check_attention as attention
+from . import check_blocks as blocks
 from . import check_rows as rows
 from . import check_sampling as sampling
 from . import decode as decode
@@ -46,15 +47,18 @@ PARTS = (
     Part("sampling", figures.figures_of_sampling, needs_gpu=True),
     Part("decode step", decode.figures_of_decode_step, needs_gpu=True),
     Part("check linears", rows.check_linears),
+    Part("check blocks", blocks.check_blocks),
     Part("check invariance", attention.check_invariance),
     Part("merge and plan", attention_figures.figures_of_merge_and_plan, needs_gpu=True),
     Part("rows", figures.figures_of_rows, needs_gpu=True),
     Part("linears", figures.figures_of_linears, needs_gpu=True),
+    Part("blocks", figures.figures_of_blocks, needs_gpu=True),
     Part("check sampling alone", sampling.check_sampling_alone),
     Part("check sampling cases", sampling.check_sampling_cases),
     Part("check fp8 pages", rows.check_fp8_pages),
     Part("check fp8 attention", attention.check_fp8_attention),
     Part("check odd attention", attention.check_odd_attention),
+    Part("check other blocks", blocks.check_other_blocks),
     Part("check draws", sampling.check_draws),
     Part("runner", decode.figures_of_runner, needs_gpu=True),
 )

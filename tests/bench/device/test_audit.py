@@ -12,7 +12,7 @@ from headwater.bench.device.audit.binary import Facts
 from headwater.bench.device.audit.launches import Launch
 
 SNAPSHOT = Path(__file__).with_name("audit_snapshot.txt")
-LAUNCH = Launch("a kernel", None, {}, {}, {}, {}, min_blocks=2)
+LAUNCH = Launch("a kernel", None, {}, {}, {}, {}, flops=1, min_blocks=2)
 SOUND = Facts(
     has_loop=True,
     registers=128,
@@ -44,6 +44,7 @@ def run_without_interpreter(*arguments):
         ({"blocks": 1}, "blocks fit"),
         ({"loads": {2: 1, 16: 8}}, "1 or 2 bytes"),
         ({"buffers": 1}, "on its way"),
+        ({"mma": 0}, "traps"),
     ],
 )
 def test_a_broken_rule_is_named(change, problem):

@@ -94,6 +94,45 @@ def test_the_host_waits_for_nothing_until_a_step_is_launched(llama):
     assert all(host == {"upload": 3, "download": 1} for host in llama["host"].values())
 
 
+BLOCKS = """
+import json
+from collections import Counter
+from headwater.bench.device.dry_run.__main__ import new_signatures, record_steps
+from headwater.bench.device.dry_run.work import WAITS
+
+steps = record_steps("llama-3.1-8b-{kind}", 90, 2)
+names = ("block_linear_kernel", "row_sums_kernel", "linear")
+print(json.dumps({{
+    "layer": {{record.step.name: [Counter(record.layer)[name] for name in names] for record in steps}},
+    "weights": {{record.step.name: record.traffic.weights for record in steps}},
+    "new": new_signatures(steps),
+    "waits": [each.name for record in steps for each in record.work if each.kind in WAITS],
+}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "few", "many"),
+    [
+        # v is of another form than q and k. For the minima of Q4_K many rows are summed: of q and k, of o, of gate_up.
+        ("q4_k_m", {"most": 4.5, "v_down": 6.5625, "head": 6.5625}, [5, 0, 0], [5, 3, 0]),
+        ("gptq", {"most": 4.1875, "v_down": 4.1875, "head": 16}, [4, 0, 0], [4, 0, 0]),
+    ],
+)
+def test_block_quantised_weights_are_read_as_they_are_packed(kind, bits, few, many):
+    found = run(BLOCKS.format(kind=kind))
+    assert (found["layer"]["decode 8"], found["layer"]["decode 64"]) == (few, many)
+    assert (found["new"], found["waits"]) == ([], [])
+    hidden, intermediate, kv = 4096, 14336, 8 * 128
+    values = {
+        "most": LAYERS * hidden * (2 * hidden + kv + 2 * intermediate),
+        "v_down": LAYERS * hidden * (kv + intermediate),
+        "head": hidden * 128256,
+    }
+    least = sum(values[name] * bits[name] / 8 for name in values)
+    assert least < found["weights"]["decode 8"] < 1.06 * least
+
+
 # Faults, each of which the dry run has to find: what to put in place of an op of the backend.
 FAULTY = """
 import json
@@ -123,7 +162,9 @@ print(json.dumps({{"new": new_signatures(records), "waits": waits}}))
 def test_a_batch_size_that_is_compiled_for_is_found():
     fault = "activation._BLOCK = triton.next_power_of_2(len(arguments[0]))"
     found = run(FAULTY.format(op="silu_and_mul", fault=fault))["new"]
-    assert any(line.startswith("_act_and_mul_kernel anew for 'decode 8': BLOCK") for line in found)
+    assert any(
+        line.startswith("_act_and_mul_kernel anew for 'chunks of 1900, 31, 7 and decode 33': BLOCK") for line in found
+    )
 
 
 def test_a_wait_of_the_host_is_found():
