@@ -6,11 +6,13 @@ What a command needs is imported when it runs: `headwater serve` reads this file
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ..engine.checkpoint.errors import ModelError
+from ..engine.config import KvCacheDtype
 from ..engine.log import configure_logging
 from .options import LoadOptions, ReportOptions, parse_numbers, with_options
 
@@ -23,6 +25,8 @@ app = typer.Typer(
 
 Url = Annotated[str, typer.Argument(metavar="[PROTOCOL+]URL", help="For example http://127.0.0.1:8080.")]
 Quantize = Annotated[Literal["int8", "fp8"] | None, typer.Option(help="As for `headwater serve`.")]
+Dtype = Annotated[Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="As for `headwater serve`.")]
+KvCache = Annotated[KvCacheDtype, typer.Option(help="As for `headwater serve`.")]
 USAGE = 2  # exit code of what can't be meant
 
 
@@ -113,10 +117,9 @@ def offline_command(
         float, typer.Option(min=0, help="Seconds that the prompts of a context may take; fewer sequences if need be.")
     ] = 60.0,
     device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="A GPU if there is one.")] = None,
-    dtype: Annotated[Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="Of weights.")] = None,
-    activation_dtype: Annotated[
-        Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="Of activations and KV cache.")
-    ] = None,
+    dtype: Dtype = None,
+    activation_dtype: Dtype = None,
+    kv_cache_dtype: KvCache = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the cpu backend.")] = None,
     quantize: Quantize = None,
 ) -> None:
@@ -134,10 +137,53 @@ def offline_command(
             device,
             dtype,
             activation_dtype,
+            kv_cache_dtype,
             threads,
             quantize,
             report,
         )
+
+
+@app.command("accuracy")
+@with_options
+def accuracy_command(
+    report: ReportOptions,
+    model: Annotated[str | None, typer.Argument(help="As for serve; the default model if not given.")] = None,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help="To read; UTF-8.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Of the text, at most.")] = 16384,
+    context: Annotated[int, typer.Option(min=4, help="Tokens of a window; its second half is evaluated.")] = 1024,
+    dtype: Dtype = None,
+    activation_dtype: Dtype = None,
+    kv_cache_dtype: KvCache = "auto",
+    quantize: Quantize = None,
+    baseline_model: Annotated[str | None, typer.Option(help="The same if not given.")] = None,
+    baseline_dtype: Dtype = None,
+    baseline_activation_dtype: Dtype = None,
+    baseline_kv_cache_dtype: KvCache = "auto",
+    baseline_quantize: Quantize = None,
+    baseline_logits: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="From `llama-perplexity --kl-divergence-base`, text and all.")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="A GPU if there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the cpu backend.")] = None,
+) -> None:
+    """Compare two settings' next-token distributions over a text: KL divergence and perplexities."""
+    from .accuracy.accuracy import accuracy
+    from .accuracy.engine_logprobs import Settings
+
+    configure_logging(json_output=False)
+    with user_errors():
+        accuracy(
+            Settings(
+                model=model, dtype=dtype, activation_dtype=activation_dtype, kv_cache_dtype=kv_cache_dtype,
+                quantize=quantize,
+            ),
+            Settings(
+                model=baseline_model or model, dtype=baseline_dtype, activation_dtype=baseline_activation_dtype,
+                kv_cache_dtype=baseline_kv_cache_dtype, quantize=baseline_quantize,
+            ),
+            baseline_logits, text, tokens, context, device, threads, report,
+        )  # fmt: skip
 
 
 @app.command("null-server")

@@ -41,6 +41,7 @@ class Flag:
 
 
 Quantization = Literal["int8", "fp8", "gptq", "awq", "compressed-tensors"]
+KvCacheDtype = Literal["auto", "fp8_e4m3fn"]
 _Dtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -59,7 +60,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         Flag(
             MODEL,
             ("--activation-dtype",),
-            "Of activations and KV cache; float32 beside bfloat16 weights is exact, and slower (cpu backend).",
+            "Of activations; float32 beside bfloat16 weights is exact, and slower (cpu backend).",
             tgi=False,
         ),
     ] = None
@@ -84,6 +85,16 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     kv_cache_bytes: Annotated[
         int | None, Flag(ENGINE, ("--kv-cache-bytes",), "Size of the KV cache.", tgi=False, min=1)
     ] = None
+    kv_cache_dtype: Annotated[
+        KvCacheDtype,
+        Flag(
+            ENGINE,
+            ("--kv-cache-dtype",),
+            "fp8_e4m3fn: keys and values in 8 bits, twice the tokens in the same memory, with the checkpoint's scales "
+            "if it has any. auto: as activations.",
+            metavar="auto|fp8_e4m3fn",
+        ),
+    ] = "auto"
     max_total_tokens: int | None = None  # of one sequence; its flag stands in api/config.py
     max_batch_prefill_tokens: Annotated[
         int | None, Flag(ENGINE, ("--max-batch-prefill-tokens",), "Tokens of one step.", min=1)

@@ -8,6 +8,7 @@ from msgspec import Struct
 from .checkpoint.errors import ModelError
 from .config import EngineConfig
 from .models.config import ModelConfig
+from .models.dtypes import kv_cache_name
 from .models.kv_cache import page_bytes
 
 # A step of this many rows is what a decoding neighbour waits for when a prompt comes in: about 0.25 s per 256 rows of a
@@ -43,7 +44,7 @@ def _graph_rows(max_sequences: int) -> tuple[int, ...]:
     return (*(size for size in (1, 2, 4) if size < max_sequences), *range(8, max_sequences, 8), max_sequences)
 
 
-def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dtype, device: torch.device) -> Limits:
+def choose_limits(config: EngineConfig, model: ModelConfig, pages_dtype: torch.dtype, device: torch.device) -> Limits:
     """Fill in what the user left open. Raises ModelError if the model can't be served within the limits."""
     reasons = []
     max_sequences = config.max_batch_size or DEFAULT_SEQUENCES[device.type]
@@ -52,7 +53,7 @@ def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dt
         reasons.append("--threads changes nothing: it is for the cpu backend")
     reasons.append(f"step: up to {max_sequences} sequences and {max_rows} rows")
 
-    per_page = page_bytes(model, config.page_size, rows_dtype)
+    per_page = page_bytes(model, config.page_size, pages_dtype)
     longest = min(config.max_total_tokens or model.max_positions, model.max_positions)
     wanted = max_sequences * -(-longest // config.page_size) + 1  # every sequence at its longest: more is of no use
     if config.num_pages is not None:
@@ -69,7 +70,9 @@ def choose_limits(config: EngineConfig, model: ModelConfig, rows_dtype: torch.dt
     if capacity < config.page_size:
         raise ModelError(f"the KV cache has no room for one page of {per_page} bytes: give it more memory")
     max_total_tokens = min(longest, capacity)
-    reasons.append(f"KV cache: {num_pages * per_page / 2**20:.0f} MiB, {capacity} tokens ({why})")
+    reasons.append(
+        f"KV cache: {num_pages * per_page / 2**20:.0f} MiB, {capacity} tokens in {kv_cache_name(pages_dtype)} ({why})"
+    )
     reasons.append(
         f"longest sequence: {max_total_tokens} tokens ("
         + (

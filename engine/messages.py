@@ -89,6 +89,7 @@ class Hello(Struct, tag="hello", array_like=True, gc=False):
     page_size: int  # tokens
     num_pages: int  # usable ones
     prefix_cache: bool = True
+    kv_cache_dtype: str = "bfloat16"  # or "float16", "float32", "fp8_e4m3fn"
     max_logit_bias: int = 1024  # entries of one sequence's logit_bias
     pid: int = 0  # of the engine
     connection: int = -1  # this one's number, which names the worker in the engine's flight record

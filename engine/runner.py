@@ -44,7 +44,7 @@ class Runner:
         self._backend = backend
         self.vocab_size = model.config.vocab_size
         self.waited_s = 0.0  # in all, for the device; the rest of a step's time is the host's
-        self.cache = KVCache(model.config, limits.num_pages, limits.page_size, dtypes.rows, device)
+        self.cache = KVCache(model.config, limits.num_pages, limits.page_size, dtypes.pages, device)
         config, samples = model.config, limits.max_samples
         self._inputs = StepBuffers(limits, samples, device)
         self._plans = {
@@ -103,6 +103,16 @@ class Runner:
         launched.event.wait()
         self.waited_s += time.perf_counter() - begin
         return launched.results
+
+    def hidden(self, start: int, end: int) -> torch.Tensor:
+        """What the last step launched made of some of its rows, [rows, hidden_size]: a copy, once it is there."""
+        self._backend.Event().wait()
+        return self._hidden[start:end].clone()
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of rows that ``hidden`` gave, fp32 [rows, vocab]: for measurements; no request gets them all."""
+        return self._model.head(hidden, torch.arange(len(hidden), device=hidden.device))
 
     @property
     def linear_bytes(self) -> int:

@@ -15,7 +15,7 @@ from .grammar_compiler import GrammarCompiler
 from .limits import choose_limits
 from .messages import Hello, SamplingParams, Submit
 from .models.config import ModelConfig
-from .models.dtypes import choose_dtypes
+from .models.dtypes import choose_dtypes, kv_cache_name
 from .models.families import read_config
 from .models.load import load_model
 from .runner import Runner
@@ -36,7 +36,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         _use_threads(config.threads)
     model_config = read_config(config.model_dir)
     dtype_name = config.dtype or model_config.dtype
-    dtypes = choose_dtypes(backend, dtype_name, config.activation_dtype)
+    dtypes = choose_dtypes(backend, dtype_name, config.activation_dtype, config.kv_cache_dtype)
     quantize = rounding(config.quantize, model_config)
     model = load_model(
         config.model_dir, model_config, backend, dtypes, device,
@@ -45,7 +45,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     loaded = time.monotonic()
     if device.type == "cpu":
         torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
-    limits = choose_limits(config, model_config, dtypes.rows, device)
+    limits = choose_limits(config, model_config, dtypes.pages, device)
     try:
         runner = Runner(model, backend, limits, dtypes, device)
     except Unsupported as error:
@@ -77,6 +77,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         page_size=limits.page_size,
         num_pages=limits.num_pages - 1,
         prefix_cache=config.prefix_cache,
+        kv_cache_dtype=kv_cache_name(dtypes.pages),
         max_logit_bias=limits.max_logit_bias,
         pid=os.getpid(),
         crashed=config.crashed,

@@ -6,9 +6,9 @@ are the only things known here; requests and models are not.
 KV layout of both backends: K and V apart, per layer ``[pages, kv_heads, page_size, head_dim]``. Page 0 is the trash
 page: padding rows write there and nothing reads it. The order of values inside one (page, head) box is the backend's.
 
-Three dtypes: weights have ``storage_dtype``; pages and the rows that enter a linear have one of ``row_dtypes``, as a
-rule the weights' own; what leaves a linear, and the residual stream, has ``stream_dtype``. On the GPU all are the
-model's dtype. On the CPU, sums stay in fp32 between the linears: it costs nothing there.
+Three dtypes: weights have ``storage_dtype``; the rows that enter a linear have one of ``row_dtypes``, as a rule the
+weights' own; what leaves a linear, and the residual stream, has ``stream_dtype``. On the GPU all are the model's dtype.
+On the CPU, sums stay in fp32 between the linears: it costs nothing there. Pages are like rows, or fp8 (e4m3).
 """
 
 from collections.abc import Callable, Sequence
@@ -162,7 +162,7 @@ class Backend(Protocol):
         ...
 
     def row_dtypes(self, weight_dtype: torch.dtype) -> tuple[torch.dtype, ...]:
-        """What rows (and pages) may be kept in beside weights of that storage dtype."""
+        """What rows may be kept in beside weights of that storage dtype."""
         ...
 
     def stream_dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -202,10 +202,11 @@ class Backend(Protocol):
         qk_norm: QkNorm | None = None,
         k_scale: float = 1.0,  # fp8 pages hold K / k_scale
         v_scale: float = 1.0,
+        dtype: torch.dtype | None = None,  # of Q, and so of what attention makes of it; None: the pages'
     ) -> torch.Tensor:
         """Normalise Q and K if asked to, rotate them (NeoX halves), write K and V to their slots.
 
-        Returns Q, [rows, q_heads, head_dim], in the pages' dtype; with fp8 pages in that of ``qkv``.
+        ``dtype`` must be given with fp8 pages. Returns Q, [rows, q_heads, head_dim].
         """
         ...
 

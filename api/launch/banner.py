@@ -39,7 +39,8 @@ def describe(address: str, engine: EngineConfig, api: ApiConfig, hello: Hello) -
         "tokens": f"up to {hello.max_total_tokens} a request, prompt and answer ({why})",
         "requests": f"{api.max_concurrent_requests} at a time, more get 429 (--max-concurrent-requests)",
         "batch": f"up to {hello.max_sequences} sequences a step ({_chosen_by(engine.max_batch_size)})",
-        "KV cache": f"{hello.num_pages * hello.page_size} tokens ({_chosen_by(engine.kv_cache_bytes)}){cached}",
+        "KV cache": f"{hello.num_pages * hello.page_size} tokens in {hello.kv_cache_dtype} "
+        f"({_chosen_by(engine.kv_cache_bytes)}){cached}",
         "time limit": timeout,
         "access": "API key" if api.api_key is not None else "open to who reaches the address",
     }

@@ -13,12 +13,16 @@ from typer.core import TyperCommand
 
 from ...engine.config import ADDRESS, ENGINE, LIMITS, MODEL, SERVER, Flag
 from .foreign_flags import FOREIGN_FLAGS
-from .quantize import parse_quantize
+from .quantize import parse_kv_cache_dtype, parse_quantize
 from .root_path import parse_root_path
 
 _GROUPS = (MODEL, ADDRESS, LIMITS, ENGINE, SERVER)
 # By field: values that need a word of explanation.
-_PARSERS: dict[str, Any] = {"quantize": parse_quantize, "root_path": parse_root_path}
+_PARSERS: dict[str, Any] = {
+    "quantize": parse_quantize,
+    "kv_cache_dtype": parse_kv_cache_dtype,
+    "root_path": parse_root_path,
+}
 
 K = TypeVar("K", bound=Struct)
 

@@ -30,9 +30,6 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
         fatal=True,
         neutral=("1",),
     ),
-    "kv-cache-dtype": Foreign(
-        "the KV cache has the activations' dtype: leave it out; --kv-cache-bytes sets the size", fatal=True
-    ),
     "trust-remote-code": Foreign("no code that comes with a model is ever run: leave it out", takes="nothing"),
     "waiting-served-ratio": Foreign("prompts are computed in chunks beside running sequences: nothing to balance"),
     "max-waiting-tokens": Foreign("prompts are computed in chunks beside running sequences: nothing to balance"),

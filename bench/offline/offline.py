@@ -9,7 +9,7 @@ import torch
 
 from ...engine.checkpoint.quantized import QuantizeName
 from ...engine.checkpoint.resolve import resolve_model
-from ...engine.config import EngineConfig
+from ...engine.config import EngineConfig, KvCacheDtype
 from ...engine.engine import Engine
 from ...engine.messages import Hello, SamplingParams, Submit
 from ...engine.models.families import read_config
@@ -83,6 +83,7 @@ def offline(
     device: Literal["cpu", "cuda"] | None,
     dtype: DtypeName | None,
     activation_dtype: DtypeName | None,
+    kv_cache_dtype: KvCacheDtype,
     threads: int | None,
     quantize: QuantizeName | None,
     report_options: ReportOptions,
@@ -98,6 +99,7 @@ def offline(
         device=kind,
         dtype=dtype,
         activation_dtype=activation_dtype,
+        kv_cache_dtype=kv_cache_dtype,
         max_batch_size=max(batches),
         max_batch_prefill_tokens=rows,
         max_total_tokens=max(contexts) + room(max(batches), max(contexts), len(batches), steps, rows),
@@ -108,7 +110,7 @@ def offline(
     engine, hello = start_engine(config)
     roof = read_bandwidth(torch.device(kind))
     print(f"memory: {roof / 1e9:.1f} GB/s", flush=True)
-    state = model_state(read_config(found.directory), engine.runner.linear_bytes, activation_dtype or hello.dtype)
+    state = model_state(read_config(found.directory), engine.runner.linear_bytes, hello.kv_cache_dtype)
     grid = Grid(roof)
     _warm_up(engine, max(batches), hello.max_total_tokens)
     try:

@@ -96,6 +96,7 @@ def offline_report(grid: Grid, hello: Hello, state: State) -> Report:
         facts=[
             ("Model", f"{hello.model_id}, {hello.dtype}, {hello.backend} kernels on {hello.device}"),
             ("Weights", f"{state.weight_bytes / 1e6:.0f} MB read by every step"),
+            ("KV cache", hello.kv_cache_dtype),
             ("Memory", f"{grid.roof / 1e9:.1f} GB/s, measured"),
         ],
         tables=[

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from ...engine.models.config import ModelConfig
 
-ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "fp8_e4m3fn": 1}
 
 
 class State(Struct, frozen=True):

@@ -42,6 +42,10 @@ class GgufCheckpoint:
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor that is there."""
+        return tuple(self._tensors[name].shape)
+
     def get(self, name: str, expected_shape: Sequence[int]) -> torch.Tensor:
         """The tensor as floats, dequantised if need be. Raises ModelError if it is missing or of another shape."""
         tensor = self._find(name, expected_shape)

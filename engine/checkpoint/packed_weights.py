@@ -48,6 +48,10 @@ class PackedCheckpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._checkpoint
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor as it is stored. Raises ModelError if there is none of that name."""
+        return self._checkpoint.shape(name)
+
     def get(self, name: str, expected_shape: Sequence[int]) -> torch.Tensor:
         """A tensor as floats. Raises ModelError if it is missing, of another shape or no float."""
         packed = self.blocks(name, expected_shape)

@@ -1,7 +1,7 @@
 """Checkpoints that hold weights in 8 bits: what config.json says of their scales.
 
 Only the weights are used in 8 bits here. Where a checkpoint wants activations rounded as well (W8A8), they are left in
-the model's dtype, which is at least as exact; its activation scales and those of a KV cache are not read.
+the model's dtype, which is at least as exact; its activation scales are not read. Those of a KV cache: kv_scales.py.
 """
 
 from typing import Any, Literal
@@ -45,7 +45,11 @@ class _Group(Struct):
     weights: QuantizationArgs | None = None
 
 
-class _CompressedTensors(Struct):
+class _KvCache(Struct):
+    kv_cache_scheme: QuantizationArgs | None = None
+
+
+class _CompressedTensors(_KvCache):
     format: str = "dense"
     config_groups: dict[str, _Group] = {}
 
@@ -77,8 +81,19 @@ class _Fp8(Struct):
     weight_block_size: list[int] | None = None
 
 
-def read_scales(quantization: dict[str, Any]) -> StoredScales:
-    """What quantization_config of config.json means for the weights. Raises ModelError if it can't be done."""
+def read_kv_scheme(quantization: dict[str, Any]) -> QuantizationArgs | None:
+    """For what KV cache compressed-tensors' scales are; None if it says nothing of one. Raises ModelError."""
+    try:
+        return msgspec.convert(quantization, _KvCache).kv_cache_scheme
+    except msgspec.ValidationError as error:
+        raise ModelError(f"quantization_config: {error}") from error
+
+
+def read_scales(quantization: dict[str, Any]) -> StoredScales | None:
+    """What quantization_config of config.json means for the weights; None: they are floats, it is for the KV cache.
+
+    Raises ModelError if it can't be done.
+    """
     method = quantization.get("quant_method", "unknown")
     try:
         if method == "compressed-tensors":
@@ -106,13 +121,16 @@ def check_as_stored(quantization: dict[str, Any]) -> None:
             raise ModelError(f"compressed-tensors' transform of '{location}' in each step is not supported")
 
 
-def _compressed_tensors(config: _CompressedTensors) -> StoredScales:
+def _compressed_tensors(config: _CompressedTensors) -> StoredScales | None:
+    weights = [group.weights for group in config.config_groups.values() if group.weights is not None]
+    if not weights and config.kv_cache_scheme is not None:
+        return None
     if config.format not in ("float-quantized", "int-quantized", "naive-quantized"):
         raise ModelError(
             f"weights in compressed-tensors' format '{config.format}' are not supported (known: {SUPPORTED}). "
             "Take the unquantised model, and --quantize int8 or fp8 to round its weights on load"
         )
-    schemes = {_scheme(group.weights) for group in config.config_groups.values() if group.weights is not None}
+    schemes = {_scheme(each) for each in weights}
     if len(schemes) != 1:
         raise ModelError(f"compressed-tensors with {len(schemes)} ways to quantise weights; one is supported")
     rows, cols = schemes.pop()

@@ -10,7 +10,7 @@ from msgspec import Struct
 from ..checkpoint.errors import ModelError
 from ..checkpoint.json_files import read_json
 from ..checkpoint.packed_config import PackedWeights, read_packed
-from ..checkpoint.quantized import StoredScales, read_scales
+from ..checkpoint.quantized import QuantizationArgs, StoredScales, read_kv_scheme, read_scales
 from .rope_config import RopeConfig, RopeFields, read_rope
 
 DTYPE_NAMES = ("bfloat16", "float16", "float32")
@@ -52,6 +52,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     fused_projections: bool = False  # the checkpoint has Q, K and V in one matrix, gate and up in another
     stored_scales: StoredScales | None = None  # of weights that the checkpoint has in 8 bits
     packed_weights: PackedWeights | None = None  # how the checkpoint packs others
+    kv_scheme: QuantizationArgs | None = None  # of the KV cache that the checkpoint has scales for
     notes: tuple[str, ...] = ()  # for the start-up log: where this differs from what a user may expect
 
     @property
@@ -167,6 +168,7 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
         "activation": activations[activation],
         "stored_scales": scales,
         "packed_weights": packed,
+        "kv_scheme": None if hf.quantization_config is None else read_kv_scheme(hf.quantization_config),
         "notes": _notes(hf, rope, scales),
     }
     return ModelConfig(**{**common, **special})

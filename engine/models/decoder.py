@@ -40,6 +40,7 @@ class DecoderLayer:
         self._scale = config.attention_scale or head_dim**-0.5
         self._softcap = config.attention_softcap
         self._rows_dtype = load.dtypes.rows
+        self._kv_scales = load.kv_scales(attention, config.kv_scheme)
         self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
         if config.fused_projections:
             qkv, gate_up = [(f"{attention}.qkv_proj", q + 2 * kv)], [(f"{mlp}.gate_up_proj", 2 * width)]
@@ -77,10 +78,13 @@ class DecoderLayer:
         else:
             normed = backend.add_rms_norm(x, residual, self._input_norm, self._eps, self._offset)
         q = backend.rope_and_write(
-            self._qkv(normed), step.cos_sin, step.batch, step.k_pages, step.v_pages, self._qk_norm
-        )
+            self._qkv(normed), step.cos_sin, step.batch, step.k_pages, step.v_pages, self._qk_norm,
+            *self._kv_scales, self._rows_dtype,
+        )  # fmt: skip
         x = self._output(
-            backend.paged_attention(q, step.k_pages, step.v_pages, step.batch, step.plan, self._scale, self._softcap)
+            backend.paged_attention(
+                q, step.k_pages, step.v_pages, step.batch, step.plan, self._scale, self._softcap, *self._kv_scales
+            )
         )
         if self._post_attention is not None:
             x = backend.rms_norm(x, self._post_attention, self._eps, self._offset)

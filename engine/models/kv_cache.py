@@ -14,7 +14,7 @@ class KVCache:
     def __init__(
         self, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """``num_pages`` counts the trash page; dtype is the rows'."""
+        """``num_pages`` counts the trash page."""
         self.page_size = page_size
         self.num_pages = num_pages
         shape = (2, config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)

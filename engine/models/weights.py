@@ -10,11 +10,12 @@ from ...kernels import Backend, Embedding, Linear
 from ...kernels.block_weight import BlockSource, BlockWeight
 from ...kernels.quantize import scale_blocks
 from ..checkpoint.errors import ModelError
-from ..checkpoint.quantized import QuantizeName, StoredScales
+from ..checkpoint.kv_scales import KvScales, read_kv_scales
+from ..checkpoint.quantized import QuantizationArgs, QuantizeName, StoredScales
 from ..checkpoint.safetensors_dir import Checkpoint
-from .dtypes import Dtypes
+from .dtypes import FP8, Dtypes
 
-EIGHT_BITS: dict[QuantizeName, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+EIGHT_BITS: dict[QuantizeName, torch.dtype] = {"int8": torch.int8, "fp8": FP8}
 FP8_CAPABILITY = (8, 9)  # of CUDA devices that convert fp8 (e4m3) in hardware
 
 
@@ -22,6 +23,8 @@ class Weights(Protocol):
     """A checkpoint that is read by name; see Checkpoint, GgufCheckpoint."""
 
     def __contains__(self, name: str) -> bool: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
 
     def get(self, name: str, expected_shape: Sequence[int]) -> torch.Tensor: ...
 
@@ -90,6 +93,12 @@ class WeightLoader:
     def vector(self, name: str, size: int) -> torch.Tensor:
         """A norm weight or bias, [size], in the rows' dtype. Raises ModelError."""
         return self.tensor(name, (size,)).to(self.dtypes.rows)
+
+    def kv_scales(self, attention: str, scheme: QuantizationArgs | None) -> KvScales:
+        """Of the pages of a layer, by the name of its attention module; 1 unless they are fp8. Raises ModelError."""
+        if self.dtypes.pages != FP8:
+            return KvScales()
+        return read_kv_scales(self._checkpoint, attention, scheme)
 
     def embedding(self, module: str, vocab: int, hidden: int) -> Embedding:
         """A table [vocab, hidden], as it is quantised if the file has it so. Raises ModelError."""
@@ -169,7 +178,7 @@ class WeightLoader:
         return loaded.to(self.dtypes.model).to(self.dtypes.weights).contiguous()
 
     def _check_device(self, dtype: torch.dtype) -> None:
-        if dtype == torch.float8_e4m3fn and self.device.type == "cuda":
+        if dtype == FP8 and self.device.type == "cuda":
             capability = torch.cuda.get_device_capability(self.device)
             if capability < FP8_CAPABILITY:
                 raise ModelError(

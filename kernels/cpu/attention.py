@@ -23,9 +23,10 @@ from .exp import LOG2_E, exp2
 from .machine import array_at, atomic_add, atomic_exchange, prefetch
 from .op_graph import empty, run, struct_dtype, work_item
 from .softmax import cap, softmax_row
-from .storage import put, widen
+from .storage import put
 from .thread_pool import thread_pool
 from .tile import LANES
+from .widen_fp8 import widen_fp8_values
 
 __all__ = ["AttentionPlan", "fill_plan", "new_plan", "paged_attention"]
 
@@ -39,19 +40,13 @@ _ARGUMENTS = struct_dtype(
 _NOTHING = np.float32(-np.inf)
 
 
-@njit(error_model="numpy")
-def _widen(source, widened):
-    for i in range(source.shape[0]):
-        widened[i] = widen(source[i])
-
-
 @njit(inline="always")
-def _widen_boxes(boxes, count, page_type, box_values, widened):
-    """Boxes as fp32 at ``widened``; the list then has their places there."""
+def _widen_boxes(boxes, count, box_values, q_type, widened):
+    """Boxes of fp8 in Q's type at ``widened``, where nothing is rounded; the list then has their places there."""
     for i in range(count):
-        to = widened + i * box_values * 4
-        _widen(array_at(boxes[i], box_values, page_type), array_at(to, box_values, types.float32))
-        boxes[i] = to
+        widen_fp8_values(boxes[i], widened, box_values, q_type)
+        boxes[i] = widened
+        widened += array_at(widened, box_values, q_type).nbytes
 
 
 @njit
@@ -124,7 +119,7 @@ def _attend(q_type, page_type):
         share_bytes = packed * (head_dim + 2) * 4
         box_values = page_size * head_dim  # of one (page, head)
         box, panel_bytes, page_panels = box_values * page_itemsize, head_dim // step * LANES * 4, page_size // LANES
-        widened = a.widened + thread * segment_pages * box_values * 4
+        widened = a.widened + thread * segment_pages * box_values * itemsize
         most_panels = width // LANES
         lists = array_at(a.addresses + thread * 5 * most_panels * 8, (5, most_panels), types.int64)
         k_boxes, v_boxes, next_boxes, k_panels, v_panels = lists[0], lists[1], lists[2], lists[3], lists[4]
@@ -165,7 +160,7 @@ def _attend(q_type, page_type):
                     _list_boxes(next_boxes, a.k_pages, table, begin, next_end, kv_heads, other.head, box)
                 if widens:
                     _ask_for(v_boxes, pages, box)
-                    _widen_boxes(k_boxes, pages, page_type, box_values, widened)
+                    _widen_boxes(k_boxes, pages, box_values, q_type, widened)
                 for i in range(panels):
                     k_panels[i] = k_boxes[i // page_panels] + i % page_panels * panel_bytes
                     v_panels[i] = v_boxes[i // page_panels] + i % page_panels * panel_bytes
@@ -192,7 +187,7 @@ def _attend(q_type, page_type):
 
                 if widens:
                     _ask_for(next_boxes, pages, box)
-                    _widen_boxes(v_boxes, pages, page_type, box_values, widened)
+                    _widen_boxes(v_boxes, pages, box_values, q_type, widened)
                     next_boxes[:pages] = v_boxes[:pages]
                 values(
                     head_q, probabilities, width * itemsize, v_boxes.ctypes.data, next_boxes.ctypes.data,
@@ -240,7 +235,7 @@ def paged_attention(
     """Causal attention of each row over the pages of its sequence, within the plan's window.
 
     Args:
-        q: [rows, q_heads, head_dim] in the pages' dtype; fp32 with fp8 pages.
+        q: [rows, q_heads, head_dim] in the pages' dtype; with fp8 pages fp32 or bf16, as when they were written.
         k_pages: [pages, kv_heads, page_size, head_dim], as rope_write.py wrote them; fp8 pages hold K / k_scale.
         v_pages: like ``k_pages``.
         batch: which rows belong to which sequence, and its pages.
@@ -265,7 +260,7 @@ def paged_attention(
         "probabilities": empty((packed, panels * LANES)),
         "block_q": empty((packed * plan.kv_heads, head_dim), q.dtype), "share": empty((packed, head_dim + 2)),
         "totals": empty((packed * plan.kv_heads, head_dim)), "total_sums": empty((packed * plan.kv_heads, 2)),
-        "widened": empty((threads, plan.segment_pages * page_size * head_dim)) if fp8 else None,
+        "widened": empty((threads, plan.segment_pages * page_size * head_dim), q.dtype) if fp8 else None,
         "addresses": empty((threads, 5, panels), torch.int64), "threads": threads,
         "group": plan.group, "kv_heads": plan.kv_heads, "head_dim": head_dim, "page_size": page_size,
         "segment_pages": plan.segment_pages, "window": plan.window,

@@ -1,17 +1,16 @@
 """fp8 e4m3 for Numba: 1 sign, 4 exponent bits (bias 7), 3 mantissa bits, largest 448, no infinity.
 
-Micikevicius et al. 2022 (arXiv 2209.05433). Values travel as uint8.
+Micikevicius et al. 2022 (arXiv 2209.05433). Values travel as uint8; widen_fp8.py reads them.
 """
 
 import numpy as np
 from numba import njit
 
-from .bf16 import bits_of_float, float_of_bits
+from .bf16 import bits_of_float
 
 LARGEST = np.float32(448.0)
 _MIN_NORMAL = np.float32(2.0**-6)
 _SUBNORMAL_STEPS = np.float32(2.0**9)  # per unit, below the smallest normal
-_REBIAS = np.float32(2.0**120)  # from e4m3's exponent bias of 7 to fp32's of 127
 
 
 @njit
@@ -27,10 +26,3 @@ def round_to_fp8(value):
         rounded = bits + np.uint32(0x7FFFF) + ((bits >> np.uint32(20)) & np.uint32(1))
         code = (rounded >> np.uint32(20)) - np.uint32((127 - 7) << 3)
     return np.uint8(sign | code)
-
-
-@njit
-def widen_fp8(stored):
-    """e4m3 bits as fp32, exactly; subnormals too."""
-    magnitude = float_of_bits((np.uint32(stored) & np.uint32(0x7F)) << np.uint32(20)) * _REBIAS
-    return -magnitude if stored & np.uint8(0x80) else magnitude

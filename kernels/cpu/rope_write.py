@@ -125,6 +125,7 @@ def rope_and_write(
     qk_norm: QkNorm | None = None,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Normalise Q and K if asked to, rotate them, write K and V to their slots.
 
@@ -136,13 +137,15 @@ def rope_and_write(
             hold K / k_scale.
         v_pages: like ``k_pages``.
         qk_norm: weights of the QK-norm, None where the model has none.
+        dtype: of Q, fp32 or bf16, which the order inside fp8 pages depends on; None: the pages'.
 
     Returns:
-        Q, [rows, q_heads, head_dim] in the pages' dtype; fp32 with fp8 pages.
+        Q, [rows, q_heads, head_dim] in ``dtype``.
     """
     rows, width = qkv.shape
     _, kv_heads, page_size, head_dim = k_pages.shape
-    q_dtype = torch.float32 if k_pages.dtype == torch.float8_e4m3fn else k_pages.dtype
+    q_dtype = dtype or k_pages.dtype
+    assert q_dtype != torch.float8_e4m3fn, "beside fp8 pages Q's dtype must be given"
     q_heads = width // head_dim - 2 * kv_heads
     q = empty((rows, q_heads, head_dim), q_dtype)
     norm = qk_norm or _NO_NORM

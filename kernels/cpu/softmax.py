@@ -6,9 +6,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .exp import LOG2_E, exp2, exp2_lanes
-from .llvm import I64, SUMS, BFloat, declare, load
+from .llvm import I64, SUMS, declare, load
 from .tile import LANES
-from .tile_products import HAS_BF16_DOT
+from .tile_products import rounded_to_bf16
 
 _I32 = ir.IntType(32)
 _WORDS, _HALVES = ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(16), LANES)
@@ -80,20 +80,6 @@ def _maximum(_context, scores, panels):
     return types.float32(types.intp, types.intp), codegen
 
 
-def _rounded_to_bf16(builder, values):
-    """As bf16.py's ``round_to_bf16``."""
-    if HAS_BF16_DOT:
-        narrow = declare(builder.module, "llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(BFloat(), LANES), [SUMS])
-        return builder.bitcast(builder.call(narrow, [values]), _HALVES)
-
-    def words(value):
-        return ir.Constant(_WORDS, [value] * LANES)
-
-    bits = builder.bitcast(values, _WORDS)
-    odd = builder.and_(builder.lshr(bits, words(16)), words(1))
-    return builder.trunc(builder.lshr(builder.add(bits, builder.add(odd, words(0x7FFF))), words(16)), _HALVES)
-
-
 @intrinsic
 def _exponentials(_context, like, scores, probabilities, panels, scale, shift):
     """exp2(score * scale - shift) of panels x 16 scores, stored as ``like``'s type. Returns their sum.
@@ -111,7 +97,7 @@ def _exponentials(_context, like, scores, probabilities, panels, scale, shift):
         def step(panel, sums):
             value = load(builder, builder.gep(scores, [panel]), 4)
             value = exp2_lanes(builder, builder.call(fma, [value, scales, shifts]))
-            rounded = _rounded_to_bf16(builder, value) if stored is _HALVES else value
+            rounded = rounded_to_bf16(builder, value) if stored is _HALVES else value
             builder.store(rounded, builder.gep(target, [panel])).align = 4
             return builder.fadd(sums, value)
 

@@ -1,6 +1,7 @@
 """Stored values: bf16 as uint16, fp8 (e4m3) as uint8, or fp32. Computing is done in fp32.
 
-``widen`` and ``put`` are overloaded on the stored type, so one kernel source serves all of them.
+``widen`` and ``put`` are overloaded on the stored type, so one kernel source serves all of them. fp8 is only put:
+widen_fp8.py reads it, many values at a time.
 """
 
 import numpy as np
@@ -8,7 +9,7 @@ from numba import types
 from numba.extending import overload
 
 from .bf16 import float_of_bits, round_to_bf16
-from .fp8 import round_to_fp8, widen_fp8
+from .fp8 import round_to_fp8
 
 
 def widen(stored):
@@ -20,9 +21,7 @@ def widen(stored):
 def _widen(stored):
     if stored == types.uint16:
         return lambda stored: float_of_bits(np.uint32(stored) << np.uint32(16))
-    if stored == types.uint8:
-        return lambda stored: widen_fp8(stored)
-    return lambda stored: stored
+    return (lambda stored: stored) if stored == types.float32 else None  # None: Numba says that there is no such
 
 
 def put(array, index, value):

@@ -10,9 +10,10 @@ from typing import Any
 from llvmlite import binding, ir
 from numba import types
 
-from .llvm import F32, I8, I32, I64, LANES, PAIRS, SUMS, WORDS, declare, fma, load, splat
+from .llvm import F32, I8, I16, I32, I64, LANES, PAIRS, SUMS, WORDS, BFloat, declare, fma, load, splat
 
 HAS_BF16_DOT = bool(binding.get_host_cpu_features().get("avx512bf16", False))
+_HALVES = ir.VectorType(I16, LANES)
 
 
 def _halves(builder, words):
@@ -20,6 +21,33 @@ def _halves(builder, words):
     low = builder.shl(words, ir.Constant(WORDS, [16] * LANES))
     high = builder.and_(words, ir.Constant(WORDS, [0xFFFF0000] * LANES))
     return builder.bitcast(low, SUMS), builder.bitcast(high, SUMS)
+
+
+def _words(value):
+    return ir.Constant(WORDS, [value] * LANES)
+
+
+def widened_fp8(builder, values):
+    """16 values of e4m3 as fp32. Their bits, moved to fp16's places, are 2^-8 of them."""
+
+    def halves(value):
+        return ir.Constant(_HALVES, [value] * LANES)
+
+    # The arithmetic shift leaves a copy of the sign behind it. Not by way of fp32's places, which would be one step
+    # less: there subnormal values stay subnormal, and multiplying those takes 30 times as long (Intel).
+    bits = builder.ashr(builder.shl(builder.zext(values, _HALVES), halves(8)), halves(1))
+    half = builder.bitcast(builder.and_(bits, halves(0xBF80)), ir.VectorType(ir.HalfType(), LANES))
+    return builder.fmul(builder.fpext(half, SUMS), ir.Constant(SUMS, [2.0**8] * LANES))
+
+
+def rounded_to_bf16(builder, values):
+    """16 values of fp32 as bf16's bits; see bf16.py's ``round_to_bf16``."""
+    if HAS_BF16_DOT:
+        narrow = declare(builder.module, "llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(BFloat(), LANES), [SUMS])
+        return builder.bitcast(builder.call(narrow, [values]), _HALVES)
+    bits = builder.bitcast(values, WORDS)
+    odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
+    return builder.trunc(builder.lshr(builder.add(bits, builder.add(odd, _words(0x7FFF))), _words(16)), _HALVES)
 
 
 class _Fp32:
@@ -115,18 +143,9 @@ class _Int8(_EightBits):
 
 
 class _Fp8(_EightBits):
-    """e4m3: its bits, moved to fp32's places, are 2^-120 of the value."""
-
     @staticmethod
     def widen(builder, w):
-        def words(value):
-            return ir.Constant(WORDS, [value] * LANES)
-
-        bits = builder.zext(w, WORDS)
-        magnitude = builder.shl(builder.and_(bits, words(0x7F)), words(20))
-        sign = builder.shl(builder.and_(bits, words(0x80)), words(24))
-        value = builder.bitcast(builder.or_(magnitude, sign), SUMS)
-        return builder.fmul(value, ir.Constant(SUMS, [2.0**120] * LANES))
+        return widened_fp8(builder, w)
 
 
 class _Fp32Rows:

@@ -100,6 +100,7 @@ def rope_and_write(
     qk_norm: QkNorm | None = None,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Normalise and rotate Q and K, write K and V to their slots.
 
@@ -110,9 +111,10 @@ def rope_and_write(
         k_pages: [pages, kv_heads, page_size, head_dim], contiguous, written; fp8 pages hold K / k_scale.
         v_pages: like ``k_pages``.
         qk_norm: weights of the QK-norm, None where the model has none.
+        dtype: of Q; None: that of ``qkv``.
 
     Returns:
-        Q, [rows, q_heads, head_dim] in ``qkv``'s dtype.
+        Q, [rows, q_heads, head_dim] in ``dtype``.
 
     Raises Unsupported for fp8 pages on a GPU that is too old for them.
     """
@@ -121,7 +123,7 @@ def rope_and_write(
     _, kv_heads, page_size, head_dim = k_pages.shape
     heads = qkv.shape[1] // head_dim
     q_heads = heads - 2 * kv_heads
-    q = qkv.new_empty(rows, q_heads, head_dim)
+    q = qkv.new_empty(rows, q_heads, head_dim, dtype=dtype)
     _rope_and_write_kernel[(rows, triton.cdiv(heads, _HEADS))](
         qkv,
         cos_sin,

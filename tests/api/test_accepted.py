@@ -46,6 +46,7 @@ FLAGS = {
     "device": "engine/test_limits.py::test_an_engine_is_what_its_flags_say",
     "backend": "engine/test_engine.py::test_the_triton_backend_gives_the_cpu_backends_tokens",
     "threads": "engine/test_limits.py::test_an_engine_is_what_its_flags_say",
+    "kv_cache_dtype": "engine/test_kv_cache_dtype.py::test_as_many_pages_as_the_bytes_hold",
     "kv_cache_bytes": "engine/test_limits.py::test_the_size_of_the_cache",
     "max_batch_prefill_tokens": "engine/test_limits.py::test_sizes_of_a_step",
     "max_batch_size": "engine/test_limits.py::test_sizes_of_a_step",

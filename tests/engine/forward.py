@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from headwater.engine.checkpoint.quantized import QuantizeName
+from headwater.engine.config import KvCacheDtype
 from headwater.engine.models.dtypes import choose_dtypes
 from headwater.engine.models.families import read_config
 from headwater.engine.models.kv_cache import KVCache
@@ -16,16 +17,20 @@ PAGE_SIZE = 16
 
 @torch.inference_mode()
 def prompt_logits(
-    directory: Path, prompt_ids: list[int], dtype: str = "float32", quantize: QuantizeName | None = None
+    directory: Path,
+    prompt_ids: list[int],
+    dtype: str = "float32",
+    quantize: QuantizeName | None = None,
+    kv_cache_dtype: KvCacheDtype = "auto",
 ) -> torch.Tensor:
     """Load the model onto the cpu backend and run the prompt in one step. Returns fp32 [tokens, vocab]."""
     device, backend = torch.device("cpu"), load_backend("cpu")
     config = read_config(directory)
-    dtypes = choose_dtypes(backend, dtype, None)
+    dtypes = choose_dtypes(backend, dtype, kv_cache=kv_cache_dtype)
     model = load_model(directory, config, backend, dtypes, device, config.max_positions, quantize)
     rows = len(prompt_ids)
     pages = -(-rows // PAGE_SIZE)
-    cache = KVCache(config, pages + 1, PAGE_SIZE, dtypes.rows, device)
+    cache = KVCache(config, pages + 1, PAGE_SIZE, dtypes.pages, device)
     batch = StepBatch(
         positions=torch.arange(rows, dtype=torch.int32),
         slots=torch.arange(rows) + PAGE_SIZE,

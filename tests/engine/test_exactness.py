@@ -1,10 +1,12 @@
-"""Tokens and logprobs of a request depend on the request alone: bit by bit, on the default model, in fp32 and in bf16.
+"""Tokens and logprobs of a request depend on the request alone: bit by bit, on the default model, in fp32, in bf16 and
+over fp8 pages.
 
-The mechanism on the cpu backend is the same in both: each sum has one accumulator and runs in a fixed order, whatever
+The mechanism on the cpu backend is the same in all: each sum has one accumulator and runs in a fixed order, whatever
 else is in the step (kernels/cpu/tile.py), and noise is keyed by the request's seed and the token's position.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from headwater.engine.checkpoint.resolve import resolve_model
-from headwater.engine.config import EngineConfig
+from headwater.engine.config import EngineConfig, KvCacheDtype
 from headwater.engine.engine import Engine
 from headwater.engine.messages import SamplingParams, Stats, Submit
 from headwater.engine.start import start_engine
@@ -50,7 +52,7 @@ def requests(directory: Path) -> list[tuple[list[int], SamplingParams]]:
     return list(zip([tokenizer.encode(text).ids for text in TEXTS], SAMPLINGS, strict=True))
 
 
-def start(directory: Path, dtype: str, **settings: object) -> Engine:
+def start_default(directory: Path, dtype: str, **settings: object) -> Engine:
     config = {"model_dir": directory, "model_id": "default", "socket": directory / "unused", "device": "cpu"}
     return start_engine(EngineConfig(**{**config, "dtype": dtype, "kv_cache_bytes": 64 << 20, **settings}))[0]
 
@@ -76,11 +78,19 @@ def strip(answers: list[Answer]) -> list[tuple]:
     return [(answer.token_ids, answer.logprobs, answer.top_ids) for answer in answers]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "kv_cache_dtype", "itemsize"),
+    [("float32", "auto", 4), ("bfloat16", "auto", 2), ("bfloat16", "fp8_e4m3fn", 1)],
+)
 def test_answers_are_the_same_in_any_company(
-    directory: Path, requests: list[tuple[list[int], SamplingParams]], dtype: str
+    directory: Path,
+    requests: list[tuple[list[int], SamplingParams]],
+    dtype: str,
+    kv_cache_dtype: KvCacheDtype,
+    itemsize: int,
 ) -> None:
-    engine = start(directory, dtype, prefix_cache=False)
+    start = partial(start_default, directory, dtype, kv_cache_dtype=kv_cache_dtype)
+    engine = start(prefix_cache=False)
     alone = [run(engine, [request])[0] for request in requests]
     assert [len(answer.token_ids) for answer in alone] == [40] * 4
 
@@ -90,31 +100,33 @@ def test_answers_are_the_same_in_any_company(
     ]  # fmt: skip
     assert strip(run(engine, [*requests, *others])[:4]) == strip(alone), "among 60 others"
 
-    chunked = start(directory, dtype, max_batch_prefill_tokens=16, max_batch_size=4)
+    chunked = start(max_batch_prefill_tokens=16, max_batch_size=4)
     assert strip(run(chunked, requests)) == strip(alone), "prompts in chunks of at most 16 rows"
     again = run(chunked, requests)
     assert strip(again) == strip(alone), "with prompts from the cache"
     assert again[2].cached_tokens > 64
 
     # 12 pages of 16 tokens: the third prompt and its answer alone take 10.
-    token_bytes = 2 * 30 * 3 * 64 * (2 if dtype == "bfloat16" else 4)
-    cramped = start(directory, dtype, kv_cache_bytes=13 * 16 * token_bytes, max_total_tokens=190, max_batch_size=4)
+    token_bytes = 2 * 30 * 3 * 64 * itemsize
+    cramped = start(kv_cache_bytes=13 * 16 * token_bytes, max_total_tokens=190, max_batch_size=4)
     assert strip(run(cramped, requests)) == strip(alone), "preempted and computed again"
     assert cramped.stats().preemptions > 0
 
-    guessing = start(directory, dtype, speculate=4)
-    assert strip(run(guessing, requests)) == strip(alone), "with guesses"
+    guessing = start(speculate=4)
+    assert strip(run(guessing, [*requests, *others])[:4]) == strip(alone), "with guesses"
     stats: Stats = guessing.stats()
     assert 0 < stats.accepted_tokens < stats.drafted_tokens
 
 
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8_e4m3fn"])
 def test_a_resubmitted_request_continues_bit_by_bit(
-    directory: Path, requests: list[tuple[list[int], SamplingParams]]
+    directory: Path, requests: list[tuple[list[int], SamplingParams]], kv_cache_dtype: KvCacheDtype
 ) -> None:
-    engine = start(directory, "bfloat16")
+    start = partial(start_default, directory, "bfloat16", kv_cache_dtype=kv_cache_dtype)
+    engine = start()
     for prompt_ids, sampling in requests:
         whole = run(engine, [(prompt_ids, sampling)])[0]
-        restarted = start(directory, "bfloat16", prefix_cache=False) if sampling.greedy else engine
+        restarted = start(prefix_cache=False) if sampling.greedy else engine
         assert restarted.submit(0, Submit(0, prompt_ids, sampling, emitted_ids=whole.token_ids[:17])) is None
         rest = Answer()
         while restarted.has_work:

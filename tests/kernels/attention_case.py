@@ -37,9 +37,11 @@ class Case:
         page_size: int,
         lengths: list[int],
         options: Options,
+        q_dtype: torch.dtype | None = None,
     ) -> None:
+        """``q_dtype``: beside fp8 pages."""
         self.kv_heads, self.group, self.head_dim, self.page_size = 2, group, head_dim, page_size
-        self.backend = backend
+        self.backend, self.q_dtype = backend, q_dtype
         self.options = options
         self.norm = QkNorm(torch.randn(head_dim), torch.randn(head_dim), 1e-6, 1.0) if options.qk_norm else None
         width = (group + 2) * self.kv_heads * head_dim
@@ -75,7 +77,9 @@ class Case:
         )
         qkv = torch.cat([rows[start:end] for rows, (start, end) in zip(self.qkv, ranges, strict=True)])
         scales = (self.options.k_scale, self.options.v_scale)
-        q = self.backend.rope_and_write(qkv, self.cos_sin, batch, self.k_pages, self.v_pages, self.norm, *scales)
+        q = self.backend.rope_and_write(
+            qkv, self.cos_sin, batch, self.k_pages, self.v_pages, self.norm, *scales, self.q_dtype
+        )
         q_heads = self.group * self.kv_heads
         longest = max(100, *map(len, self.qkv))
         plan = self.backend.new_plan(

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from numba import njit
 
 from headwater.bench.device.gpu.formulas import gated_gelu, gated_silu, normalised
 from headwater.kernels import load_backend
+from headwater.kernels.cpu.op_graph import NUMBA_TYPES
+from headwater.kernels.cpu.widen_fp8 import widen_fp8_values
 from headwater.kernels.quantize import round_weight
 
 from .attention_case import Case, Options, assert_close
@@ -128,10 +131,26 @@ def test_attention_with_options(dtype: torch.dtype, options: Options) -> None:
     check(Case(cpu, dtype, 3, 64, 16, LENGTHS, options), 3 * TOLERANCE[dtype])
 
 
+@njit
+def _widen(source, target, count, dtype):
+    widen_fp8_values(source, target, count, dtype)
+
+
+@DTYPES
+def test_every_value_of_fp8_is_widened_exactly(dtype: torch.dtype) -> None:
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    widened = torch.empty(256, dtype=dtype)
+    _widen(codes.data_ptr(), widened.data_ptr(), 256, NUMBA_TYPES[dtype])
+    numbers = ~codes.float().isnan()
+    assert torch.equal(widened[numbers].float(), codes.float()[numbers])
+    assert numbers.sum() == 254
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 8e-3)], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("options", [Options(), Options(k_scale=0.02, v_scale=0.5, window=20, qk_norm=True)], ids=str)
-def test_attention_over_fp8_pages(options: Options) -> None:
+def test_attention_over_fp8_pages(dtype: torch.dtype, tolerance: float, options: Options) -> None:
     # K on the edge between two fp8 values may be rounded otherwise in fp32 than in the oracle's float64.
-    check(Case(cpu, torch.float8_e4m3fn, 3, 64, 32, LENGTHS, options), 1e-3)
+    check(Case(cpu, torch.float8_e4m3fn, 3, 64, 32, LENGTHS, options, dtype), tolerance)
 
 
 def test_attention_of_no_sequence_at_all() -> None:

@@ -143,8 +143,8 @@ def make_runner(
             model_dir=Path(directory), model_id=shape, socket=Path(directory), device="cuda",
             kv_cache_bytes=kv_cache_bytes, max_total_tokens=max_total_tokens,
         )  # fmt: skip
-    dtypes = choose_dtypes(backend, model_config.dtype, None)
-    limits = choose_limits(config, model_config, dtypes.rows, device)
+    dtypes = choose_dtypes(backend, model_config.dtype)
+    limits = choose_limits(config, model_config, dtypes.pages, device)
     if graph_rows is not None:
         limits = replace(limits, graph_rows=graph_rows)
     checkpoint = MadeUpCheckpoint(make, BLOCKS.get(shape, {}))

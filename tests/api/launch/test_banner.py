@@ -17,6 +17,8 @@ def test_it_says_what_is_served_and_why(peer: EnginePeer) -> None:
     facts = describe(ADDRESS, engine, api, hello)
     assert facts["tokens"] == "up to 64 a request, prompt and answer (--max-total-tokens)"
     assert facts["device"] == "cpu, cpu kernels (chosen from the hardware)"
+    capacity = hello.num_pages * hello.page_size
+    assert facts["KV cache"].startswith(f"{capacity} tokens in bfloat16 (chosen from the hardware)")
     assert facts["time limit"] == "2.5 s (--request-timeout)"
     text = banner(facts)
     assert "curl -N http://127.0.0.1:80/generate_stream" in text

@@ -1,0 +1,1 @@
+"""How far the distributions of two settings are apart, token by token of a text."""
