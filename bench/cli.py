@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..engine.checkpoint.errors import ModelError
+from ..engine.checkpoint.quantized import QuantizeName
 from ..engine.config import KvCacheDtype
 from ..engine.log import configure_logging
 from .options import LoadOptions, ReportOptions, parse_numbers, with_options
@@ -24,7 +25,7 @@ app = typer.Typer(
 )
 
 Url = Annotated[str, typer.Argument(metavar="[PROTOCOL+]URL", help="For example http://127.0.0.1:8080.")]
-Quantize = Annotated[Literal["int8", "fp8"] | None, typer.Option(help="As for `headwater serve`.")]
+Quantize = Annotated[QuantizeName | None, typer.Option(help="As for `headwater serve`.")]
 Dtype = Annotated[Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="As for `headwater serve`.")]
 KvCache = Annotated[KvCacheDtype, typer.Option(help="As for `headwater serve`.")]
 USAGE = 2  # exit code of what can't be meant

@@ -40,7 +40,7 @@ class Flag:
     hidden: bool = False
 
 
-Quantization = Literal["int8", "fp8", "gptq", "awq", "compressed-tensors"]
+Quantization = Literal["int8", "fp8", "int4", "gptq", "awq", "compressed-tensors"]
 KvCacheDtype = Literal["auto", "fp8_e4m3fn"]
 _Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -69,9 +69,9 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         Flag(
             MODEL,
             ("--quantize",),
-            "int8, fp8: round weights to 8 bits on load. gptq, awq, compressed-tensors: the checkpoint must be of that "
-            "form; it is found without a flag.",
-            metavar="int8|fp8|...",
+            "int8, fp8, int4: round weights to 8 or 4 bits on load. gptq, awq, compressed-tensors: the checkpoint must "
+            "be of that form; it is found without a flag.",
+            metavar="int8|fp8|int4|...",
         ),
     ] = None
     device: Annotated[

@@ -119,7 +119,7 @@ def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
 
 def rounding(wanted: Quantization | None, model: ModelConfig) -> QuantizeName | None:
     """To what weights are rounded on load. Raises ModelError if the checkpoint isn't of the form that was asked for."""
-    if wanted is None or wanted == "int8" or wanted == "fp8":
+    if wanted is None or wanted == "int8" or wanted == "fp8" or wanted == "int4":
         return wanted
     if wanted != model.stored_form:
         raise ModelError(f"--quantize {wanted}: the checkpoint is {model.stored_form or 'not'} quantised")

@@ -9,7 +9,8 @@ from ...engine.config import KvCacheDtype, Quantization
 # Both are 8-bit weights, made on load.
 _SAME = {"eetq": "int8", "bitsandbytes": "int8", "marlin": "gptq"}
 _UNSUPPORTED = "not supported. Take the unquantised model, a GGUF, or one in GPTQ's or AWQ's form"
-_ANSWERS = dict.fromkeys(("exl2", "bitsandbytes-nf4", "bitsandbytes-fp4"), _UNSUPPORTED)
+_FOUR_BITS = "not supported. Take int4, another rounding to 4 bits"
+_ANSWERS = {"exl2": _UNSUPPORTED, "bitsandbytes-nf4": _FOUR_BITS, "bitsandbytes-fp4": _FOUR_BITS}
 
 
 def parse_quantize(value: str) -> Quantization:

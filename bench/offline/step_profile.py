@@ -5,8 +5,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
+from ...engine.checkpoint.quantized import QuantizeName
 from ...engine.checkpoint.resolve import resolve_model
 from ...engine.config import EngineConfig
 from ...engine.engine import Engine
@@ -18,9 +18,7 @@ CONNECTION = 0
 SETTLE_STEPS = 4  # until prompts are through
 
 
-def profile(
-    model: str | None, batches: list[int], context: int, steps: int, quantize: Literal["int8", "fp8"] | None
-) -> None:
+def profile(model: str | None, batches: list[int], context: int, steps: int, quantize: QuantizeName | None) -> None:
     """Print a table for each batch. Raises ModelError."""
     found = resolve_model(model)
     config = EngineConfig(

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from .errors import ModelError
 
-QuantizeName = Literal["int8", "fp8"]  # to what weights can be rounded on load
+QuantizeName = Literal["int8", "fp8", "int4"]  # to what weights can be rounded on load
 
 SUPPORTED = "compressed-tensors with 8-bit weights (float-quantized, int-quantized, naive-quantized) and fp8"
 

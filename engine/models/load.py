@@ -25,7 +25,7 @@ def load_model(
     max_positions: int,
     quantize: QuantizeName | None = None,
 ) -> DecoderModel:
-    """Load the weights of a directory onto a device; ``quantize`` rounds the linears' to 8 bits. Raises ModelError."""
+    """Load the weights of a directory onto a device; ``quantize`` rounds the linears'. Raises ModelError."""
     checkpoint: Weights
     if (model_dir / WEIGHTS_FILE).exists():
         checkpoint = GgufCheckpoint(model_dir)

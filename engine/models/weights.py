@@ -1,5 +1,6 @@
 """From tensors of a checkpoint to weights of a backend: checked, fused, converted, on the device."""
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
@@ -9,6 +10,7 @@ import torch
 from ...kernels import Backend, Embedding, Linear
 from ...kernels.block_weight import BlockSource, BlockWeight
 from ...kernels.quantize import scale_blocks
+from ...kernels.quantize_blocks import GROUP, RoundedBlocks
 from ..checkpoint.errors import ModelError
 from ..checkpoint.kv_scales import KvScales, read_kv_scales
 from ..checkpoint.quantized import QuantizationArgs, QuantizeName, StoredScales
@@ -17,6 +19,8 @@ from .dtypes import FP8, Dtypes
 
 EIGHT_BITS: dict[QuantizeName, torch.dtype] = {"int8": torch.int8, "fp8": FP8}
 FP8_CAPABILITY = (8, 9)  # of CUDA devices that convert fp8 (e4m3) in hardware
+
+logger = logging.getLogger(__name__)
 
 
 class Weights(Protocol):
@@ -79,7 +83,8 @@ class WeightLoader:
         # A matrix that is still in use, such as an embedding tied to the head, is not loaded twice.
         self._loaded: WeakValueDictionary[str, torch.Tensor] = WeakValueDictionary()
         self._packed: WeakValueDictionary[str, Linear] = WeakValueDictionary()
-        if quantize is not None:
+        self._told_of_floats = False  # the log has that some linears are not rounded
+        if quantize in EIGHT_BITS:
             self._check_device(EIGHT_BITS[quantize])
 
     def tensor(self, name: str, shape: Sequence[int]) -> torch.Tensor:
@@ -129,10 +134,30 @@ class WeightLoader:
         if len(scales) == len(loaded) and len({part.values.dtype for part in loaded}) == 1:
             values = _fuse([part.values for part in loaded], order)
             return self.backend.pack_quantized(values, _fuse(scales, order), biases)
-        weight = _fuse([self._widened(part) for part in loaded], order)
-        if self._quantize is not None:
+        floats = [self._widened(part) for part in loaded]
+        if self._quantize == "int4" and self._has_whole_groups(parts[0][0], inner):
+            return self._rounded_to_blocks([name for name, _ in parts], floats, biases, order)
+        weight = _fuse(floats, order)
+        if self._quantize in EIGHT_BITS:
             return self.backend.quantize_linear(weight, biases, EIGHT_BITS[self._quantize])
         return self.backend.pack_linear(weight, biases)
+
+    def _has_whole_groups(self, name: str, inner: int) -> bool:
+        if inner % GROUP and not self._told_of_floats:
+            logger.warning("%s and others like it are not rounded: %d inputs are not groups of %d", name, inner, GROUP)
+            self._told_of_floats = True
+        return inner % GROUP == 0
+
+    def _rounded_to_blocks(
+        self, names: list[str], weights: list[torch.Tensor], biases: torch.Tensor | None, order: torch.Tensor | None
+    ) -> Linear:
+        sources: list[BlockSource] = [RoundedBlocks(weight) for weight in weights]
+        if order is not None:
+            sources = _reorder(sources, order)
+        try:
+            return self.backend.pack_blocks(sources, biases, self.dtypes.rows, self.device)
+        except ValueError as error:
+            raise ModelError(f"--quantize int4: {', '.join(names)}: {error}") from error
 
     def _blocks(
         self, parts: Sequence[tuple[str, int]], inner: int, biases: torch.Tensor | None, order: torch.Tensor | None
@@ -162,7 +187,7 @@ class WeightLoader:
         scale = self._checkpoint.get_scales(f"{module}.{scales.name}", scales.shape(width, inner))
         scale = scale.to(self.device).float()
         if scales.cols == 0:
-            if self._quantize is not None and EIGHT_BITS[self._quantize] != values.dtype:
+            if self._quantize is not None and EIGHT_BITS.get(self._quantize) != values.dtype:
                 raise ModelError(f"{name} is stored in 8 bits already: leave --quantize {self._quantize} out")
             return _Part(values, scale.repeat_interleave(scales.rows or width, 0)[:width, 0].contiguous())
         # No kernel has a scale for each block of inputs.

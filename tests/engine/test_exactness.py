@@ -118,6 +118,15 @@ def test_answers_are_the_same_in_any_company(
     assert 0 < stats.accepted_tokens < stats.drafted_tokens
 
 
+def test_weights_rounded_to_four_bits_do_not_depend_on_the_company(
+    directory: Path, requests: list[tuple[list[int], SamplingParams]]
+) -> None:
+    engine = start_default(directory, "bfloat16", prefix_cache=False, quantize="int4")
+    short = [(ids[:24], msgspec.structs.replace(sampling, max_new_tokens=12)) for ids, sampling in requests]
+    alone = [run(engine, [request])[0] for request in short]
+    assert strip(run(engine, short * 5)[:4]) == strip(alone)
+
+
 @pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8_e4m3fn"])
 def test_a_resubmitted_request_continues_bit_by_bit(
     directory: Path, requests: list[tuple[list[int], SamplingParams]], kv_cache_dtype: KvCacheDtype

@@ -40,7 +40,12 @@ def exact(directory: Path, prompt: list[int]) -> torch.Tensor:
 # steps to the largest value of an output; transformers with the same weights gives the same figures.
 @pytest.mark.parametrize(
     ("quantize", "dtype", "difference", "agreement"),
-    [("int8", "float32", 0.08, 0.92), ("int8", "bfloat16", 0.08, 0.92), ("fp8", "float32", 0.25, 0.84)],
+    [
+        ("int8", "float32", 0.08, 0.92),
+        ("int8", "bfloat16", 0.08, 0.92),
+        ("fp8", "float32", 0.25, 0.84),
+        ("int4", "float32", 0.25, 0.80),
+    ],
 )
 def test_quantised_weights_move_logprobs_little(
     directory: Path,
@@ -55,6 +60,8 @@ def test_quantised_weights_move_logprobs_little(
     drawn = torch.tensor(prompt[1:])[:, None]
     off = (got[:-1].gather(1, drawn) - exact[:-1].gather(1, drawn)).abs().mean()
     same = (got.argmax(-1) == exact.argmax(-1)).float().mean()
+    perplexity = (-got[:-1].gather(1, drawn).mean()).exp()
+    print(f"perplexity {perplexity:.3f}; exact {(-exact[:-1].gather(1, drawn).mean()).exp():.3f}")
     print(f"{quantize}, {dtype}: mean |logprob difference| {off:.4f}, greedy agreement {same:.1%} of {len(prompt)}")
     assert 0 < off < difference
     assert same > agreement

@@ -11,6 +11,7 @@ from headwater.api.launch.quantize import parse_kv_cache_dtype, parse_quantize
     [
         ("int8", "int8"),
         ("fp8", "fp8"),
+        ("int4", "int4"),
         ("eetq", "int8"),
         ("bitsandbytes", "int8"),
         ("gptq", "gptq"),
@@ -27,8 +28,8 @@ def test_what_is_supported_is_taken(value: str, meaning: str) -> None:
     ("value", "answer"),
     [
         ("exl2", "'exl2': not supported. Take the unquantised model, a GGUF, or one in GPTQ's or AWQ's form"),
-        ("bitsandbytes-nf4", "not supported"),
-        ("int4", "'int4': not known; one of int8, fp8, gptq, awq, compressed-tensors"),
+        ("bitsandbytes-nf4", "not supported. Take int4"),
+        ("int3", "'int3': not known; one of int8, fp8, int4, gptq, awq, compressed-tensors"),
     ],
 )
 def test_what_is_not_is_answered(value: str, answer: str) -> None:
