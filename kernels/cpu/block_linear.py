@@ -10,11 +10,12 @@ from numba import njit, types
 from ..block_weight import BlockSource
 from . import amx
 from .amx_blocks import MOST_SPREAD, SHORT, SPREAD, SPREAD_BYTES, amx_panel, spread_rows
-from .block_form import BASE_BYTES, CHUNK, PLANES, BlockForm
+from .block_embed import EMBED, embed_blocks
+from .block_form import CHUNK, BlockForm
 from .block_pack import MOST_CHUNKS, form_of, pack
 from .block_record import widen_record
 from .block_tile import make_block_tile
-from .machine import aligned_empty, array_at, half_at, prefetch
+from .machine import aligned_empty, array_at, prefetch
 from .op_graph import empty, run, struct_dtype, work_item
 from .storage import widen
 from .thread_pool import thread_pool
@@ -43,7 +44,6 @@ _ARGUMENTS = struct_dtype(
 )  # fmt: skip
 _SUMS = struct_dtype(x=int, s=int, inner=int)
 _COLUMNS = struct_dtype(x=int, order=int, y=int, width=int)
-_EMBED = struct_dtype(w=int, token_ids=int, x=int, hidden=int, w_stride=int, scale=float)
 
 
 @njit
@@ -266,68 +266,6 @@ def _take_columns(x_type):
     return kernel
 
 
-@njit(inline="always")
-def _base(address, is_half, is_bf16):
-    """A scale or minimum as fp32."""
-    if is_half:
-        return half_at(address)
-    if is_bf16:
-        return widen(array_at(address, 1, types.uint16)[0])
-    return array_at(address, 1, types.float32)[0]
-
-
-@work_item
-def _embed_blocks(form):
-    """One row of a weight, read lane by lane: few values beside a step's products."""
-    head, record_bytes, chunk_bytes = form.head, form.record_bytes, form.chunk_bytes
-    codes_at, scale_at, minimum_at, zero_at = head.size, head.scale, head.minimum, head.zero
-    scale_steps, minimum_steps = head.scale_steps, head.minimum_steps
-    bits, planes, table = form.bits, PLANES[form.bits], np.array(form.table or (0,), np.float32)
-    chunks, group, groups = form.chunks, form.group, form.groups
-    stepped, zeros, minima = form.stepped, form.zeros, form.minima
-    base_size = BASE_BYTES[form.base]
-    is_half, is_bf16 = form.base == "float16", form.base == "bfloat16"
-
-    def kernel(arguments, item, thread, rows, sequences):
-        a = array_at(arguments, 1, _EMBED)[0]
-        token = array_at(a.token_ids, rows, types.int64)[item]
-        lane = token % LANES
-        panel = a.w + token // LANES * a.w_stride
-        x = array_at(a.x + item * a.hidden * 4, a.hidden, types.float32)
-        for record in range(a.hidden // (chunks * CHUNK)):
-            at = panel + record * record_bytes
-            for g in range(groups):
-                base = 0 if stepped else g
-                scale = _base(at + scale_at + (base * LANES + lane) * base_size, is_half, is_bf16)
-                if stepped:
-                    scale *= np.float32(array_at(at + scale_steps + g * LANES + lane, 1, types.int8)[0])
-                minimum = np.float32(0.0)
-                if minima:
-                    minimum = _base(at + minimum_at + (base * LANES + lane) * base_size, is_half, is_bf16)
-                    if stepped:
-                        minimum *= np.float32(array_at(at + minimum_steps + g * LANES + lane, 1, types.int8)[0])
-                zero = np.float32(0.0)
-                if zeros:
-                    zero = half_at(at + zero_at + (g * LANES + lane) * 2)
-                for i in range(g * group, g * group + group):
-                    chunk, step, parity = i // CHUNK, i % CHUNK // 2, i % 2
-                    code_at = at + codes_at + chunk * chunk_bytes
-                    if bits == 8:
-                        value = np.float32(array_at(code_at + step * 2 * LANES + lane * 2 + parity, 1, types.int8)[0])
-                    else:
-                        code, low = 0, 0
-                        for width in planes:
-                            per_word = 16 // width
-                            word = array_at(code_at + step // per_word * 64 + lane * 4 + parity * 2, 1, types.uint16)[0]
-                            code |= ((word >> (width * (step % per_word))) & ((1 << width) - 1)) << low
-                            low += width
-                            code_at += width * 64
-                        value = table[code]
-                    x[record * chunks * CHUNK + i] = (scale * (value - zero) - minimum) * a.scale
-
-    return kernel
-
-
 class _Panels:
     """Weights of one form, packed, that follow each other in a linear."""
 
@@ -420,7 +358,7 @@ class BlockLinear:
             "w": panels.packed, "token_ids": token_ids, "x": x, "hidden": hidden, "w_stride": panels.packed.shape[1],
             "scale": scale,
         }  # fmt: skip
-        run(_embed_blocks(panels.form), _EMBED, arguments, token_ids.shape[0], per_rows=1)
+        run(embed_blocks(panels.form), EMBED, arguments, token_ids.shape[0], per_rows=1)
         return x
 
 
