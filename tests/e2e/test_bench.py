@@ -86,6 +86,6 @@ def test_profile() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = dict(line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| "))
     ms = {name: float(value) for name, value in rows.items() if value != "ms"}
-    assert {"step", "host, beside the kernels", "block linear", "attend", "norm", "sample"} <= set(ms)
+    assert {"step", "host, beside the kernels", "attend", "norm", "sample"} <= set(ms)
     assert all(value >= 0 for value in ms.values())
-    assert max(ms, key=lambda name: ms[name] if name != "step" else -1) == "block linear"
+    assert max(ms, key=lambda name: ms[name] if name != "step" else -1).startswith("block linear")
