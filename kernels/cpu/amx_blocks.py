@@ -3,9 +3,9 @@
 A record (block_form.py) is widened to bf16 in the first-level cache, once for up to 64 rows. Each unit of 16 or 32
 values of k gives its own sums, which are scaled and added in order, as block_tile.py does.
 
-To take sums out of a register costs 16 cycles, to multiply 16. With up to 8 rows that would be paid for rows that are
+To take sums out of a register costs 16 cycles, to multiply 16. With 3 to 8 rows that would be paid for rows that are
 not there. So the rows are *spread* first: each unit of a record has rows of the register of its own, and zeros where
-the other units' values are. One register then holds the sums of up to 16 units, and what zeros add changes no sum.
+the other units' values are. One register then holds the sums of up to 4 units, and what zeros add changes no sum.
 """
 
 from llvmlite import ir
@@ -29,16 +29,16 @@ SPREAD = struct_dtype(x=int, spread=int, inner=int)
 @njit
 def _slots(rows):
     """Rows of a register that a unit gets: a power of two."""
-    return 1 if rows == 1 else 2 if rows == 2 else 4 if rows <= 4 else 8
+    return 4 if rows <= 4 else 8
 
 
 @work_item
 def spread_rows(form):
-    """Up to 8 rows as registers of bf16, one for each chunk: uint8 [chunks, 16, 64]; an item is a record."""
+    """3 to 8 rows as registers of bf16, one for each chunk: uint8 [chunks, 16, 64]; an item is a record."""
     unit, units, chunks = form.unit, form.units, form.chunks
 
     def kernel(arguments, item, thread, rows, sequences):
-        if rows > MOST_SPREAD:
+        if not amx.FEW_ROWS < rows <= MOST_SPREAD:
             return
         a = array_at(arguments, 1, SPREAD)[0]
         slots = _slots(rows)
@@ -152,9 +152,11 @@ def amx_panel(
     form, unit, units, chunks, record_bytes, widened_bytes, spread, x, x_stride, s, s_stride, w, y, y_stride, rows,
     records, scratch,
 ):  # fmt: skip
-    """One panel's products with up to 64 rows. ``scratch``: a widened record, then 16 registers of sums."""
+    """One panel's products with up to 64 rows, or 3 to 8 that are spread; ``spread`` is 0 if they aren't.
+
+    ``scratch``: a widened record, then 16 registers of sums.
+    """
     widened, sums = scratch, scratch + widened_bytes
-    few = rows <= MOST_SPREAD
     slots = _slots(rows)
     together = min(amx.ROWS // slots, units)
     per_chunk = CHUNK // unit
@@ -164,7 +166,7 @@ def amx_panel(
         widen_record(form, source, widened)
         s_record = s + record * units * 4
         keeps = 1 if record > 0 else 0
-        if few:
+        if spread:
             at = spread + record * chunks * SPREAD_BYTES
             _multiply_spread(at, widened, sums, units // together, together // per_chunk)
             _add_units(form, widened, sums, slots * LANES * 4, s_record, s_stride, y, y_stride, rows, keeps)

@@ -213,10 +213,10 @@ def _block_linear_amx(form):
         x, s, w = a.x + row * a.x_stride, a.s + row * a.s_stride, a.w + panel * a.w_stride
         amx.flush_subnormals(True)
         if rows > amx.FEW_ROWS:
-            spread = rows <= MOST_SPREAD
+            spread = a.spread if rows <= MOST_SPREAD else 0
             amx.configure(amx.ROWS if spread else count, CHUNK if spread else unit, SHORT)
             amx_panel(
-                form, unit, units, chunks, record_bytes, widened_bytes, a.spread, x, a.x_stride, s, a.s_stride, w, y,
+                form, unit, units, chunks, record_bytes, widened_bytes, spread, x, a.x_stride, s, a.s_stride, w, y,
                 y_stride, count, a.records, a.widened + thread * _WIDENED_BYTES,
             )  # fmt: skip
             amx.release()

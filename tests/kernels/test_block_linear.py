@@ -12,7 +12,7 @@ from headwater.kernels.block_weight import BlockWeight, Scales
 from headwater.kernels.cpu.block_linear import BlockLinear
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-ROWS = 87  # tiles of 8, 4, 2 and 1; of 16, in items of 64
+ROWS = 71  # an item of 64, and tiles of 4, 2 and 1
 # bits, group, scales are multiples of a super-block's, zero point, minimum, table
 FORMS = {
     "Q4_0": (4, 32, False, 8, False, None),
@@ -62,7 +62,7 @@ def check(linear: BlockLinear, weight: torch.Tensor, x: torch.Tensor) -> None:
 def check_rows(linear: BlockLinear, x: torch.Tensor) -> None:
     """A row's product is the same with any number of rows."""
     y = linear(x)
-    for rows in (1, 2, 3, 5, 8, 12, 17, 64):
+    for rows in (1, 2, 3, 5, 8, 12, 23, 64):
         assert torch.equal(linear(x[:rows].contiguous()), y[:rows]), rows
 
 
@@ -127,7 +127,7 @@ torch.manual_seed(0)
 for form in ("Q4_1", "Q6_K", "IQ4_XS", "GPTQ, 8 bits"):
     weight = random_weight(form, 48, 256)
     for dtype in (torch.bfloat16, torch.float32) if form == "Q4_1" else (torch.bfloat16,):
-        check(BlockLinear([weight]), weight.dequantized(), torch.randn(87, 256, dtype=dtype))
+        check(BlockLinear([weight]), weight.dequantized(), torch.randn(71, 256, dtype=dtype))
 """
 
 
