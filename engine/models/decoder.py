@@ -4,61 +4,29 @@ What a family adds to Llama's is in its ModelConfig; a family's file fills that 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
-from ...kernels import AttentionPlan, QkNorm, StepBatch
+from ...kernels import AttentionPlan, StepBatch
 from ..log import Progress
+from .attention import Attention, LayerStep
 from .config import LayerConfig, ModelConfig
 from .kv_cache import KVCache
-from .rope import cos_sin_table, rotary_order
+from .mlp import GatedMlp
+from .rope import cos_sin_table
 from .weights import WeightLoader, Weights
-
-
-@dataclass
-class _LayerStep:
-    """What one layer reads of a step beside its rows."""
-
-    batch: StepBatch
-    plan: AttentionPlan  # of the layer's window
-    cos_sin: torch.Tensor  # of the layer's rotary embedding
-    k_pages: torch.Tensor
-    v_pages: torch.Tensor
 
 
 class DecoderLayer:
     """One block. Rows in, rows out; ``residual`` is carried beside them and added inside the next norm."""
 
     def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
-        hidden, head_dim, width = config.hidden_size, config.head_dim, config.intermediate_size
-        q, kv = config.num_q_heads * head_dim, config.num_kv_heads * head_dim
-        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-        backend = load.backend
-        self._backend = backend
+        hidden = config.hidden_size
+        self._backend = load.backend
         self._eps, self._offset = config.rms_norm_eps, config.norm_offset
-        self._scale = config.attention_scale or head_dim**-0.5
-        self._softcap = config.attention_softcap
-        self._rows_dtype = load.dtypes.rows
-        self._kv_scales = load.kv_scales(attention, config.kv_scheme)
-        self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
-        if config.fused_projections:
-            qkv, gate_up = [(f"{attention}.qkv_proj", q + 2 * kv)], [(f"{mlp}.gate_up_proj", 2 * width)]
-        else:
-            qkv = [(f"{attention}.{part}_proj", size) for part, size in (("q", q), ("k", kv), ("v", kv))]
-            gate_up = [(f"{mlp}.gate_proj", width), (f"{mlp}.up_proj", width)]
-        order = rotary_order(
-            config.layers[0].rope, head_dim, config.num_q_heads + config.num_kv_heads, config.num_kv_heads
-        )
-        self._qkv = load.linear(qkv, hidden, config.qkv_bias, order)
-        self._output = load.linear([(f"{attention}.o_proj", hidden)], q, config.output_bias)
-        self._gate_up = load.linear(gate_up, hidden, config.mlp_bias)
-        self._down = load.linear([(f"{mlp}.down_proj", hidden)], width, config.mlp_bias)
+        self._attention = Attention(config, load, f"{prefix}.self_attn")
+        self._mlp = GatedMlp(config, load, f"{prefix}.mlp")
         self._input_norm = load.vector(f"{prefix}.input_layernorm.weight", hidden)
-        self._qk_norm = None
-        if config.qk_norm:
-            q_weight, k_weight = (load.vector(f"{attention}.{part}_norm.weight", head_dim) for part in "qk")
-            self._qk_norm = QkNorm(q_weight, k_weight, self._eps, self._offset)
         self._post_attention = self._post_mlp = None
         if config.sandwich_norms:
             # What these return is added to the stream, so it has the stream's dtype.
@@ -69,7 +37,7 @@ class DecoderLayer:
         else:
             self._mlp_norm = load.vector(f"{prefix}.post_attention_layernorm.weight", hidden)
 
-    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, step: _LayerStep) -> tuple[torch.Tensor, ...]:
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, step: LayerStep) -> tuple[torch.Tensor, ...]:
         """``x`` [rows, hidden] is what the layer before made; it is the embedding where ``residual`` is None."""
         backend = self._backend
         if residual is None:
@@ -77,19 +45,11 @@ class DecoderLayer:
             normed = backend.rms_norm(x, self._input_norm, self._eps, self._offset)
         else:
             normed = backend.add_rms_norm(x, residual, self._input_norm, self._eps, self._offset)
-        q = backend.rope_and_write(
-            self._qkv(normed), step.cos_sin, step.batch, step.k_pages, step.v_pages, self._qk_norm,
-            *self._kv_scales, self._rows_dtype,
-        )  # fmt: skip
-        x = self._output(
-            backend.paged_attention(
-                q, step.k_pages, step.v_pages, step.batch, step.plan, self._scale, self._softcap, *self._kv_scales
-            )
-        )
+        x = self._attention(normed, step)
         if self._post_attention is not None:
             x = backend.rms_norm(x, self._post_attention, self._eps, self._offset)
         normed = backend.add_rms_norm(x, residual, self._mlp_norm, self._eps, self._offset)
-        x = self._down(self._act_and_mul(self._gate_up(normed), self._rows_dtype))
+        x = self._mlp(normed)
         if self._post_mlp is not None:
             x = backend.rms_norm(x, self._post_mlp, self._eps, self._offset)
         return x, residual
@@ -146,9 +106,9 @@ class DecoderModel:
         """
         backend, config = self._backend, self.config
 
-        def step(index: int, layer: LayerConfig) -> _LayerStep:
+        def step(index: int, layer: LayerConfig) -> LayerStep:
             pages = (cache.k_pages[index], cache.v_pages[index])
-            return _LayerStep(batch, plans[layer.window], self._cos_sin[layer.rope], *pages)
+            return LayerStep(batch, plans[layer.window], self._cos_sin[layer.rope], *pages)
 
         x = backend.embed(self._embedding, token_ids, self._embedding_scale, self._stream_dtype)
         residual = None
