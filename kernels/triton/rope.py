@@ -103,12 +103,13 @@ def _norm_width_kernel(
     K_WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,  # power of two >= Q_WIDTH
 ):
-    is_k = tl.program_id(1)  # else Q
+    is_k = tl.program_id(1) == 1  # else Q
+    width = tl.where(is_k, K_WIDTH, Q_WIDTH)
     cols = tl.arange(0, BLOCK)
-    mask = cols < tl.where(is_k, K_WIDTH, Q_WIDTH)
-    x_ptrs = qkv_ptr + tl.program_id(0).to(tl.int64) * (Q_WIDTH + 2 * K_WIDTH) + is_k * Q_WIDTH + cols
+    mask = cols < width
+    x_ptrs = qkv_ptr + tl.program_id(0).to(tl.int64) * (Q_WIDTH + 2 * K_WIDTH) + tl.where(is_k, Q_WIDTH, 0) + cols
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(x * x, axis=0) / tl.where(is_k, K_WIDTH, Q_WIDTH) + eps)
+    scale = tl.rsqrt(tl.sum(x * x, axis=0) / width + eps)
     if is_k:
         weight = tl.load(k_weight_ptr + cols, mask=mask, other=0.0).to(tl.float32)
     else:
@@ -116,7 +117,7 @@ def _norm_width_kernel(
     tl.store(x_ptrs, (x * scale * (weight + weight_offset)).to(qkv_ptr.dtype.element_ty), mask=mask)
 
 
-def _norm_width(qkv: torch.Tensor, qk_norm: QkNorm) -> None:
+def norm_width(qkv: torch.Tensor, qk_norm: QkNorm) -> None:
     """Normalise all of Q and all of K, in place."""
     q_width, k_width = qk_norm.q_weight.numel(), qk_norm.k_weight.numel()
     block = triton.next_power_of_2(max(q_width, k_width))
@@ -159,7 +160,7 @@ def rope_and_write(
     heads = qkv.shape[1] // head_dim
     q_heads = heads - 2 * kv_heads
     if qk_norm is not None and qk_norm.q_weight.numel() > head_dim:
-        _norm_width(qkv, qk_norm)
+        norm_width(qkv, qk_norm)
         qk_norm = None
     q = qkv.new_empty(rows, q_heads, head_dim, dtype=dtype)
     _rope_and_write_kernel[(rows, triton.cdiv(heads, _HEADS))](
