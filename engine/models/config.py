@@ -141,6 +141,7 @@ def read_config(
     families: Mapping[str, Family],
     own_fields: Mapping[str, type[HfConfig]],
     model_types: Mapping[str, str],
+    refused: Mapping[str, str],
 ) -> ModelConfig:
     """Read config.json of a model directory. Raises ModelError.
 
@@ -148,6 +149,7 @@ def read_config(
         families: by architecture, the known ones.
         own_fields: by architecture, of those that read more of it, or under other names.
         model_types: architecture of each model_type, for a config.json that names no architecture.
+        refused: why architectures are not known that one may expect.
     """
     path = model_dir / "config.json"
     said = read_json(path, _HfArchitecture)
@@ -156,6 +158,8 @@ def read_config(
     known = ", ".join(families)
     if said.architectures:
         architecture = said.architectures[0]
+        if architecture in refused:
+            raise ModelError(f"{path}: {architecture}: {refused[architecture]}")
         if architecture not in families:
             raise ModelError(f"{path}: architecture {architecture} is not known (known: {known})")
     elif said.model_type is not None and said.model_type in model_types:

@@ -11,7 +11,7 @@ from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.messages import SamplingParams
 from headwater.engine.models.families import read_config
 
-from .families import FAMILIES, LONGROPE, PROMPTS, save
+from .families import FAMILIES, LONGROPE, PROMPTS, TRITON_FAMILIES, save
 from .forward import prompt_logits
 from .tiny import generate, tiny_engine
 
@@ -35,6 +35,16 @@ def test_greedy_tokens_are_those_of_transformers(family: str, tmp_path: Path) ->
         with torch.inference_mode():
             logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         assert answer == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("family", TRITON_FAMILIES)
+def test_the_triton_backend_has_what_llama_does_not_need(family: str, tmp_path: Path) -> None:
+    model = save(family, tmp_path, TRITON_FAMILIES).double()
+    prompt = [5, 9, 7]  # the interpreter takes a while for each row
+    with torch.inference_mode():
+        want = model(torch.tensor([prompt])).logits[0].float()
+    got = prompt_logits(tmp_path, prompt, backend_name="triton")
+    torch.testing.assert_close(got, want, rtol=0.0, atol=1e-4)
 
 
 def saved_config(directory: Path, family: str, **changes: object) -> Path:
@@ -77,6 +87,14 @@ def test_yarn_reaches_its_factor_times_the_original_context(tmp_path: Path) -> N
         ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM is not known .known: LlamaForCausalLM, .*Phi3"),
         ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3MoeForCausalLM is not known"),
+        ({"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM: latent attention"),
+        ({"architectures": ["BloomForCausalLM"]}, "BloomForCausalLM: ALiBi"),
+        ({"architectures": ["FalconForCausalLM"], "alibi": True}, "alibi"),
+        ({"architectures": ["CohereForCausalLM"], "use_qk_norm": True}, "use_qk_norm"),
+        ({"architectures": ["OPTForCausalLM"], "do_layer_norm_before": False}, "OPT-350m"),
+        ({"architectures": ["StableLmForCausalLM"], "qk_layernorm": True}, "qk_layernorm"),
+        ({"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"model_type": "t5"}}, "model_type t5"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
