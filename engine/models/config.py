@@ -21,6 +21,9 @@ PLAIN_ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
 }  # fmt: skip
 
+# RoPE whose angles change with the length of a sequence from the original context on: it ends there, see phi3.py.
+ENDING_KINDS = {"longrope": "LongRoPE", "dynamic": "dynamic RoPE"}
+
 Fields = dict[str, Any]  # of a JSON object
 
 
@@ -249,17 +252,18 @@ def _without_none(said: Fields) -> Fields:
 def _max_positions(hf: HfConfig, rope: RopeConfig) -> int:
     if rope.kind == "yarn":
         return max(hf.max_position_embeddings, int(rope.factor * rope.original_positions))
-    if rope.kind == "longrope":  # see phi3.py
+    if rope.kind in ENDING_KINDS:
         return min(hf.max_position_embeddings, rope.original_positions)
     return hf.max_position_embeddings
 
 
 def _notes(hf: HfConfig, rope: RopeConfig, scales: StoredScales | None) -> tuple[str, ...]:
     notes = []
-    if rope.kind == "longrope" and rope.original_positions < hf.max_position_embeddings:
+    if rope.kind == "dynamic" or (rope.kind == "longrope" and rope.original_positions < hf.max_position_embeddings):
         notes.append(
-            f"LongRoPE: served up to its original context of {rope.original_positions} tokens, not "
-            f"{hf.max_position_embeddings}: keys of a longer sequence would all have to be computed again"
+            f"{ENDING_KINDS[rope.kind]}: served up to its original context of {rope.original_positions} tokens"
+            + (f", not {hf.max_position_embeddings}" if rope.original_positions < hf.max_position_embeddings else "")
+            + ": keys of a longer sequence would all have to be computed again"
         )
     if scales is not None and scales.cols:
         notes.append(

@@ -90,6 +90,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -99,6 +100,7 @@ LONGROPE = {
 Families = dict[str, tuple[type[PreTrainedModel], PretrainedConfig]]
 FAMILIES: Families = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)),
+    "llama dynamic": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters=DYNAMIC)),
     "mistral": (MistralForCausalLM, MistralConfig(**SMALL, sliding_window=11)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**HEAD_DIM_16)),
     "qwen2 window": (

@@ -62,6 +62,12 @@ def test_longrope_is_served_up_to_the_context_of_its_short_factors(tmp_path: Pat
     assert "original context of 96 tokens, not 128" in config.notes[0]
 
 
+def test_dynamic_rope_is_served_up_to_the_original_context(tmp_path: Path) -> None:
+    config = read_config(saved_config(tmp_path, "llama dynamic"))
+    assert config.max_positions == 128
+    assert "original context of 128 tokens: keys" in config.notes[0]
+
+
 def test_phi3_in_the_words_of_its_first_checkpoints(tmp_path: Path) -> None:
     scaling = {"type": "su", "short_factor": LONGROPE["short_factor"], "long_factor": LONGROPE["long_factor"]}
     directory = saved_config(
@@ -82,7 +88,7 @@ def test_yarn_reaches_its_factor_times_the_original_context(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "bent", "factor": 2.0}}, "'bent' is not supported"),
         ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": "four"}}, "RoPE parameters: Expected"),
         ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM is not known .known: LlamaForCausalLM, .*Phi3"),
