@@ -57,7 +57,9 @@ FAMILIES: dict[str, Family] = {
     "Qwen3VLForConditionalGeneration": multimodal,
     "LlavaForConditionalGeneration": multimodal,
     "LlavaNextForConditionalGeneration": multimodal,
+    "Idefics2ForConditionalGeneration": multimodal,
     "Idefics3ForConditionalGeneration": multimodal,
+    "InternVLForConditionalGeneration": multimodal,
     "SmolVLMForConditionalGeneration": multimodal,
 }
 # Why others are not served.
@@ -127,6 +129,8 @@ MODEL_TYPES = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "llava": "LlavaForConditionalGeneration",
     "llava_next": "LlavaNextForConditionalGeneration",
+    "idefics2": "Idefics2ForConditionalGeneration",
+    "internvl": "InternVLForConditionalGeneration",
     "idefics3": "Idefics3ForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
 }

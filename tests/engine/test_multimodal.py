@@ -24,6 +24,7 @@ from .families import HEAD_DIM_16, PROMPTS, SMALL, randomise
 from .forward import prompt_logits
 
 OLD, NEW = ("language_model.model.", "language_model.lm_head."), ("model.language_model.", "lm_head.")
+INNER = ("model.text_model.", "lm_head.")
 MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 # The text's config, the beginnings of its tensors (the model's, the head's), and how the text's config.json differs
 # from that of the text alone: with None it is the outer one.
@@ -46,7 +47,9 @@ CASES: dict[str, Case] = {
     ),
     "qwen3-vl": ("Qwen3VLForConditionalGeneration", Qwen3Config(**SMALL), NEW, {"model_type": "qwen3_vl_text"}),
     "llava": ("LlavaForConditionalGeneration", LlamaConfig(**SMALL), OLD, {}),
-    "smolvlm": ("SmolVLMForConditionalGeneration", LlamaConfig(**SMALL), ("model.text_model.", "lm_head."), {}),
+    "idefics2": ("Idefics2ForConditionalGeneration", MistralConfig(**SMALL, sliding_window=None), INNER, {}),
+    "internvl": ("InternVLForConditionalGeneration", Qwen2Config(**HEAD_DIM_16), OLD, {}),
+    "smolvlm": ("SmolVLMForConditionalGeneration", LlamaConfig(**SMALL), INNER, {}),
 }
 
 
