@@ -189,6 +189,8 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
     if activation not in activations:
         raise ModelError(f"activation '{activation}' is not supported (known: {', '.join(activations)})")
     rope = rope_config(hf)
+    if rope.partial != 1.0 and special.get("qk_norm"):  # its weights would have to be reordered, too
+        raise ModelError(f"partial_rotary_factor {rope.partial} beside a QK-norm is not supported")
     packed = None if hf.quantization_config is None else read_packed(hf.quantization_config)
     scales = None if hf.quantization_config is None or packed is not None else read_scales(hf.quantization_config)
     common = {

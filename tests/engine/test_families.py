@@ -38,6 +38,15 @@ def test_greedy_tokens_are_those_of_transformers(family: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("family", TRITON_FAMILIES)
+def test_tokens_do_not_depend_on_the_company(family: str, tmp_path: Path) -> None:
+    save(family, tmp_path, TRITON_FAMILIES)
+    engine = tiny_engine(tmp_path, dtype="bfloat16", prefix_cache=False)
+    requests = [(prompt, SamplingParams(12, greedy=False, seed=len(prompt))) for prompt in PROMPTS]
+    alone = [generate(engine, [request])[0] for request in requests]
+    assert generate(engine, requests * 3) == alone * 3
+
+
+@pytest.mark.parametrize("family", TRITON_FAMILIES)
 def test_the_triton_backend_has_what_llama_does_not_need(family: str, tmp_path: Path) -> None:
     model = save(family, tmp_path, TRITON_FAMILIES).double()
     prompt = [5, 9, 7]  # the interpreter takes a while for each row
@@ -120,3 +129,8 @@ def test_a_byte_order_mark_and_a_nan_are_no_faults(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_config(tmp_path) == named
+
+
+def test_a_rotation_in_part_needs_heads_without_norm(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="partial_rotary_factor"):
+        read_config(saved_config(tmp_path, "qwen3", partial_rotary_factor=0.5))
