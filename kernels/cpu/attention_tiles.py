@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from .features import HAS_32_REGISTERS
 from .llvm import I64, SUMS, load, prefetch
 from .tile import LANES
 from .tile_products import PRODUCTS
@@ -152,7 +153,8 @@ def _make_value_tile(rows, panels):
     return tile
 
 
-# rows x panels accumulators: enough to hide the latency of a multiply-add, and few enough for 32 registers.
+# rows x panels accumulators: enough to hide the latency of a multiply-add, and few enough for 32 registers; for 16 of
+# half the width, one panel, or one row.
 _score_8x2, _score_4x4, _score_3x4, _score_2x4, _score_1x4 = (
     _make_score_tile(rows, panels) for rows, panels in ((8, 2), (4, 4), (3, 4), (2, 4), (1, 4))
 )
@@ -160,6 +162,24 @@ _value_8x2, _value_4x4, _value_3x4, _value_2x4, _value_1x4 = (
     _make_value_tile(rows, panels) for rows, panels in ((8, 2), (4, 4), (3, 4), (2, 4), (1, 4))
 )
 _value_8x1, _value_4x1, _value_3x1, _value_2x1, _value_1x1 = (_make_value_tile(rows, 1) for rows in (8, 4, 3, 2, 1))
+_score_4x1, _score_3x1, _score_2x1 = (_make_score_tile(rows, 1) for rows in (4, 3, 2))
+
+
+@njit
+def _scores_of_panel(like, q, q_stride, at, later, y, y_stride, rows, steps):
+    """Two rows and more, in 16 registers."""
+    row = 0
+    while rows - row >= 4:
+        _score_4x1(like, q + row * q_stride, q_stride, at, later, y + row * y_stride, y_stride, steps)
+        row += 4
+        later = at  # asked for
+    x, out = q + row * q_stride, y + row * y_stride
+    if rows - row == 3:
+        _score_3x1(like, x, q_stride, at, later, out, y_stride, steps)
+    elif rows - row == 2:
+        _score_2x1(like, x, q_stride, at, later, out, y_stride, steps)
+    elif rows - row == 1:  # the row before once more: one row alone would wait for its sums
+        _score_2x1(like, x - q_stride, q_stride, at, later, out - y_stride, y_stride, steps)
 
 
 @njit
@@ -167,6 +187,11 @@ def scores(like, q, q_stride, listed, ahead, y, y_stride, rows, panels, steps):
     """Scores of so many panels, rounded up to a multiple of PANELS: what the lists have."""
     for panel in range(0, panels, PANELS):
         at, later, target = listed + panel * 8, ahead + panel * 8, y + panel * LANES * 4
+        if not HAS_32_REGISTERS and rows > 1:
+            for i in range(PANELS):
+                of_panel = target + i * LANES * 4
+                _scores_of_panel(like, q, q_stride, at + i * 8, later + i * 8, of_panel, y_stride, rows, steps)
+            continue
         row = 0
         while rows - row >= 8:
             x, out = q + row * q_stride, target + row * y_stride
@@ -190,7 +215,7 @@ def scores(like, q, q_stride, listed, ahead, y, y_stride, rows, panels, steps):
 def _values_of_rows(like, p, p_stride, listed, ahead, v_stride, y, y_stride, rows, panels, pages, steps):
     """Up to 4 rows of the result."""
     panel = 0
-    while panels - panel >= 4:
+    while panels - panel >= 4 and (HAS_32_REGISTERS or rows == 1):
         first, out = panel * v_stride, y + panel * LANES * 4
         if rows == 4:
             _value_4x4(like, p, p_stride, listed, ahead, first, v_stride, out, y_stride, pages, steps)
@@ -218,7 +243,7 @@ def _values_of_rows(like, p, p_stride, listed, ahead, v_stride, y, y_stride, row
 def values(like, p, p_stride, listed, ahead, v_stride, y, y_stride, rows, panels, pages, steps):
     """The segment's result: ``panels`` of 16 dims, over the positions of its pages."""
     row = 0
-    while rows - row >= 8:
+    while HAS_32_REGISTERS and rows - row >= 8:
         x, out = p + row * p_stride, y + row * y_stride
         panel = 0
         while panels - panel >= 2:
