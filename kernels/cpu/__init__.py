@@ -3,6 +3,7 @@
 import torch
 
 from .activation import gelu_tanh_and_mul, silu_and_mul
+from .adapters import new_adapters
 from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
 from .linear import pack_linear, pack_quantized, quantize_linear
@@ -22,6 +23,7 @@ __all__ = [
     "embed",
     "fill_plan",
     "gelu_tanh_and_mul",
+    "new_adapters",
     "new_plan",
     "pack_blocks",
     "pack_linear",
