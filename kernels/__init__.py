@@ -153,7 +153,7 @@ class AdapterTable(Protocol):
     """The adapters of one linear by slot, 1 and up; rows of slot 0 have none."""
 
     def pack(self, parts: Sequence[LowRank | None]) -> Any:
-        """An adapter as the backend reads it; one update or None for each part of the linear. Any thread may call it."""
+        """An adapter as the backend reads it: an update or None for each part. Any thread may call it."""
         ...
 
     def put(self, slot: int, packed: Any) -> None:

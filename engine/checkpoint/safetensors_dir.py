@@ -137,6 +137,15 @@ def find_weights(model_dir: Path) -> list[Path]:
     return found
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Of one safetensors file. Raises ModelError."""
+    if not path.is_file():
+        raise ModelError(
+            no_weights_message(path.parent) if path.parent.is_dir() else f"{path.parent}: no such directory."
+        )
+    return list(_open(path).keys())
+
+
 def shards_of(index: Path) -> set[str]:
     """Names of the files that an index lists. Raises ModelError."""
     return {path.name for path in _weight_map(index).values()}

@@ -24,8 +24,12 @@ def load_model(
     device: torch.device,
     max_positions: int,
     quantize: QuantizeName | None = None,
+    max_adapters: int = 0,
 ) -> DecoderModel:
-    """Load the weights of a directory onto a device; ``quantize`` rounds the linears'. Raises ModelError."""
+    """Load the weights of a directory onto a device; ``quantize`` rounds the linears'. Raises ModelError.
+
+    ``max_adapters``: how many the linears may have at a time.
+    """
     checkpoint: Weights
     if (model_dir / WEIGHTS_FILE).exists():
         checkpoint = GgufCheckpoint(model_dir)
@@ -33,7 +37,7 @@ def load_model(
         checkpoint = PackedCheckpoint(open_checkpoint(model_dir), config.packed_weights)
     else:
         checkpoint = open_checkpoint(model_dir)
-    loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize)
+    loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters)
     model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()
     return model

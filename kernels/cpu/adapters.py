@@ -3,10 +3,10 @@
     h[row, part, r] = scale * sum_k x[row, k] * a[slot, part, r, k]
     y[row, o] += sum_r h[row, part, r] * b[slot, part, o, r]            slot = slots[row], part = that of output o
 
-A linear that was fused of several parts (Q, K and V) has an update for each of them. The matrices lie wherever an adapter
-was packed; a table has their addresses, so a rank costs what it is, and an adapter comes or goes by a few words. Both
-products are those of the inner loop (tile.py): a row's sums don't depend on its neighbours. Neighbours of one slot share
-what is read, so rows of an adapter should lie together. Slot 0 has no adapter: its rows of y are not touched.
+A linear that was fused of several parts (Q, K and V) has an update for each of them. The matrices lie wherever an
+adapter was packed; a table has their addresses, so a rank costs what it is, and an adapter comes or goes by some words.
+Both products are those of the inner loop (tile.py): a row's sums don't depend on its neighbours. Neighbours of one slot
+share what is read, so rows of an adapter should lie together. Slot 0 has no adapter: its rows of y are not touched.
 """
 
 from collections.abc import Sequence
