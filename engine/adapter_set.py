@@ -111,7 +111,7 @@ class AdapterSet:
             return _refusal(requester, f"adapter '{name}' is loaded already", "invalid")
         if not self._free:
             most = self._adapters.slots
-            return _refusal(requester, f"{most} adapters are loaded, which is the most (--max-loras)", "full")
+            return _refusal(requester, f"{most} adapters are loaded, which is the most (--max-loras)", "invalid")
         loading = _Loading(adapter, self._free.pop(), Future(), requester)
         self._loading[name] = loading
         threading.Thread(target=self._work, args=(loading,), name=f"adapter {name}", daemon=True).start()

@@ -189,7 +189,7 @@ class Step(Struct, tag="step", array_like=True, gc=False):
     prompts: list[PromptLogprobs] = []
 
 
-AdapterError = Literal["invalid", "unknown", "full"]
+AdapterError = Literal["invalid", "unknown"]  # unknown: there is none of that name
 
 
 class Adapter(Struct, frozen=True, array_like=True, gc=False):
