@@ -30,5 +30,5 @@ def _models(service: Service) -> list[Model]:
     # When they were made isn't known; TGI says 0, too.
     return [
         Model(model_id, 0, model_id),
-        *(Model(adapter.name, 0, model_id, root=adapter.path, parent=model_id) for adapter in adapters),
+        *(Model(adapter.name, 0, model_id, parent=model_id) for adapter in adapters),
     ]

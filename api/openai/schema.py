@@ -299,7 +299,6 @@ class Model(Struct):
     created: int
     owned_by: str
     object: Literal["model"] = field(default="model")
-    root: str | UnsetType = UNSET  # of an adapter: its directory
     parent: str | UnsetType = UNSET  # of an adapter: the model
 
 

@@ -140,9 +140,9 @@ def find_weights(model_dir: Path) -> list[Path]:
 def tensor_names(path: Path) -> list[str]:
     """Of one safetensors file. Raises ModelError."""
     if not path.is_file():
-        raise ModelError(
-            no_weights_message(path.parent) if path.parent.is_dir() else f"{path.parent}: no such directory."
-        )
+        pickled = sorted(path.parent.glob("*.bin"))
+        found = f"only pickled weights ({pickled[0].name}), which are not loaded" if pickled else "no such file"
+        raise ModelError(f"{path}: {found}.")
     return list(_open(path).keys())
 
 
