@@ -14,8 +14,8 @@ import torch
 from ...kernels import AdapterTable, Backend, Linear
 from ...kernels.low_rank import LowRank
 
-# The linears that every family has. The head, embeddings and experts have no adapters.
-_ADAPTABLE = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+(_[a-z]+)?_proj")
+# Those of a layer's attention and MLP. The head, embeddings and experts have no adapters.
+_ADAPTABLE = re.compile(r"model\.layers\.\d+\.\w+\.\w+")
 
 
 class AdaptedLinear:
