@@ -14,8 +14,8 @@ import torch
 from ...kernels import AdapterTable, Backend, Linear
 from ...kernels.low_rank import LowRank
 
-# Those of a layer's attention and MLP. The head, embeddings and experts have no adapters.
-_ADAPTABLE = re.compile(r"model\.layers\.\d+\.\w+\.\w+")
+# Those of a layer's attention and MLP, or the layer's own. The head, embeddings and experts have no adapters.
+_ADAPTABLE = re.compile(r"[A-Za-z_.]+\.\d+\.\w+(\.\w+)?")
 
 
 class AdaptedLinear:

@@ -10,6 +10,7 @@ from ..checkpoint.gguf_checkpoint import GgufCheckpoint
 from ..checkpoint.packed_weights import PackedCheckpoint
 from ..checkpoint.quantized import QuantizeName
 from ..checkpoint.safetensors_dir import WEIGHTS_FILE, open_checkpoint
+from ..checkpoint.transposed import TransposedCheckpoint
 from .config import ModelConfig
 from .decoder import DecoderModel
 from .dtypes import Dtypes
@@ -34,9 +35,11 @@ def load_model(
     if (model_dir / WEIGHTS_FILE).exists():
         checkpoint = GgufCheckpoint(model_dir)
     elif config.packed_weights is not None:
-        checkpoint = PackedCheckpoint(open_checkpoint(model_dir), config.packed_weights)
+        checkpoint = PackedCheckpoint(open_checkpoint(model_dir, config.spellings), config.packed_weights)
     else:
-        checkpoint = open_checkpoint(model_dir)
+        checkpoint = open_checkpoint(model_dir, config.spellings)
+        if config.transposed:
+            checkpoint = TransposedCheckpoint(checkpoint, config.transposed)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters)
     model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()

@@ -2,10 +2,12 @@
 
 import torch
 
-from .activation import gelu_tanh_and_mul, silu_and_mul
+from .activation import act, gelu_tanh_and_mul, silu_and_mul
 from .adapters import new_adapters
 from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
+from .elementwise import add, cast, scale
+from .layer_norm import add_layer_norm, layer_norm
 from .linear import pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
@@ -16,13 +18,18 @@ from .sample import sample
 
 __all__ = [
     "Event",
+    "act",
+    "add",
+    "add_layer_norm",
     "add_rms_norm",
     "capture",
+    "cast",
     "copy",
     "count_tokens",
     "embed",
     "fill_plan",
     "gelu_tanh_and_mul",
+    "layer_norm",
     "new_adapters",
     "new_plan",
     "pack_blocks",
@@ -35,6 +42,7 @@ __all__ = [
     "rope_and_write",
     "row_dtypes",
     "sample",
+    "scale",
     "silu_and_mul",
     "soft_cap",
     "storage_dtype",

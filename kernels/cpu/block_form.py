@@ -7,17 +7,15 @@ bf16 pairs of tile.py do; each holds the bits of the next few pairs of k.
 
 from typing import NamedTuple
 
-from llvmlite import binding
 from numba import types
 
+from .features import HAS_WORD_LOOKUP
 from .llvm import LANES
 
 CHUNK = 32  # values of k that share the words of a plane of one bit
 # Of each width of codes, lowest bits first.
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
 BASE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}  # of a scale
-# Without it, codes that stand for values of a table are kept as these values, in 8 bits.
-HAS_WORD_LOOKUP = bool(binding.get_host_cpu_features().get("avx512bw", False))
 
 
 class BlockForm(types.Type):
@@ -95,7 +93,21 @@ class BlockForm(types.Type):
     @property
     def corrects(self) -> bool:
         """Whether the sums of the rows' values are needed."""
-        return self.zeros or self.minima
+        return self.zeros or self.minima or self.start != 0
+
+    @property
+    def start(self) -> int:
+        """What to add to a code where no table is looked up: to the sums, times that of the row's values."""
+        return 0 if HAS_WORD_LOOKUP or not self.table else self.table[0]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether codes are multiplied where they lie in their words, and rows divided by their places: exact."""
+        return not HAS_WORD_LOOKUP and self.bits in PLANES[self.bits] and self.bits < 8
+
+    def place(self, step: int) -> int:
+        """What a code of that step along k is multiplied by."""
+        return 1 << self.bits * (step % (16 // self.bits)) if self.in_place else 1
 
 
 class Head(NamedTuple):

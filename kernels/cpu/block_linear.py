@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
 import torch
 from numba import njit, types
 
@@ -13,23 +12,17 @@ from .amx_blocks import MOST_SPREAD, SHORT, SPREAD, SPREAD_BYTES, amx_panel, spr
 from .block_embed import EMBED, embed_blocks
 from .block_form import CHUNK, BlockForm
 from .block_pack import MOST_CHUNKS, form_of, pack
-from .block_record import widen_record
+from .block_rows import prepare_rows, take_columns
 from .block_tile import make_block_tile
-from .machine import aligned_empty, array_at, prefetch
+from .block_tile_rows import cover_blocks
+from .machine import aligned_empty, array_at
 from .op_graph import empty, run, struct_dtype, work_item
-from .storage import widen
 from .thread_pool import thread_pool
-from .tile import HAS_BF16_DOT, LANES
+from .tile import LANES
 
 _ROWS = 64  # of a work item
 _PANELS = 3  # that a work item covers; with few rows two items' worth
 _FEW_ROWS = 8
-_MANY_ROWS = 16
-
-_tile_8x3, _tile_4x3, _tile_1x3 = (make_block_tile(rows, 3) for rows in (8, 4, 1))
-# 4 rows: sums of a group and of all groups are in registers.
-_widened_4x3, _widened_1x3 = (make_block_tile(rows, 3, widened=True) for rows in (4, 1))
-_tile_2x6, _tile_1x6 = (make_block_tile(rows, 6) for rows in (2, 1))
 
 # Of the form that needs most: three panels' records, or one's and its sums.
 _WIDENED_BYTES = 3 * (MOST_CHUNKS * CHUNK * LANES * 2 + MOST_CHUNKS * 2 * 2 * LANES * 4)
@@ -42,85 +35,6 @@ _ARGUMENTS = struct_dtype(
     x=int, s=int, w=int, y=int, bias=int, scratch=int, out=int, records=int, x_stride=int, s_stride=int, w_stride=int,
     y_stride=int, widened=int, spread=int, threads=int,
 )  # fmt: skip
-_SUMS = struct_dtype(x=int, s=int, inner=int)
-_COLUMNS = struct_dtype(x=int, order=int, y=int, width=int)
-
-
-@njit
-def _three_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
-    row = 0
-    while rows - row >= 8:
-        _tile_8x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
-        row += 8
-    if rows - row >= 4:
-        _tile_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
-        row += 4
-    while rows - row >= 1:
-        _tile_1x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
-        row += 1
-
-
-@njit
-def _three_panels_widened(
-    form,
-    x_like,
-    x,
-    x_stride,
-    s,
-    s_stride,
-    w,
-    w_stride,
-    y,
-    y_stride,
-    rows,
-    records,
-    widened,
-    record_bytes,
-    widened_bytes,
-    next_w,
-):
-    """Many rows: codes are widened once for all of them, into the first-level cache, while the next ones are fetched.
-
-    ``next_w``: panels that are likely this thread's next.
-    """
-    for row in range(rows):
-        array_at(y + row * y_stride, 3 * LANES, types.float32)[:] = np.float32(0.0)
-    for record in range(records):
-        for panel in range(3):
-            widen_record(form, w + panel * w_stride + record * record_bytes, widened + panel * widened_bytes)
-        ahead = w + (record + 1) * record_bytes if record + 1 < records else next_w
-        for panel in range(3):
-            prefetch(ahead + panel * w_stride, record_bytes)
-        row = 0
-        while rows - row >= 4:
-            _widened_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, widened,
-                         widened_bytes, y + row * y_stride, y_stride, record)  # fmt: skip
-            row += 4
-        while rows - row >= 1:
-            _widened_1x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, widened,
-                         widened_bytes, y + row * y_stride, y_stride, record)  # fmt: skip
-            row += 1
-
-
-@njit
-def _six_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
-    row = 0
-    while rows - row >= 4:
-        for half in range(2):
-            _tile_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride,
-                      w + 3 * half * w_stride, w_stride, y + row * y_stride + half * 3 * LANES * 4, y_stride,
-                      records)  # fmt: skip
-        row += 4
-    if rows - row >= 2:
-        _tile_2x6(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
-        row += 2
-    if rows - row >= 1:
-        _tile_1x6(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
 
 
 @njit(error_model="numpy")
@@ -131,7 +45,7 @@ def _add(y, bias):
 
 @work_item
 def _block_linear(x_type, form):
-    widens, record_bytes, widened_bytes = HAS_BF16_DOT, form.record_bytes, form.widened_bytes
+    record_bytes, widened_bytes = form.record_bytes, form.widened_bytes
 
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _ARGUMENTS)[0]
@@ -153,17 +67,12 @@ def _block_linear(x_type, form):
             whole = begin + panels * LANES <= a.out
         if not whole:  # the tile writes whole panels
             y, y_stride = a.scratch + thread * _ROWS * 2 * _PANELS * LANES * 4, 2 * _PANELS * LANES * 4
-        if widens and count >= _MANY_ROWS:
-            ahead = first + _PANELS * a.threads  # threads take turns, nearly always
-            next_w = a.w + ahead * a.w_stride if (ahead + _PANELS) * LANES <= a.out else w
-            _three_panels_widened(
-                form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records,
-                a.widened + thread * _WIDENED_BYTES, record_bytes, widened_bytes, next_w,
-            )  # fmt: skip
-        elif panels == _PANELS:
-            _three_panels(form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records)
-        else:
-            _six_panels(form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, a.records)
+        ahead = first + _PANELS * a.threads  # threads take turns, nearly always
+        next_w = a.w + ahead * a.w_stride if (ahead + _PANELS) * LANES <= a.out else w
+        cover_blocks(
+            form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, panels, a.records,
+            a.widened + thread * _WIDENED_BYTES, record_bytes, widened_bytes, next_w,
+        )  # fmt: skip
         width = end - begin
         for done in range(count):
             target = array_at(a.y + (row + done) * a.y_stride + begin * 4, width, types.float32)
@@ -233,39 +142,6 @@ def _block_linear_amx(form):
     return kernel
 
 
-@work_item
-def _row_sums(x_type, unit):
-    """Sums of a row's values over each unit."""
-    itemsize = x_type.bitwidth // 8
-
-    def kernel(arguments, item, thread, rows, sequences):
-        a = array_at(arguments, 1, _SUMS)[0]
-        x = array_at(a.x + item * a.inner * itemsize, a.inner, x_type)
-        s = array_at(a.s + item * (a.inner // unit) * 4, a.inner // unit, types.float32)
-        for i in range(s.shape[0]):
-            total = np.float32(0.0)
-            for k in range(unit):
-                total += widen(x[i * unit + k])
-            s[i] = total
-
-    return kernel
-
-
-@work_item
-def _take_columns(x_type):
-    itemsize = x_type.bitwidth // 8
-
-    def kernel(arguments, item, thread, rows, sequences):
-        a = array_at(arguments, 1, _COLUMNS)[0]
-        x = array_at(a.x + item * a.width * itemsize, a.width, x_type)
-        y = array_at(a.y + item * a.width * itemsize, a.width, x_type)
-        order = array_at(a.order, a.width, types.int64)
-        for i in range(a.width):
-            y[i] = x[order[i]]
-
-    return kernel
-
-
 class _Panels:
     """Weights of one form, packed, that follow each other in a linear."""
 
@@ -279,14 +155,8 @@ class _Panels:
         """The product into the columns of ``y`` [rows, any] that begin with ``column``."""
         form, inner, rows = self.form, self.inner, x.shape[0]
         if self._order is not None:
-            ordered = empty(tuple(x.shape), x.dtype)
-            arguments = {"x": x, "order": self._order, "y": ordered, "width": inner}
-            run(_take_columns(x.dtype), _COLUMNS, arguments, rows, per_rows=1)
-            x = ordered
-        sums = None
-        if form.corrects:
-            sums = empty((rows, inner // form.unit))
-            run(_row_sums(x.dtype, form.unit), _SUMS, {"x": x, "s": sums, "inner": inner}, rows, per_rows=1)
+            x = take_columns(x, self._order)
+        x, sums = prepare_rows(x, form)
         records, spread, uses_amx = inner // (form.chunks * CHUNK), None, amx.HAS_AMX and x.dtype == torch.bfloat16
         if uses_amx:
             spread = empty((inner // CHUNK, SPREAD_BYTES), torch.uint8)

@@ -63,13 +63,19 @@ class RecordReader:
         if form.minima:
             minimum = floats(head.minimum, head.minimum_steps)
             correction = minimum if correction is None else builder.fadd(correction, minimum)
-        return scale, None if correction is None else builder.fneg(correction)
+        correction = None if correction is None else builder.fneg(correction)
+        if form.start:
+            start = builder.fmul(scale, ir.Constant(SUMS, [float(form.start)] * LANES))
+            correction = start if correction is None else builder.fadd(correction, start)
+        return scale, correction
 
     def weights(self, products, step: int):
         """The codes of values of k 2 ``step`` and 2 ``step`` + 1 of the chunk, as ``products`` multiplies them."""
         builder, form = self._builder, self._form
         if form.bits == 8:
             return products.prepare(builder, self._load(self._codes, step * 2 * LANES, products.w_type, 2 * LANES))
+        if form.in_place:
+            return self._in_place(step)
         codes, at, offset = None, 0, 0
         for plane, bits in enumerate(PLANES[form.bits]):
             per_word = 16 // bits
@@ -84,6 +90,18 @@ class RecordReader:
             codes = here if codes is None else builder.or_(codes, here)
             at, offset = at + bits, offset + bits * CHUNK * LANES // 8
         return _look_up(builder, form, codes)
+
+    def _in_place(self, step: int):
+        """Codes times their places, as fp32: of the first k of each lane, and of the second."""
+        builder, bits = self._builder, self._form.bits
+        per_word = 16 // bits
+        word = step // per_word
+        if (0, word) not in self._words:
+            both = self._load(self._codes, word * 64, WORDS, 64)
+            self._words[0, word] = both
+            self._words[1, word] = builder.lshr(both, ir.Constant(WORDS, [16] * LANES))
+        mask = ir.Constant(WORDS, [((1 << bits) - 1) << bits * (step % per_word)] * LANES)
+        return [builder.sitofp(builder.and_(self._words[parity, word], mask), SUMS) for parity in (0, 1)]
 
 
 def _shift(builder, words, right: int):
@@ -110,8 +128,13 @@ def _look_up(builder, form: BlockForm, codes):
     pairs = builder.bitcast(codes, WORDS)
     first = builder.and_(pairs, ir.Constant(WORDS, [0xFFFF] * LANES))
     second = builder.lshr(pairs, ir.Constant(WORDS, [16] * LANES))
-    start = ir.Constant(WORDS, [values[0]] * LANES)
-    return [builder.sitofp(builder.add(part, start), SUMS) for part in (first, second)]
+    return [builder.sitofp(part, SUMS) for part in (first, second)]
+
+
+def _bf16_pairs(builder, first, second):
+    """fp32 values that bf16 has exactly."""
+    low = builder.lshr(builder.bitcast(first, WORDS), ir.Constant(WORDS, [16] * LANES))
+    return builder.or_(builder.bitcast(second, WORDS), low)
 
 
 def _bf16_bits(value: int) -> int:
@@ -147,7 +170,10 @@ def widen_record(_context, form, record, target):
         reader = RecordReader(builder, what, record, chunks.index)
         at = widened_codes(builder, target, chunks.index)
         for step in range(CHUNK // 2):
-            builder.store(reader.weights(products, step), builder.gep(at, [number(step)])).align = 64
+            pairs = reader.weights(products, step)
+            if isinstance(pairs, list):
+                pairs = _bf16_pairs(builder, *pairs)
+            builder.store(pairs, builder.gep(at, [number(step)])).align = 64
         for half in range(CHUNK // what.unit):
             places = widened_scales(builder, what, target, chunks.index, half)
             for value, place in zip(reader.scales(half), places, strict=True):

@@ -9,7 +9,7 @@ default model at 32 rows.
 """
 
 import torch
-from numba import njit, types
+from numba import types
 
 from ..quantize import round_weight
 from . import amx, amx_linear
@@ -17,72 +17,14 @@ from .finish import finish
 from .machine import aligned_empty, array_at, lasting_empty
 from .op_graph import empty, run, struct_dtype, work_item
 from .thread_pool import thread_pool
-from .tile import LANES, make_tile
+from .tile import LANES
+from .tile_rows import cover
+from .wide_rows import wide_rows
 
 _ROWS = 64  # of a work item: with the weights of a group they fit a core's second-level cache
 
-# rows x panels accumulators must fit 32 registers and be enough to hide the latency of the multiply-add (6 on Zen 4).
 _PANELS = 3  # that a work item covers; with few rows two items' worth, as more accumulators are needed
 _FEW_ROWS = 8
-_tile_8x3, _tile_4x6, _tile_2x6, _tile_1x6 = (make_tile(*shape) for shape in [(8, 3), (4, 6), (2, 6), (1, 6)])
-_tile_4x3, _tile_2x3, _tile_1x3 = (make_tile(rows, 3) for rows in (4, 2, 1))
-_tile_8x3_ahead_3, _tile_8x3_ahead_1 = (make_tile(8, 3, ahead=panels) for panels in (3, 1))
-_tile_8x1, _tile_4x1, _tile_2x1, _tile_1x1 = (make_tile(rows, 1) for rows in (8, 4, 2, 1))
-
-
-@njit
-def _six_panels(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
-    """Fewer than 8 rows: memory is the limit, and panels in order are what the core fetches ahead by itself."""
-    row = 0
-    if rows - row >= 4:
-        _tile_4x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 4
-    if rows - row >= 2:
-        _tile_2x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 2
-    if rows - row >= 1:
-        _tile_1x6(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-
-
-@njit
-def _three_panels(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps, next_w):
-    """``next_w``: panels that are likely this thread's next. They are fetched meanwhile, in one pass or in three."""
-    row = 0
-    while rows - row >= 8:
-        x_rows, y_rows = x + row * x_stride, y + row * y_stride
-        if rows < 24 and row == 0:
-            _tile_8x3_ahead_3(x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps, next_w, w_stride)
-        elif rows >= 24 and row < 24:
-            ahead = next_w + row // 8 * w_stride
-            _tile_8x3_ahead_1(x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps, ahead, 0)
-        else:
-            _tile_8x3(x_like, w_like, x_rows, x_stride, w, w_stride, y_rows, y_stride, steps)
-        row += 8
-    if rows - row >= 4:
-        _tile_4x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 4
-    if rows - row >= 2:
-        _tile_2x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 2
-    if rows - row >= 1:
-        _tile_1x3(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-
-
-@njit
-def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
-    row = 0
-    while rows - row >= 8:
-        _tile_8x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 8
-    if rows - row >= 4:
-        _tile_4x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 4
-    if rows - row >= 2:
-        _tile_2x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 2
-    if rows - row >= 1:
-        _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-
 
 _ARGUMENTS = struct_dtype(
     x=int, w=int, y=int, scale=int, bias=int, scratch=int, out=int, steps=int, x_stride=int, w_stride=int, threads=int
@@ -107,22 +49,19 @@ def _linear(x_type, w_type, finishes):
         if first + panels == last and last * LANES <= a.out:
             y = a.y + row * y_stride + first * LANES * 4
             w = a.w + first * a.w_stride
-            if rows < _FEW_ROWS:
-                _six_panels(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, a.steps)
-            else:
-                ahead = first + _PANELS * a.threads  # threads take turns, nearly always
-                next_w = a.w + ahead * a.w_stride if blocks == 1 and ahead + _PANELS <= all_panels else w
-                _three_panels(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, a.steps, next_w)
+            ahead = first + _PANELS * a.threads  # threads take turns, nearly always
+            next_w = a.w + ahead * a.w_stride if blocks == 1 and ahead + _PANELS <= all_panels else w
+            cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, panels, a.steps, next_w)
         else:
             for panel in range(first, last):
                 w = a.w + panel * a.w_stride
                 width = min(LANES, a.out - panel * LANES)
                 if width == LANES:
                     y = a.y + row * y_stride + panel * LANES * 4
-                    _one_panel(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, a.steps)
+                    cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, 1, a.steps, w)
                 else:  # the tile writes whole panels
                     y = a.scratch + thread * _ROWS * LANES * 4
-                    _one_panel(x_like, w_like, x, a.x_stride, w, a.w_stride, y, LANES * 4, count, a.steps)
+                    cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, LANES * 4, count, 1, a.steps, w)
                     whole = array_at(y, (count, LANES), types.float32)
                     part = array_at(a.y, (rows, a.out), types.float32)[row : row + count, panel * LANES :]
                     part[:] = whole[:, :width]
@@ -170,6 +109,7 @@ class PackedLinear:
         if amx.HAS_AMX and x.dtype == torch.bfloat16 and self._inner % amx_linear.CHUNK == 0:
             amx_linear.write_product(x, self._panels, y, self._scale, self._bias)
             return y
+        x = wide_rows(x)
         arguments = {
             "x": x, "w": self._panels, "y": y, "scale": self._scale, "bias": self._bias, "scratch": self._scratch,
             "out": self._out, "steps": self._steps, "x_stride": self._inner * x.itemsize,

@@ -7,12 +7,12 @@ exactly, in registers.
 
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 
+from .features import HAS_BF16_DOT
 from .llvm import F32, I8, I16, I32, I64, LANES, PAIRS, SUMS, WORDS, BFloat, declare, fma, load, splat
 
-HAS_BF16_DOT = bool(binding.get_host_cpu_features().get("avx512bf16", False))
 _HALVES = ir.VectorType(I16, LANES)
 
 
@@ -140,6 +140,12 @@ class _Int8(_EightBits):
     @staticmethod
     def widen(builder, w):
         return builder.sitofp(builder.sext(w, WORDS), SUMS)
+
+    @classmethod
+    def prepare(cls, builder, w):
+        pairs = builder.sext(builder.bitcast(w, _HALVES), WORDS)
+        first = builder.ashr(builder.shl(pairs, _words(24)), _words(24))
+        return [builder.sitofp(part, SUMS) for part in (first, builder.ashr(pairs, _words(8)))]
 
 
 class _Fp8(_EightBits):

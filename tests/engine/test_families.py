@@ -6,129 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    AttentionInterface,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
-from transformers.models.gemma3.modeling_gemma3 import eager_attention_forward
 
 from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.messages import SamplingParams
 from headwater.engine.models.families import read_config
 
+from .families import FAMILIES, LONGROPE, PROMPTS, TRITON_FAMILIES, save
 from .forward import prompt_logits
 from .tiny import generate, tiny_engine
-
-SMALL = {
-    "vocab_size": 320,
-    "hidden_size": 96,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.25,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-HEAD_DIM_16 = {**SMALL, "head_dim": 16}
-PHI3 = {name: value for name, value in SMALL.items() if name != "head_dim"}
-PROMPTS = [[7], list(range(3, 43)), [5, 9] * 30]
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
-YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0 + 0.1 * i for i in range(8)],
-    "long_factor": [4.0 + i for i in range(8)],
-}
-FAMILIES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig]] = {
-    "llama": (LlamaForCausalLM, LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)),
-    "mistral": (MistralForCausalLM, MistralConfig(**SMALL, sliding_window=11)),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**HEAD_DIM_16)),
-    "qwen2 window": (
-        Qwen2ForCausalLM,
-        Qwen2Config(**HEAD_DIM_16, use_sliding_window=True, sliding_window=9, max_window_layers=1),
-    ),
-    "qwen2 yarn": (Qwen2ForCausalLM, Qwen2Config(**HEAD_DIM_16, rope_parameters=YARN)),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SMALL)),
-    "qwen3 yarn": (
-        Qwen3ForCausalLM,
-        Qwen3Config(**SMALL, rope_parameters={**YARN, "beta_fast": 4, "attention_factor": 1.3, "truncate": False}),
-    ),
-    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**SMALL, sliding_window=13, query_pre_attn_scalar=24)),
-    "gemma3 softcap": (
-        Gemma3ForCausalLM,
-        Gemma3TextConfig(
-            **{**SMALL, "num_hidden_layers": 7},
-            sliding_window=13,
-            final_logit_softcapping=30.0,
-            attn_logit_softcapping=20.0,
-            attn_implementation="eager_with_softcap",
-        ),
-    ),
-    "phi3": (Phi3ForCausalLM, Phi3Config(**PHI3, sliding_window=11)),
-    "phi3 longrope": (
-        Phi3ForCausalLM,
-        Phi3Config(**PHI3, original_max_position_embeddings=96, rope_parameters=LONGROPE),
-    ),
-    "phi3 half rotated": (
-        Phi3ForCausalLM,
-        Phi3Config(
-            **PHI3,
-            original_max_position_embeddings=96,
-            rope_parameters={
-                **LONGROPE, "partial_rotary_factor": 0.5, "short_factor": [1.5] * 4, "long_factor": [9.0] * 4,
-            },
-        ),
-    ),
-}  # fmt: skip
-
-
-def eager_with_softcap(module: torch.nn.Module, *args: torch.Tensor, **settings: object) -> tuple[torch.Tensor, ...]:
-    """transformers' Gemma 3 has the formula, but leaves it out: what it knows of Gemma 2's cap is not passed on."""
-    return eager_attention_forward(module, *args, softcap=module.attn_logit_softcapping, **settings)
-
-
-AttentionInterface.register("eager_with_softcap", eager_with_softcap)
-AttentionMaskInterface.register("eager_with_softcap", eager_mask)
-
-
-def randomise(model: PreTrainedModel) -> None:
-    """Norm weights and biases too, which are initialised to what hides them."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-
-
-def save(family: str, directory: Path) -> PreTrainedModel:
-    architecture, config = FAMILIES[family]
-    torch.manual_seed(0)
-    model = architecture(config).eval()
-    randomise(model)
-    model.save_pretrained(directory)
-    return model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -152,6 +37,25 @@ def test_greedy_tokens_are_those_of_transformers(family: str, tmp_path: Path) ->
         assert answer == logits.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("family", TRITON_FAMILIES)
+def test_tokens_do_not_depend_on_the_company(family: str, tmp_path: Path) -> None:
+    save(family, tmp_path, TRITON_FAMILIES)
+    engine = tiny_engine(tmp_path, dtype="bfloat16", prefix_cache=False)
+    requests = [(prompt, SamplingParams(12, greedy=False, seed=len(prompt))) for prompt in PROMPTS]
+    alone = [generate(engine, [request])[0] for request in requests]
+    assert generate(engine, requests * 3) == alone * 3
+
+
+@pytest.mark.parametrize("family", TRITON_FAMILIES)
+def test_the_triton_backend_has_what_llama_does_not_need(family: str, tmp_path: Path) -> None:
+    model = save(family, tmp_path, TRITON_FAMILIES).double()
+    prompt = [5, 9, 7]  # the interpreter takes a while for each row
+    with torch.inference_mode():
+        want = model(torch.tensor([prompt])).logits[0].float()
+    got = prompt_logits(tmp_path, prompt, backend_name="triton")
+    torch.testing.assert_close(got, want, rtol=0.0, atol=1e-4)
+
+
 def saved_config(directory: Path, family: str, **changes: object) -> Path:
     """config.json of a family, with other values at the top level."""
     FAMILIES[family][1].save_pretrained(directory)
@@ -165,6 +69,12 @@ def test_longrope_is_served_up_to_the_context_of_its_short_factors(tmp_path: Pat
     config = read_config(saved_config(tmp_path, "phi3 longrope"))
     assert config.max_positions == 96
     assert "original context of 96 tokens, not 128" in config.notes[0]
+
+
+def test_dynamic_rope_is_served_up_to_the_original_context(tmp_path: Path) -> None:
+    config = read_config(saved_config(tmp_path, "llama dynamic"))
+    assert config.max_positions == 128
+    assert "original context of 128 tokens: keys" in config.notes[0]
 
 
 def test_phi3_in_the_words_of_its_first_checkpoints(tmp_path: Path) -> None:
@@ -187,11 +97,19 @@ def test_yarn_reaches_its_factor_times_the_original_context(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "bent", "factor": 2.0}}, "'bent' is not supported"),
         ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": "four"}}, "RoPE parameters: Expected"),
         ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM is not known .known: LlamaForCausalLM, .*Phi3"),
         ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3MoeForCausalLM is not known"),
+        ({"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM: latent attention"),
+        ({"architectures": ["BloomForCausalLM"]}, "BloomForCausalLM: ALiBi"),
+        ({"architectures": ["FalconForCausalLM"], "alibi": True}, "alibi"),
+        ({"architectures": ["CohereForCausalLM"], "use_qk_norm": True}, "use_qk_norm"),
+        ({"architectures": ["OPTForCausalLM"], "do_layer_norm_before": False}, "OPT-350m"),
+        ({"architectures": ["StableLmForCausalLM"], "qk_layernorm": True}, "qk_layernorm"),
+        ({"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"model_type": "t5"}}, "model_type t5"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
