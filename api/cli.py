@@ -23,6 +23,7 @@ from ..engine.install_hints import install_extra
 from ..engine.log import configure_logging, log_refusal
 from .cache_commands import app as cache
 from .config import ApiConfig
+from .launch.adapters import resolve_adapters
 from .launch.addresses import StartError, probe_port, socket_dir
 from .launch.flags import GroupedCommand, can_trace, configure, configure_hub, with_flags
 from .launch.foreign_flags import ForeignFlagError, take_foreign_flags
@@ -65,6 +66,15 @@ class ModelFlags(Struct, kw_only=True):
     revision: Annotated[str | None, Flag(MODEL, ("--revision",), "Branch, tag or commit of a model on the Hub.")] = None
     huggingface_hub_cache: Annotated[
         str | None, Flag(MODEL, ("--huggingface-hub-cache",), "Where models of the Hub are kept.")
+    ] = None
+    lora_adapters: Annotated[
+        str | None,
+        Flag(
+            MODEL,
+            ("--lora-adapters",),
+            "Adapters that requests may name: ids on the Hub, or name=directory, separated by commas.",
+            metavar="ID,NAME=DIR,...",
+        ),
     ] = None
     tokenizer_config_path: Annotated[
         Path | None,
@@ -120,9 +130,10 @@ def _serve(model: str | None, given: dict[str, Any], begin: float) -> int:
     directory = found.directory
     if choice.tokenizer_config_path is not None:
         directory = with_tokenizer_config(directory, choice.tokenizer_config_path)
+    adapters = resolve_adapters(choice.lora_adapters or "", found.model_id)
     with socket_dir() as sockets:
         shared = {"model_dir": directory, "model_id": found.model_id}
-        engine = configure(EngineConfig, given, **shared, socket=sockets / "engine-0.sock")
+        engine = configure(EngineConfig, given, **shared, socket=sockets / "engine-0.sock", adapters=adapters)
         api = configure(
             ApiConfig, given, **shared, model_sha=found.sha, version=installed_version("headwater"),
             engine_socket=engine.socket,

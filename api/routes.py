@@ -28,12 +28,15 @@ from .text.token_list import SimpleToken
 from .tgi.generate import compat_generate, generate, generate_stream
 from .tgi.info import health, info, live, metrics
 from .tgi.schema import CompatGenerateRequest, GenerateRequest, GenerateResponse, Info, StreamResponse
+from .vllm.adapters import load_adapter, unload_adapter
 from .vllm.schema import (
     DetokenizeRequest,
     DetokenizeResponse,
+    LoadAdapterRequest,
     TokenizeChatRequest,
     TokenizePromptRequest,
     TokenizeResponse,
+    UnloadAdapterRequest,
     Version,
 )
 from .vllm.tokens import detokenize, tokenize, tokenizer_info, version
@@ -164,7 +167,7 @@ _OPENAI_ROUTES = (
         response=ModelList,
         error=OpenAIErrorResponse,
         tag=_OPENAI,
-        summary="The model that is served",
+        summary="The model that is served, and its adapters",
     ),
     Route(
         method="GET",
@@ -175,11 +178,37 @@ _OPENAI_ROUTES = (
         error=OpenAIErrorResponse,
         parameters=(Parameter(name="id", place="path", description="Of the model; it may have slashes."),),
         tag=_OPENAI,
-        summary="The model of that name, if it is served",
+        summary="The model or adapter of that name, if it is served",
     ),
 )
 
 _VLLM_ROUTES = (
+    Route(
+        method="POST",
+        path="/v1/load_lora_adapter",
+        handler=load_adapter,
+        request=LoadAdapterRequest,
+        example={"lora_name": "sql", "lora_path": "/data/adapters/sql"},
+        media_types=("text/plain",),
+        errors=(400, 424),
+        error=OpenAIErrorResponse,
+        tag=_VLLM,
+        summary="Load an adapter (LoRA), which requests may name from then on",
+        description="`lora_path` is a directory that PEFT wrote, where the server runs. Needs `--max-loras`.",
+    ),
+    Route(
+        method="POST",
+        path="/v1/unload_lora_adapter",
+        handler=unload_adapter,
+        request=UnloadAdapterRequest,
+        example={"lora_name": "sql"},
+        media_types=("text/plain",),
+        errors=(404, 424),
+        error=OpenAIErrorResponse,
+        tag=_VLLM,
+        summary="Forget an adapter",
+        description="No request may name it from then on; those that did get the rest of their tokens.",
+    ),
     Route(
         method="POST",
         path="/detokenize",

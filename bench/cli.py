@@ -123,6 +123,7 @@ def offline_command(
     kv_cache_dtype: KvCache = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the cpu backend.")] = None,
     quantize: Quantize = None,
+    lora_adapters: Annotated[str, typer.Option(help="As for serve; the sequences have them in turn.")] = "",
 ) -> None:
     """Step the engine in this process, without HTTP: times, tokens per second, and share of what memory allows."""
     from .offline.offline import offline
@@ -141,6 +142,7 @@ def offline_command(
             kv_cache_dtype,
             threads,
             quantize,
+            lora_adapters,
             report,
         )
 

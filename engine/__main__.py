@@ -13,6 +13,7 @@ from pathlib import Path
 
 import setproctitle
 
+from .adapter_records import remove_records
 from .checkpoint.errors import REFUSED, ModelError
 from .config import EngineConfig, decode_config
 from .flight_recorder import remove_engine_files
@@ -57,6 +58,8 @@ def main() -> int:
         logger.critical("the engine failed", exc_info=True)
         # At once: a step may be under way that never ends, and threads with it that an orderly exit would wait for.
         os._exit(_CRASHED)
+    if os.getppid() != supervisor:
+        remove_records(config.socket)  # else an engine may follow this one, which somebody ended
     remove_engine_files(config.socket)
     return 0
 
@@ -64,6 +67,7 @@ def main() -> int:
 def _leave(socket: Path) -> None:
     """End this process if the supervisor is gone and the loop doesn't notice: it warms up, or a step hangs."""
     time.sleep(_ORPHAN_STOP_S)
+    remove_records(socket)
     remove_engine_files(socket)
     os._exit(_CRASHED)
 

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from .messages import Adapter
+
 C = TypeVar("C", bound=Struct)
 
 MODEL, ADDRESS, LIMITS, ENGINE, SERVER = "Model", "Address and access", "Limits", "Engine", "Server"
@@ -42,6 +44,7 @@ class Flag:
 
 Quantization = Literal["int8", "fp8", "int4", "gptq", "awq", "compressed-tensors"]
 KvCacheDtype = Literal["auto", "fp8_e4m3fn"]
+DEFAULT_MAX_LORAS = 8
 _Dtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -115,6 +118,17 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     speculate: Annotated[
         int, Flag(ENGINE, ("--speculate",), "Tokens guessed in each step from the text so far; 0: none.", min=0)
     ] = 0
+    max_loras: Annotated[
+        int | None,
+        Flag(
+            ENGINE,
+            ("--max-loras",),
+            "Adapters that may be loaded at a time; 0: none. 8, or as many as --lora-adapters has; 0 without that.",
+            tgi=False,
+            min=0,
+        ),
+    ] = None
+    adapters: tuple[Adapter, ...] = ()  # loaded at start
     # Of an engine that follows one that died: as many pages as that had, so that whatever it took still fits.
     num_pages: int | None = None
     crashed: tuple[int, ...] = ()  # messages.Hello.crashed
@@ -122,6 +136,13 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     faults: Annotated[
         tuple[str, ...], Flag(ENGINE, ("--inject-faults",), "For tests: engine/faults.py.", tgi=False, hidden=True)
     ] = ()
+
+
+def max_adapters(config: EngineConfig) -> int:
+    """How many may be loaded at a time."""
+    if config.max_loras is not None:
+        return config.max_loras
+    return max(DEFAULT_MAX_LORAS, len(config.adapters)) if config.adapters else 0
 
 
 def encode_config(config: Struct) -> bytes:

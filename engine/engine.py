@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from ..kernels import PROCESSED
+from .adapter_set import AdapterSet
 from .chunk import Chunk, Scheduled
 from .grammar import GrammarError, Matcher
 from .grammar_compiler import Compiled, GrammarCompiler
@@ -55,18 +56,21 @@ class Engine:
         compiler: GrammarCompiler | None = None,
         prefix_cache: bool = True,
         speculate: int = 0,
+        adapters: AdapterSet | None = None,
     ) -> None:
         """
         Args:
             max_waiting: sequences that may wait; more are refused.
             compiler: without one, grammars are refused.
             speculate: tokens guessed for a sequence in a step, at most.
+            adapters: without them, sequences that name one are refused.
         """
         self._runner = runner
         self._limits = limits
         self._max_waiting = max_waiting
         self._compiler = compiler
         self._speculate = speculate
+        self.adapters = adapters
         self._scheduler = Scheduler(
             PagePool(limits.num_pages), limits.page_size, limits.max_sequences, limits.max_rows,
             prefix_cache=prefix_cache, propose=self._guess if speculate else None,
@@ -120,6 +124,11 @@ class Engine:
         if not submit.replayed and len(self._scheduler.waiting) + len(self._compiling) >= self._max_waiting:
             return Failed(submit.request_id, f"{self._max_waiting} sequences are waiting already", "overloaded")
         sequence = Sequence.of(connection, submit, time.monotonic())
+        if (name := submit.sampling.adapter) is not None:
+            found = None if self.adapters is None else self.adapters.find(name, replayed=submit.replayed)
+            if found is None:
+                return Failed(submit.request_id, f"adapter '{name}' is not loaded", "validation")
+            sequence.adapter, sequence.root_key = found
         if grammar is None:
             self._scheduler.add(sequence)
         else:
@@ -149,6 +158,17 @@ class Engine:
             self._forget(sequence.key)
         now = time.monotonic()
         return [(s.key, s.resume(now)) for s in sorted(sequences, key=lambda sequence: sequence.arrival)]
+
+    def free_adapters(self) -> bool:
+        """Forget the unloaded adapters that no sequence has any more. Returns whether there were any."""
+        if self.adapters is None or not (slots := self.adapters.retired_slots):
+            return False
+        waiting = [sequence for sequence, _ in self._compiling.values()]
+        used = {s.adapter for s in (*self._scheduler.running, *self._scheduler.waiting.values(), *waiting)}
+        unused = [slot for slot in slots if slot not in used]  # rows under way are waited for
+        for slot in unused:
+            self.adapters.free(slot)
+        return bool(unused)
 
     def step(self) -> Steps:
         """Launch a step, and read the one before. Returns what each connection is to be told."""

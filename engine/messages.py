@@ -49,6 +49,7 @@ class SamplingParams(Struct, frozen=True, array_like=True, gc=False):
     raw_logprobs: bool = False  # logprobs of the model's own distribution, not of the processed one
     prompt_logprobs: bool = False  # of each prompt token but the first, once, before the first new token
     prompt_top_n: int = 0  # best tokens wanted beside each of these, at most MAX_TOP_N
+    adapter: str | None = None  # whose tokens these are; None: the model's own
 
 
 class Submit(Struct, tag="submit", array_like=True, gc=False):
@@ -73,7 +74,22 @@ class Abort(Struct, tag="abort", array_like=True, gc=False):
     request_id: int
 
 
-ToEngine = Submit | Abort
+class LoadAdapter(Struct, tag="load", array_like=True, gc=False):
+    """Load what PEFT wrote to a directory. Answered by AdapterAnswer. ``request_id`` is the worker's, as of Submit."""
+
+    request_id: int
+    name: str
+    path: str
+
+
+class UnloadAdapter(Struct, tag="unload", array_like=True, gc=False):
+    """Take no more sequences for an adapter, and forget it after the last. Answered by AdapterAnswer."""
+
+    request_id: int
+    name: str
+
+
+ToEngine = Submit | Abort | LoadAdapter | UnloadAdapter
 
 
 class Hello(Struct, tag="hello", array_like=True, gc=False):
@@ -173,4 +189,32 @@ class Step(Struct, tag="step", array_like=True, gc=False):
     prompts: list[PromptLogprobs] = []
 
 
-FromEngine = Hello | Step
+AdapterError = Literal["invalid", "unknown"]  # unknown: there is none of that name
+
+
+class Adapter(Struct, frozen=True, array_like=True, gc=False):
+    """A name that requests may use, and the directory that PEFT wrote."""
+
+    name: str
+    path: str
+
+
+class AdapterList(Struct, tag="adapters", array_like=True, gc=False):
+    """Those that sequences may name from now on: after Hello, and to every worker when it changes.
+
+    ``max_adapters`` is 0 where there can be none.
+    """
+
+    adapters: tuple[Adapter, ...]
+    max_adapters: int
+
+
+class AdapterAnswer(Struct, tag="adapter", array_like=True, gc=False):
+    """What became of a LoadAdapter or UnloadAdapter; comes after the list that it changed."""
+
+    request_id: int
+    error: str | None = None
+    error_type: AdapterError | None = None
+
+
+FromEngine = Hello | Step | AdapterList | AdapterAnswer

@@ -12,7 +12,7 @@ from .sequence import Sequence
 
 
 def page_key(parent: bytes, tokens: list[int]) -> bytes:
-    """Key of the page with ``tokens`` whose predecessor has the key ``parent``; the first page's parent is empty."""
+    """Key of the page with ``tokens`` whose predecessor has the key ``parent``; the first page's is its sequence's."""
     return blake2b(parent + array("I", tokens).tobytes(), digest_size=16).digest()
 
 
@@ -49,7 +49,7 @@ class PrefixCache:
 
     def check(self, sequence: Sequence) -> None:
         """Assert that the sequence's pages hold its tokens, as far as they have been registered."""
-        key = b""
+        key = sequence.root_key
         for index in range(sequence.registered_pages):
             start = index * self._page_size
             key = page_key(key, sequence.tokens[start : start + self._page_size])
@@ -63,5 +63,7 @@ class PrefixCache:
         keys = sequence.page_keys
         while len(keys) <= index:
             start = len(keys) * self._page_size
-            keys.append(page_key(keys[-1] if keys else b"", sequence.tokens[start : start + self._page_size]))
+            keys.append(
+                page_key(keys[-1] if keys else sequence.root_key, sequence.tokens[start : start + self._page_size])
+            )
         return keys[index]

@@ -66,6 +66,10 @@ class Runner:
         if backend.records_any_size:
             body_rows, head_rows = (limits.max_rows,), (samples,)
         self._body = backend.capture(self._run_body, body_rows)
+        self._adapters = model.adapters
+        self._adapted_body = self._body
+        if self._adapters is not None:  # a step without any launches the body that knows of none
+            self._adapted_body = backend.capture(self._run_adapted_body, body_rows)
         self._head = backend.capture(self._run_recorded_head, head_rows)
         self._scorer = PromptScorer(model, backend, self._hidden, limits, device)
 
@@ -77,10 +81,14 @@ class Runner:
     @torch.inference_mode()
     def launch(self, chunks: list[Chunk]) -> Launched:
         """Begin a step. At most one other may be under way, launched before."""
-        copy = self._backend.copy
+        copy, body = self._backend.copy, self._body
+        if any(chunk.sequence.adapter for chunk in chunks):
+            # Rows of one adapter side by side: its matrices are read once for them.
+            chunks = sorted(chunks, key=lambda chunk: chunk.sequence.adapter)
+            body = self._adapted_body
         size = self._inputs.stage(chunks)
         self._inputs.upload(copy)
-        self._body.launch(size.rows, size.sequences)
+        body.launch(size.rows, size.sequences)
         self._scorer.score(chunks)
         results = HostSampled(**self._results.turn())
         if size.samples:
@@ -130,6 +138,11 @@ class Runner:
         for plan in self._plans.values():
             self._backend.fill_plan(plan, batch)
         self._model.body(inputs.token_ids[:rows], batch, self._plans, self.cache, self._hidden[:rows])
+
+    def _run_adapted_body(self, rows: int) -> None:
+        assert self._adapters is not None
+        with self._adapters.applying(self._inputs.adapters):
+            self._run_body(rows)
 
     def _run_recorded_head(self, samples: int) -> None:
         self._run_head(samples, self._sampling.full_batch if self._records_all else self._sampling.plain_batch)

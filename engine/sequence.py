@@ -32,9 +32,11 @@ class Sequence:
     # Tokens that launched steps sample and nobody has read yet: up by 1 at launch, down by 1 when one is read. When a
     # step is scheduled it is 0 or 1; between its launch and the reading of the step before, 2.
     in_flight: int = 0
+    adapter: int = 0  # slot of its adapter; 0: none
     cached: int = 0  # prompt tokens found in the prefix cache when it first ran
     pages: list[int] = field(default_factory=list)
     page_keys: list[bytes] = field(default_factory=list)  # of its first full pages, as far as they were needed
+    root_key: bytes = b""  # parent of its first page's key: pages of another adapter hold other numbers
     registered_pages: int = 0  # of its first pages: those that the prefix cache has been told of
     ngrams: NgramIndex = field(default_factory=NgramIndex)
     slot: int = -1  # its own among 0 .. max_sequences - 1 while it runs; -1: it doesn't

@@ -14,12 +14,25 @@ from pathlib import Path
 
 import msgspec
 
+from .adapter_records import write_records
+from .adapter_set import Requester
 from .chunk import Chunk
 from .engine import Engine
 from .faults import Faults
 from .flight_recorder import FlightRecorder, flight_path
 from .frames import FrameError, FrameReader, encode_frame
-from .messages import Abort, Hello, Step, Submit, ToEngine
+from .messages import (
+    Abort,
+    Adapter,
+    AdapterAnswer,
+    AdapterList,
+    Hello,
+    LoadAdapter,
+    Step,
+    Submit,
+    ToEngine,
+    UnloadAdapter,
+)
 from .quarantine import Quarantine
 from .sequence import SequenceKey
 
@@ -74,6 +87,9 @@ class EngineServer:
         self._waker.setblocking(False)
         self._watch(self._woken, selectors.EVENT_READ, lambda _: self._drain())
         engine.wake = self._wake
+        self._path = path
+        if engine.adapters is not None:
+            engine.adapters.wake = self._wake
 
     def stop(self) -> None:
         """End ``serve`` after the step in progress."""
@@ -90,6 +106,7 @@ class EngineServer:
             for key, events in self._selector.select(0 if busy else HEARTBEAT_S):
                 key.data(events)
             self._run_quarantine()
+            self._change_adapters()
             self._flight.compile(self._engine.compiling)
             if self._engine.has_work:
                 self._step()
@@ -129,7 +146,7 @@ class EngineServer:
         self._workers[worker.connection] = worker
         self._watch(sock, selectors.EVENT_READ, lambda events: self._ready(worker, events))
         hello = msgspec.structs.replace(self._hello, connection=worker.connection)
-        self._send(worker, encode_frame(hello) + encode_frame(Step(self._engine.stats())))
+        self._send(worker, b"".join(map(encode_frame, (hello, self._adapter_list(), Step(self._engine.stats())))))
 
     def _ready(self, worker: _Worker, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -165,6 +182,53 @@ class EngineServer:
             case Abort():
                 self._quarantine.drop(key)
                 self._engine.abort(*key)
+            case LoadAdapter():
+                self._answer(key, self._load(Requester(*key), Adapter(message.name, message.path)))
+            case UnloadAdapter():
+                self._unload(Requester(*key), message.name)
+
+    def _load(self, requester: Requester, adapter: Adapter) -> AdapterAnswer | None:
+        if self._engine.adapters is None:
+            return AdapterAnswer(requester.request_id, "this server was started without --max-loras", "invalid")
+        return self._engine.adapters.load(requester, adapter)
+
+    def _unload(self, requester: Requester, name: str) -> None:
+        if self._engine.adapters is None:
+            self._answer(requester, AdapterAnswer(requester.request_id, f"adapter '{name}' is not loaded", "unknown"))
+            return
+        answer = self._engine.adapters.unload(requester, name)
+        if answer.error is None:
+            self._tell_adapters()
+        self._answer(requester, answer)
+
+    def _change_adapters(self) -> None:
+        """Let in what was loaded meanwhile, and let go what nobody uses any more."""
+        adapters = self._engine.adapters
+        if adapters is None:
+            return
+        for requester, answer in adapters.finish():
+            if answer.error is None:
+                self._tell_adapters()
+            self._answer(requester, answer)
+        # In quarantine wait sequences that the engine doesn't know.
+        if not self._quarantine.active and self._engine.free_adapters():
+            write_records(self._path, adapters.records)
+
+    def _adapter_list(self) -> AdapterList:
+        adapters = self._engine.adapters
+        return AdapterList((), 0) if adapters is None else adapters.listed
+
+    def _tell_adapters(self) -> None:
+        """Everybody, and whoever comes after this engine."""
+        assert self._engine.adapters is not None
+        write_records(self._path, self._engine.adapters.records)
+        for worker in list(self._workers.values()):
+            self._send(worker, encode_frame(self._adapter_list()))
+
+    def _answer(self, requester: tuple[int, int], answer: AdapterAnswer | None) -> None:
+        worker = self._workers.get(requester[0])
+        if worker is not None and answer is not None:
+            self._send(worker, encode_frame(answer))
 
     def _run_quarantine(self) -> None:
         """While there are suspects, run one of them alone; then everybody."""

@@ -7,9 +7,10 @@ import time
 import torch
 
 from ..kernels import BackendName, Unsupported, load_backend
+from .adapter_set import AdapterSet, load_at_start
 from .checkpoint.errors import ModelError
 from .checkpoint.quantized import QuantizeName
-from .config import EngineConfig, Quantization
+from .config import EngineConfig, Quantization, max_adapters
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
 from .limits import choose_limits
@@ -41,6 +42,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     model = load_model(
         config.model_dir, model_config, backend, dtypes, device,
         min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), quantize,
+        max_adapters(config),
     )  # fmt: skip
     loaded = time.monotonic()
     if device.type == "cpu":
@@ -50,10 +52,14 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         runner = Runner(model, backend, limits, dtypes, device)
     except Unsupported as error:
         raise ModelError(f"{config.model_id}: {error}") from error
+    adapters = None
+    if model.adapters is not None:
+        adapters = AdapterSet(model.adapters)
+        load_at_start(adapters, config.adapters, config.socket)
     engine = Engine(
         runner, limits, config.max_waiting,
         compiler=GrammarCompiler(config.model_dir, model_config.vocab_size),
-        prefix_cache=config.prefix_cache, speculate=config.speculate,
+        prefix_cache=config.prefix_cache, speculate=config.speculate, adapters=adapters,
     )  # fmt: skip
     logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
     _warm_up(engine, limits.max_rows if device.type == "cuda" else _CPU_WARM_UP_ROWS, limits.max_total_tokens)

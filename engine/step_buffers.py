@@ -34,6 +34,7 @@ class StepBuffers:
                 "slots": ((rows,), torch.int64),
                 "last_rows": ((max_samples,), torch.int64),
                 "positions": ((rows,), torch.int32),
+                "adapters": ((rows,), torch.int32),
                 "query_start": ((sequences + 1,), torch.int32),
                 "kv_lengths": ((sequences,), torch.int32),
             },
@@ -59,6 +60,11 @@ class StepBuffers:
     def last_rows(self) -> torch.Tensor:
         """int64 [samples], on the device: the rows to sample from."""
         return self._inputs.device["last_rows"]
+
+    @property
+    def adapters(self) -> torch.Tensor:
+        """int32 [rows], on the device: the slot of each row's adapter, 0 for none."""
+        return self._inputs.device["adapters"]
 
     def batch(self, rows: int) -> StepBatch:
         """The first rows, and all sequences."""
@@ -108,6 +114,7 @@ class StepBuffers:
         positions = np.arange(rows) - (query_start[:-1] - start_array)[of_row]
         _set(host["token_ids"], tokens, 0)
         _set(host["positions"], positions, 0)
+        _set(host["adapters"], np.repeat([chunk.sequence.adapter for chunk in chunks], count_array), 0)
         _set(host["query_start"], query_start, rows)
         _set(host["kv_lengths"], start_array + count_array, 0)
         host["sources"][:] = -1

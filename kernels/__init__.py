@@ -14,11 +14,12 @@ On the CPU, sums stay in fp32 between the linears: it costs nothing there. Pages
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 
 from .block_weight import BlockSource
+from .low_rank import LowRank
 from .sampling_fields import FIELDS, INDEX
 
 BackendName = Literal["cpu", "triton"]
@@ -149,6 +150,25 @@ class BlockTable(Linear, Protocol):
 
 
 Embedding = torch.Tensor | BlockTable
+
+
+class AdapterTable(Protocol):
+    """The adapters of one linear by slot, 1 and up; rows of slot 0 have none."""
+
+    def pack(self, parts: Sequence[LowRank | None]) -> Any:
+        """An adapter as the backend reads it: an update or None for each part. Any thread may call it."""
+        ...
+
+    def put(self, slot: int, packed: Any) -> None:
+        """Let a slot have what ``pack`` returned, or nothing (None). No step under way may have rows of that slot."""
+        ...
+
+    def add(self, x: torch.Tensor, slots: torch.Tensor, y: torch.Tensor) -> None:
+        """Add to y [rows, out], in the stream's dtype, what the slots (int32 [rows]) of the rows x [rows, in] have.
+
+        Rows of one slot should be neighbours. Rows of slot 0 are not touched.
+        """
+        ...
 
 
 class AttentionPlan(Protocol):
@@ -310,6 +330,12 @@ class Backend(Protocol):
 
         Products are those of the described weights: nothing is rounded but sums in fp32.
         """
+        ...
+
+    def new_adapters(
+        self, inner: int, widths: Sequence[int], slots: int, dtype: torch.dtype, device: torch.device
+    ) -> AdapterTable:
+        """Room for the adapters of a linear whose parts have so many outputs each, for rows of ``dtype``."""
         ...
 
     def take_rows(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,8 @@ from typing import cast
 
 from ...engine.flight_recorder import FlightRecord, flight_path
 from ...engine.frames import FrameError, FrameReader, encode_frame
-from ...engine.messages import Abort, FromEngine, Hello, SamplingParams, Stats, Step
+from ...engine.messages import Abort, AdapterList, FromEngine, Hello, SamplingParams, Stats, Step, ToEngine
+from .adapter_changes import AdapterChanges
 from .health import DeviceHealth, EngineHealth, LoopHealth, ProcessHealth
 from .poison import SUSPECT, EngineExit
 from .remote_sequence import EngineError, RemoteSequence, Waker
@@ -33,6 +34,7 @@ class EngineClient:
     Attributes:
         hello: what the engine said it is, the last one if it is away; None before the first connection.
         stats: of the last frame.
+        adapters: those that sequences may name, and how to change them.
         on_step: called for each frame, before what it holds reaches the sequences.
     """
 
@@ -53,6 +55,7 @@ class EngineClient:
         self._away_check: asyncio.TimerHandle | None = None
         self.hello: Hello | None = None
         self.stats: Stats | None = None
+        self.adapters = AdapterChanges(self._request_ids, self._send)
 
     @property
     def live(self) -> int:
@@ -137,16 +140,27 @@ class EngineClient:
             finally:
                 connection.close()
 
+    def _send(self, message: ToEngine) -> None:
+        """Raises EngineError while there is no engine."""
+        if self._transport is None:
+            raise EngineError("the engine is not available")
+        self._transport.write(encode_frame(message))
+
     def _abort(self, remote: RemoteSequence) -> None:
         if self._live.pop(remote.request_id, None) is not None and self._transport is not None:
             self._transport.write(encode_frame(Abort(remote.request_id)))
 
     def _on_message(self, message: FromEngine, transport: asyncio.Transport) -> None:
         self._last_frame = time.monotonic()
-        if isinstance(message, Hello):
-            self._on_hello(message, transport)
-        else:
-            self._on_step(message)
+        match message:
+            case Hello():
+                self._on_hello(message, transport)
+            case Step():
+                self._on_step(message)
+            case AdapterList():
+                self.adapters.listed = message
+            case _:
+                self.adapters.on_answer(message)
 
     def _on_hello(self, hello: Hello, transport: asyncio.Transport) -> None:
         logger.info("engine: %s on %s, %s", hello.model_id, hello.device, hello.dtype)
@@ -195,6 +209,7 @@ class EngineClient:
         self._transport = None
         self._connected.clear()
         self._exit = EngineExit(self.hello, self._flight)
+        self.adapters.on_lost()
         self._lost_at = time.monotonic()
         self._watch_absence()
         logger.warning("engine: connection lost, %d sequences wait for the next one", len(self._live))

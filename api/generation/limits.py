@@ -31,6 +31,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_logit_bias: int = 1024  # entries
     vocab_size: int = 2**31 - 1
     grammar_support: bool = True
+    adapters: tuple[str, ...] = ()  # that are loaded
 
 
 def check_stops(stops: Sequence[str], limits: Limits) -> None:

@@ -74,6 +74,7 @@ class Service:
             max_logit_bias=hello.max_logit_bias,
             vocab_size=hello.vocab_size,
             grammar_support=not config.disable_grammar_support,
+            adapters=tuple(adapter.name for adapter in self.engine.adapters.listed.adapters),
         )
 
     @property

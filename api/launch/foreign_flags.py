@@ -43,7 +43,6 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "rope-factor": Foreign("write rope_scaling into the model's config.json", fatal=True, neutral=("1", "1.0")),
     "watermark-gamma": Foreign("requests for a watermark are refused", neutral=("0.5",)),
     "watermark-delta": Foreign("requests for a watermark are refused", neutral=("2", "2.0")),
-    "lora-adapters": Foreign("merge the adapter into the model and serve that", fatal=True),
     "ngrok": Foreign("run a tunnel beside the server", fatal=True, takes="nothing"),
     "ngrok-authtoken": Foreign("run a tunnel beside the server", fatal=True),
     "ngrok-edge": Foreign("run a tunnel beside the server", fatal=True),

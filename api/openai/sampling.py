@@ -93,6 +93,7 @@ def check(
         grammar=grammar,
         top_n=top_logprobs,
         raw_logprobs=True,
+        adapter=request.model if request.model in limits.adapters else None,
     )
     return Checked(choices, stops, _most_tokens(request), sampling)
 

@@ -293,12 +293,13 @@ class Completion(Struct):
 
 
 class Model(Struct):
-    """The model that is served."""
+    """What ``model`` may name: the model that is served, or one of its adapters."""
 
     id: str
     created: int
     owned_by: str
     object: Literal["model"] = field(default="model")
+    parent: str | UnsetType = UNSET  # of an adapter: the model
 
 
 class ModelList(Struct):

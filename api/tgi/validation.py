@@ -40,8 +40,9 @@ def check(request: GenerateRequest, limits: Limits, stream: bool) -> None:
     _check_beyond_tgi(parameters, limits)
     if parameters.watermark:
         raise ValidationError("`watermark` is not supported by this server: no detector would find it")
-    if parameters.adapter_id:
-        raise ValidationError("`adapter_id` is not supported by this server: no adapter is loaded")
+    if parameters.adapter_id and parameters.adapter_id not in limits.adapters:
+        loaded = f"loaded are {', '.join(limits.adapters)}" if limits.adapters else "no adapter is loaded"
+        raise ValidationError(f"`adapter_id` must be the name of an adapter that is loaded: {loaded}")
 
 
 def _check_best_of(parameters: GenerateParameters, limits: Limits, stream: bool) -> None:
@@ -140,4 +141,5 @@ def resolve(
         grammar=grammar,
         top_n=parameters.top_n_tokens or 0,
         prompt_logprobs=bool(parameters.decoder_input_details),
+        adapter=parameters.adapter_id or None,
     )

@@ -49,3 +49,16 @@ class Version(Struct):
     """Answer of GET /version."""
 
     version: str  # of headwater
+
+
+class LoadAdapterRequest(Struct):
+    """Body of /v1/load_lora_adapter."""
+
+    lora_name: str
+    lora_path: str  # a directory that PEFT wrote, where the server runs
+
+
+class UnloadAdapterRequest(Struct):
+    """Body of /v1/unload_lora_adapter."""
+
+    lora_name: str

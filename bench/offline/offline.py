@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ...api.launch.adapters import resolve_adapters
 from ...engine.checkpoint.quantized import QuantizeName
 from ...engine.checkpoint.resolve import resolve_model
 from ...engine.config import EngineConfig, KvCacheDtype
@@ -32,8 +33,12 @@ class Decoding:
     def __init__(self, engine: Engine, prompts: list[list[int]], new_tokens: int) -> None:
         self._engine = engine
         self._lengths = [len(prompt) for prompt in prompts]
+        # The adapters in turn, if there are any.
+        listed = () if engine.adapters is None else engine.adapters.listed.adapters
         for request_id, prompt in enumerate(prompts):
-            failed = engine.submit(CONNECTION, Submit(request_id, prompt, SamplingParams(new_tokens, greedy=True)))
+            adapter = listed[request_id % len(listed)].name if listed else None
+            sampling = SamplingParams(new_tokens, greedy=True, adapter=adapter)
+            failed = engine.submit(CONNECTION, Submit(request_id, prompt, sampling))
             assert failed is None, failed
 
     def prefill(self) -> float:
@@ -86,6 +91,7 @@ def offline(
     kv_cache_dtype: KvCacheDtype,
     threads: int | None,
     quantize: QuantizeName | None,
+    lora_adapters: str,
     report_options: ReportOptions,
 ) -> None:
     """Measure and report. Raises ModelError."""
@@ -105,6 +111,7 @@ def offline(
         max_total_tokens=max(contexts) + room(max(batches), max(contexts), len(batches), steps, rows),
         threads=threads,
         quantize=quantize,
+        adapters=resolve_adapters(lora_adapters, found.model_id),
         prefix_cache=False,  # every sequence reads pages of its own
     )
     engine, hello = start_engine(config)

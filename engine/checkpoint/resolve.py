@@ -29,6 +29,8 @@ HUB_FILES = [
     INDEX_FILE,
 ]  # fmt: skip
 
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
 
 @dataclass(frozen=True)
 class ResolvedModel:
@@ -67,6 +69,20 @@ def resolve_model(model: str | None, revision: str | None = None, dtype: str | N
     _check_config(directory, dtype)
     _download_weights(model, directory)
     return ResolvedModel(_check_directory(directory, dtype), model, directory.name)
+
+
+def resolve_adapter(source: str) -> Path:
+    """Find or download an adapter: a directory that PEFT wrote, or ``id`` or ``id@revision`` on the Hub.
+
+    Raises ModelError.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    model, _, revision = source.partition("@")
+    if not HUB_ID.fullmatch(model):
+        raise ModelError(f"adapter {source}: no such directory, and no Hub id (which looks like 'owner/name').")
+    return _download(model, revision or None, ADAPTER_FILES)
 
 
 def find_default_gguf() -> Path:

@@ -151,6 +151,15 @@ def find_weights(model_dir: Path) -> list[Path]:
     return found
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Of one safetensors file. Raises ModelError."""
+    if not path.is_file():
+        pickled = sorted(path.parent.glob("*.bin"))
+        found = f"only pickled weights ({pickled[0].name}), which are not loaded" if pickled else "no such file"
+        raise ModelError(f"{path}: {found}.")
+    return list(_open(path).keys())
+
+
 def shards_of(index: Path) -> set[str]:
     """Names of the files that an index lists. Raises ModelError."""
     return {path.name for path in _weight_map(index).values()}

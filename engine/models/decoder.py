@@ -64,6 +64,7 @@ class DecoderModel:
     Attributes:
         linear_bytes: what a step reads of weights: those of all linears, the head included.
         windows: of its layers, ascending, 0 for the whole context.
+        adapters: of its linears; None: they have none.
     """
 
     def __init__(self, config: ModelConfig, checkpoint: Weights, load: WeightLoader, max_positions: int) -> None:
@@ -95,6 +96,7 @@ class DecoderModel:
             for rope in {layer.rope for layer in config.layers}
         }
         self.linear_bytes = load.linear_bytes
+        self.adapters = load.adapters
         self.windows = sorted({layer.window for layer in config.layers})
 
     def body(

@@ -25,8 +25,12 @@ def load_model(
     device: torch.device,
     max_positions: int,
     quantize: QuantizeName | None = None,
+    max_adapters: int = 0,
 ) -> DecoderModel:
-    """Load the weights of a directory onto a device; ``quantize`` rounds the linears'. Raises ModelError."""
+    """Load the weights of a directory onto a device; ``quantize`` rounds the linears'. Raises ModelError.
+
+    ``max_adapters``: how many the linears may have at a time.
+    """
     checkpoint: Weights
     if (model_dir / WEIGHTS_FILE).exists():
         checkpoint = GgufCheckpoint(model_dir)
@@ -36,7 +40,7 @@ def load_model(
         checkpoint = open_checkpoint(model_dir, config.spellings)
         if config.transposed:
             checkpoint = TransposedCheckpoint(checkpoint, config.transposed)
-    loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize)
+    loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters)
     model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()
     return model

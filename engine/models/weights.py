@@ -15,6 +15,7 @@ from ..checkpoint.errors import ModelError
 from ..checkpoint.kv_scales import KvScales, read_kv_scales
 from ..checkpoint.quantized import QuantizationArgs, QuantizeName, StoredScales
 from ..checkpoint.safetensors_dir import Checkpoint
+from .adapters import Adapters
 from .dtypes import FP8, Dtypes
 
 EIGHT_BITS: dict[QuantizeName, torch.dtype] = {"int8": torch.int8, "fp8": FP8}
@@ -61,6 +62,7 @@ class WeightLoader:
 
     Attributes:
         linear_bytes: of the linears loaded so far, as their backend keeps them.
+        adapters: what may be added to them; None: nothing.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class WeightLoader:
         device: torch.device,
         stored_scales: StoredScales | None = None,
         quantize: QuantizeName | None = None,
+        max_adapters: int = 0,
     ) -> None:
         """``stored_scales``: how the checkpoint is quantised; ``quantize``: to what linears are rounded that aren't."""
         self.linear_bytes = 0
+        self.adapters = Adapters(backend, max_adapters, dtypes.rows, device) if max_adapters else None
         self.backend = backend
         self.device = device
         self.dtypes = dtypes
@@ -123,7 +127,7 @@ class WeightLoader:
         """
         linear = self._linear(parts, inner, bias, order)
         self.linear_bytes += linear.nbytes
-        return linear
+        return linear if self.adapters is None else self.adapters.wrap(linear, parts, inner, order)
 
     def _linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool, order: torch.Tensor | None) -> Linear:
         biases = _fuse([self.vector(f"{name}.bias", width) for name, width in parts], order) if bias else None

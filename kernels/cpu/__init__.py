@@ -3,6 +3,7 @@
 import torch
 
 from .activation import act, gelu_tanh_and_mul, silu_and_mul
+from .adapters import new_adapters
 from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
 from .elementwise import add, cast, scale
@@ -29,6 +30,7 @@ __all__ = [
     "fill_plan",
     "gelu_tanh_and_mul",
     "layer_norm",
+    "new_adapters",
     "new_plan",
     "pack_blocks",
     "pack_linear",

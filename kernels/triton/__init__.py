@@ -3,6 +3,7 @@
 import torch
 
 from .activation import act, gelu_tanh_and_mul, silu_and_mul
+from .adapters import new_adapters
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
 from .block_linear import pack_blocks
@@ -32,6 +33,7 @@ __all__ = [
     "fill_plan",
     "gelu_tanh_and_mul",
     "layer_norm",
+    "new_adapters",
     "new_plan",
     "pack_blocks",
     "pack_linear",

@@ -29,6 +29,22 @@ LINEAR_TILES = (
 )
 
 
+class AdapterTile(NamedTuple):
+    """How the two kernels of low-rank updates are compiled."""
+
+    rows: int  # of a program: those of several adapters, one after the other
+    inputs: int  # of one loop iteration
+    outputs: int  # of one program
+    splits: int  # of the inputs, each its own program, up to ``few_rows`` rows
+    few_rows: int
+    warps: int
+    stages: int
+    registers: int  # a thread may use; without a limit the compiler guesses one of its own, and spills
+
+
+ADAPTER_TILE = AdapterTile(16, 128, 64, 8, 64, 4, 3, 128)
+
+
 class Tile(NamedTuple):
     """How one role of the attention kernel is compiled for one head dim on one architecture."""
 

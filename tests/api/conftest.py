@@ -26,8 +26,11 @@ from headwater.engine.config import encode_config
 from headwater.engine.frames import FrameReader, encode_frame
 from headwater.engine.messages import (
     Abort,
+    AdapterAnswer,
+    AdapterList,
     Failed,
     Hello,
+    LoadAdapter,
     PromptLogprobs,
     PromptScores,
     SamplingParams,
@@ -37,6 +40,7 @@ from headwater.engine.messages import (
     Submit,
     ToEngine,
     Tokens,
+    UnloadAdapter,
 )
 
 # prometheus_client looks for it when it is first imported.
@@ -108,7 +112,7 @@ class EnginePeer:
     def __init__(self, path: Path, hello: Hello | None = None) -> None:
         self.path = path
         self.hello = hello or self.hello
-        self.inbox: queue.Queue[tuple[socket.socket, Submit | Abort]] = queue.Queue()
+        self.inbox: queue.Queue[tuple[socket.socket, ToEngine]] = queue.Queue()
         self.connections: list[socket.socket] = []
         self.senders: dict[int, socket.socket] = {}  # of each Submit, by request id (one worker) or the last one
         self.listener: socket.socket | None = None
@@ -133,7 +137,7 @@ class EnginePeer:
             threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
 
     def _receive(self, connection: socket.socket) -> None:
-        reader: FrameReader[Submit | Abort] = FrameReader(ToEngine)
+        reader: FrameReader[ToEngine] = FrameReader(ToEngine)
         while True:
             try:
                 data = connection.recv(1 << 16)
@@ -150,6 +154,18 @@ class EnginePeer:
         assert isinstance(message, Submit), message
         self.senders[message.request_id] = connection
         return message
+
+    def asked(self) -> LoadAdapter | UnloadAdapter:
+        """The next message, which must be about an adapter."""
+        _, message = self.inbox.get(timeout=DEADLINE_S)
+        assert isinstance(message, LoadAdapter | UnloadAdapter), message
+        return message
+
+    def tell(self, *messages: AdapterList | AdapterAnswer) -> None:
+        """The same to every worker."""
+        for connection in self.connections:
+            with suppress(BrokenPipeError):  # somebody who only looked whether we listen
+                connection.sendall(b"".join(map(encode_frame, messages)))
 
     def aborted(self) -> Abort:
         """The next message, which must be an Abort."""

@@ -26,6 +26,8 @@ FLAGS = {
     "revision": "engine/checkpoint/test_resolve.py::test_what_the_hub_refuses_is_told",
     "huggingface_hub_cache": "engine/checkpoint/test_resolve.py::test_the_hubs_models_are_kept_where_the_flag_says",
     "tokenizer_config_path": "engine/checkpoint/test_tokenizer_config.py::test_its_template_and_its_end_token_are_used",
+    "lora_adapters": "e2e/test_adapters.py::test_adapters_come_go_and_outlive_the_engine",
+    "max_loras": "engine/test_adapters.py::test_adapters_come_and_go_while_sequences_run",
     "dtype": "engine/test_limits.py::test_an_engine_is_what_its_flags_say",
     "activation_dtype": "engine/test_default_model.py::test_bf16_weights_with_exact_rows_give_the_oracles_logprobs",
     "quantize": "engine/test_quantized_default_model.py::test_quantised_weights_move_logprobs_little",
@@ -72,6 +74,7 @@ _GENERATE, _CHAT, _COMPLETIONS, _TOOLS = (
     "api/tgi/test_generate.py::", "api/openai/test_chat.py::", "api/openai/test_completions.py::",
     "api/openai/test_tools.py::",
 )  # fmt: skip
+_ADAPTERS = "api/vllm/test_adapters.py::"
 _BOUND, _UNBOUND = (
     "api/openai/test_constraints.py::test_constraints_reach_the_engine",
     "api/openai/test_constraints.py::test_what_cannot_be_held_is_refused_by_name",
@@ -133,7 +136,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "truncate": _GENERATE + "test_a_prompt_becomes_ids_and_parameters",
         "watermark": _REFUSED_BY_TGI,
         "details": _GENERATE + "test_a_whole_answer_with_details",
-        "adapter_id": _REFUSED_BY_TGI,
+        "adapter_id": _ADAPTERS + "test_requests_name_an_adapter",
     },
     tgi.CompatGenerateRequest: {
         "inputs": _GENERATE + "test_a_prompt_becomes_ids_and_parameters",
@@ -190,6 +193,8 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "tokens": "api/vllm/test_tokens.py::test_text_and_ids_are_each_others",
         "model": "- there is one model",
     },
+    vllm.LoadAdapterRequest: dict.fromkeys(("lora_name", "lora_path"), _ADAPTERS + "test_loading"),
+    vllm.UnloadAdapterRequest: {"lora_name": _ADAPTERS + "test_unloading"},
     VertexRequest: {"instances": _COMPLETIONS + "test_vertex"},
 }  # fmt: skip
 

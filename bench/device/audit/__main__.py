@@ -18,15 +18,25 @@ from triton import knobs
 from ..shapes import LLAMA_8B, MODELS, Model
 from .binary import Facts, compile_and_read
 from .gpus import AUDITED_GPUS
-from .launches import FP8_FROM, Launch, attention_launches, block_launches, row_launches, sampler_launches
+from .launches import (
+    FP8_FROM,
+    Launch,
+    adapter_launches,
+    attention_launches,
+    block_launches,
+    row_launches,
+    sampler_launches,
+)
 
 _SPILL_BYTES = 0
 _ATTENTION = ("attention few rows", "attention many rows")
 _LINEARS = ("int8 linear, 16 rows", "fp8 linear, 16 rows")
+_ADAPTERS = ("adapters down, 64 rows", "adapters up, 64 rows")
 _BLOCKS = ("Q4_K linear, 8 rows", "Q4_K linear, 2048 rows", "GPTQ linear, 8 rows", "GPTQ linear, 2048 rows")
 SNAPSHOT = (
     (80, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
     (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_LINEARS, *_BLOCKS)),
+    (90, "llama-3.1-8b", _ADAPTERS),
     (100, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
     (120, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
     (90, "smollm2-135m", _ATTENTION),
@@ -68,9 +78,9 @@ def problems(finding: Finding) -> list[str]:
 
 
 def launches_of(model: Model, arch: int) -> list[Launch]:
-    """All of a model; with block-quantised weights for the one that stands for all."""
-    blocks = block_launches(model, arch) if model == LLAMA_8B else []
-    return attention_launches(model, arch) + row_launches(model, arch) + blocks
+    """All of a model; with block-quantised weights and adapters for the one that stands for all."""
+    others = block_launches(model, arch) + adapter_launches(model, arch) if model == LLAMA_8B else []
+    return attention_launches(model, arch) + row_launches(model, arch) + others
 
 
 def audit(archs: list[int], models: list[str]) -> Iterator[Finding]:

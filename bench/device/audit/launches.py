@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from ....kernels import SamplingBatch, StepBatch
 from ....kernels.triton import (
     activation,
+    adapters,
     attention,
     attention_plan,
     block_linear,
@@ -238,6 +239,30 @@ def block_launches(model: Model, arch: int) -> list[Launch]:
         with recording(arch) as launches:
             down.embed(_empty(DECODE_ROWS, dtype=torch.int64), 1.0, torch.bfloat16)
         found.append(launches[0]._replace(name=f"{kind} embedding"))
+    return found
+
+
+ADAPTER_RANK = 16
+
+
+def adapter_launches(model: Model, arch: int) -> list[Launch]:
+    """Low-rank updates of Q, K and V, all rows of one adapter: the decode step, and the prefill step."""
+    widths = [heads * model.head_dim for heads in (model.q_heads, model.kv_heads, model.kv_heads)]
+    table = adapters.new_adapters(model.hidden, widths, 8, torch.bfloat16, torch.device("cpu"))
+    found = []
+    for rows in (DECODE_ROWS, PREFILL_ROWS):
+        x, y = _empty(rows, model.hidden), _empty(rows, sum(widths))
+        with recording(arch) as launches:
+            table.add(x, _empty(rows, dtype=torch.int32), y)
+        shares = ((len(widths) * model.hidden, x.nbytes), (sum(widths), 2 * y.nbytes))
+        for launch, name, (width, row_bytes) in zip(launches, ("down", "up"), shares, strict=True):
+            found.append(
+                launch._replace(
+                    name=f"adapters {name}, {rows} rows",
+                    traffic_bytes=2 * ADAPTER_RANK * width + row_bytes,
+                    flops=2 * rows * ADAPTER_RANK * width,
+                )
+            )
     return found
 
 

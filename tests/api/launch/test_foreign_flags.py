@@ -40,7 +40,6 @@ def test_what_changes_nothing_is_said() -> None:
     [
         (["--num-shard", "2"], {}, "--num-shard: not here; one server uses one device: start one for each GPU"),
         (["--sharded", "true"], {}, "--sharded: not here"),
-        (["--lora_adapters=a"], {}, "merge the adapter"),
         ([], {"NUM_SHARD": "4"}, "--num-shard: not here"),
         (["--rope-scaling", "dynamic"], {}, "config.json"),
         (["--ngrok"], {}, "tunnel"),

@@ -47,7 +47,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"truncate": 0}, "`truncate` must be strictly positive and less than 100. Given: 0"),
     ({"truncate": 101}, "`truncate` must be strictly positive and less than 100. Given: 101"),
     ({"watermark": True}, "`watermark` is not supported by this server: no detector would find it"),
-    ({"adapter_id": "x"}, "`adapter_id` is not supported by this server: no adapter is loaded"),
+    ({"adapter_id": "x"}, "`adapter_id` must be the name of an adapter that is loaded: no adapter is loaded"),
     ({"stop": ""}, "`stop` sequences cannot be empty"),
     ({"min_p": 1.1}, "`min_p` must be >= 0.0 and <= 1.0"),
     ({"presence_penalty": -2.1}, "`presence_penalty` must be >= -2.0 and <= 2.0"),
