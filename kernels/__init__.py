@@ -141,6 +141,44 @@ class Linear(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RoutingRule:
+    """How the experts of a row are chosen by its logits, and weighed.
+
+    Those with the largest logits are, the lowest of equals. Their weights are the softmax of all logits, or each one's
+    sigmoid; renormalised, they are divided by their sum (which of a softmax is that of the chosen alone).
+    """
+
+    slots: int  # experts that a row goes to
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    renormalise: bool = False
+    scale: float = 1.0  # of all weights
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where the rows of a step go in one layer. A pair is a row and one of its experts; they are sorted by expert."""
+
+    ids: torch.Tensor  # int32 [rows, slots], the row's experts, best first
+    weights: torch.Tensor  # fp32 [rows, slots]
+    rows: torch.Tensor  # int64 [pairs], the row of each pair
+    positions: torch.Tensor  # int64 [rows, slots], which of the pairs it is
+    plan: torch.Tensor  # the backend's own: where the pairs of each expert begin
+
+
+class GroupedLinear(Protocol):
+    """Linears of one shape, of which each pair of a row and an expert takes the expert's."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of them."""
+        ...
+
+    def __call__(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """[pairs, in] in the rows' dtype -> [pairs, out] in the stream's, both in the order of ``routing``."""
+        ...
+
+
 class BlockTable(Linear, Protocol):
     """A linear of block-quantised weights; a single one serves as an embedding, too."""
 
@@ -276,6 +314,27 @@ class Backend(Protocol):
 
         Products are those of the described weights: nothing is rounded but sums in fp32.
         """
+        ...
+
+    def group_linears(self, members: Sequence[Linear]) -> GroupedLinear:
+        """The experts' linears of one layer and part, of one shape and form; they may be dropped afterwards.
+
+        Raises Unsupported, at the latest when it is called first.
+        """
+        ...
+
+    def route(self, logits: torch.Tensor, rule: RoutingRule) -> Routing:
+        """Choose and weigh the experts of each row by its logits [rows, experts], in the stream's dtype."""
+        ...
+
+    def combine(
+        self,
+        y: torch.Tensor,  # [pairs, width] in the stream's dtype
+        routing: Routing,
+        shared: torch.Tensor | None = None,  # [rows, width], of an expert that every row goes to, added last
+        shared_gate: torch.Tensor | None = None,  # [rows, 1]: times its sigmoid
+    ) -> torch.Tensor:
+        """Each row's weighted sum of what its experts gave, in the order of its slots, [rows, width]; sums are fp32."""
         ...
 
     def take_rows(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

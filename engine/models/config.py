@@ -16,11 +16,26 @@ from .rope_config import RopeConfig, RopeFields, read_rope
 DTYPE_NAMES = ("bfloat16", "float16", "float32")
 
 
+class ExpertsConfig(Struct, frozen=True, kw_only=True):
+    """A mixture of experts in place of a layer's MLP."""
+
+    count: int
+    slots: int  # experts that a row goes to
+    width: int  # of each
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    renormalise: bool = False
+    scale: float = 1.0
+    shared_width: int = 0  # of one that every row goes to, behind a gate of its own; 0: none
+    module: str = "mlp"  # its name in the checkpoint
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+
+
 class LayerConfig(Struct, frozen=True):
     """What differs from layer to layer."""
 
     rope: RopeConfig
     window: int = 0  # positions that a row sees, its own included; 0: all
+    experts: ExpertsConfig | None = None
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True):
@@ -98,6 +113,15 @@ class HfConfig(Struct, kw_only=True):
     query_pre_attn_scalar: float = 256.0
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
+    num_experts: int | None = None
+    num_local_experts: int | None = None  # Mixtral's name, and transformers 5's for others
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = None
+    qkv_bias: bool = True  # Qwen2-MoE's
+    norm_topk_prob: bool = False
+    decoder_sparse_step: int = 1
+    mlp_only_layers: list[int] | None = None
     dtype: str | None = None
     torch_dtype: str | None = None  # before transformers 5
     quantization_config: dict[str, Any] | None = None

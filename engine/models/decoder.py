@@ -1,4 +1,4 @@
-"""The decoder that all families share: pre-norm blocks of grouped-query attention and a gated MLP.
+"""The decoder that all families share: pre-norm blocks of grouped-query attention and a gated MLP or experts.
 
 What a family adds to Llama's is in its ModelConfig; a family's file fills that in.
 """
@@ -11,6 +11,7 @@ from ...kernels import AttentionPlan, StepBatch
 from ..log import Progress
 from .attention import Attention, LayerStep
 from .config import LayerConfig, ModelConfig
+from .experts import Experts
 from .kv_cache import KVCache
 from .mlp import GatedMlp
 from .rope import cos_sin_table
@@ -20,12 +21,16 @@ from .weights import WeightLoader, Weights
 class DecoderLayer:
     """One block. Rows in, rows out; ``residual`` is carried beside them and added inside the next norm."""
 
-    def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
+    def __init__(self, config: ModelConfig, layer: LayerConfig, load: WeightLoader, prefix: str) -> None:
         hidden = config.hidden_size
         self._backend = load.backend
         self._eps, self._offset = config.rms_norm_eps, config.norm_offset
         self._attention = Attention(config, load, f"{prefix}.self_attn")
-        self._mlp = GatedMlp(config, load, f"{prefix}.mlp")
+        self._mlp = (
+            GatedMlp(config, load, f"{prefix}.mlp")
+            if layer.experts is None
+            else Experts(config, layer.experts, load, prefix)
+        )
         self._input_norm = load.vector(f"{prefix}.input_layernorm.weight", hidden)
         self._post_attention = self._post_mlp = None
         if config.sandwich_norms:
@@ -59,7 +64,7 @@ class DecoderModel:
     """Embedding, blocks, final norm and head.
 
     Attributes:
-        linear_bytes: what a step reads of weights: those of all linears, the head included.
+        linear_bytes: what a step of one row reads of weights: those of the linears, the head included.
         windows: of its layers, ascending, 0 for the whole context.
     """
 
@@ -72,8 +77,8 @@ class DecoderModel:
         self._embedding = load.embedding("model.embed_tokens", config.vocab_size, config.hidden_size)
         self._layers = []
         progress = Progress("loading weights", config.num_layers, "layers")
-        for i in range(config.num_layers):
-            self._layers.append(DecoderLayer(config, load, f"model.layers.{i}"))
+        for i, layer in enumerate(config.layers):
+            self._layers.append(DecoderLayer(config, layer, load, f"model.layers.{i}"))
             progress.add(1)
         self._norm = load.vector("model.norm.weight", config.hidden_size)
         # A checkpoint may leave the head out although it isn't said to be tied, or ship a copy although it is.

@@ -6,8 +6,10 @@ from .config import Family, ModelConfig
 from .config import read_config as _read_config
 from .gemma3 import gemma3
 from .llama import llama, mistral
+from .mixtral import mixtral
 from .phi3 import phi3
 from .qwen import qwen2, qwen3
+from .qwen_moe import qwen2_moe, qwen3_moe
 
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": llama,
@@ -16,6 +18,9 @@ FAMILIES: dict[str, Family] = {
     "Qwen3ForCausalLM": qwen3,
     "Gemma3ForCausalLM": gemma3,
     "Phi3ForCausalLM": phi3,
+    "MixtralForCausalLM": mixtral,
+    "Qwen2MoeForCausalLM": qwen2_moe,
+    "Qwen3MoeForCausalLM": qwen3_moe,
 }
 # For a config.json that names no architecture.
 MODEL_TYPES = {
@@ -25,6 +30,9 @@ MODEL_TYPES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "phi3": "Phi3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 
 

@@ -9,8 +9,9 @@ from .weights import WeightLoader
 class GatedMlp:
     """``down(act(gate(x)) * up(x))``; ``prefix`` is its name in the checkpoint."""
 
-    def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
-        hidden, width, backend = config.hidden_size, config.intermediate_size, load.backend
+    def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str, width: int | None = None) -> None:
+        """``width``: if not the model's."""
+        hidden, width, backend = config.hidden_size, width or config.intermediate_size, load.backend
         self._rows_dtype = load.dtypes.rows
         self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
         if config.fused_projections:

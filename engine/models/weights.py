@@ -60,7 +60,7 @@ class WeightLoader:
     """Loads weights by name. One linear of the checkpoint is in flight at a time, besides the mapped file.
 
     Attributes:
-        linear_bytes: of the linears loaded so far, as their backend keeps them.
+        linear_bytes: what a row reads of the linears loaded so far, as their backend keeps them.
     """
 
     def __init__(
@@ -122,6 +122,12 @@ class WeightLoader:
         ``order``: int64 [outputs], which of the outputs, put one after another, comes first, second and so on.
         """
         linear = self._linear(parts, inner, bias, order)
+        self.linear_bytes += linear.nbytes
+        return linear
+
+    def float_linear(self, module: str, outputs: int, inner: int) -> Linear:
+        """A small linear that is not to be rounded: which experts a row goes to hangs on it. Raises ModelError."""
+        linear = self.backend.pack_linear(self._widened(self._part(module, outputs, inner)))
         self.linear_bytes += linear.nbytes
         return linear
 

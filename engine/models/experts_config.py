@@ -1,0 +1,26 @@
+"""What config.json says of a mixture of experts, for the families that have one."""
+
+from msgspec.structs import replace
+
+from ..checkpoint.errors import ModelError
+from .config import ExpertsConfig, HfConfig, ModelConfig
+
+
+def read_experts(hf: HfConfig, width: int | None, renormalise: bool) -> ExpertsConfig:
+    """The experts of a layer, each of that width. Raises ModelError for what is missing or cannot be."""
+    count, slots = hf.num_experts or hf.num_local_experts, hf.num_experts_per_tok
+    if not count or not slots or not width or min(count, slots, width) < 1:
+        raise ModelError(f"a mixture of {count} experts (num_experts) {width} wide, {slots} of them for a row")
+    if slots > count:
+        raise ModelError(f"num_experts_per_tok is {slots}, of {count} experts in all")
+    return ExpertsConfig(count=count, slots=slots, width=width, renormalise=renormalise)
+
+
+def with_experts(config: ModelConfig, hf: HfConfig, experts: ExpertsConfig) -> ModelConfig:
+    """Experts in the layers that config.json does not keep for a plain MLP."""
+    dense = set(hf.mlp_only_layers or ())
+    layers = (
+        layer if index in dense or (index + 1) % hf.decoder_sparse_step else replace(layer, experts=experts)
+        for index, layer in enumerate(config.layers)
+    )
+    return replace(config, layers=tuple(layers))
