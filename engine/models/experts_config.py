@@ -17,7 +17,9 @@ def read_experts(hf: HfConfig, width: int | None, renormalise: bool) -> ExpertsC
 
 
 def with_experts(config: ModelConfig, hf: HfConfig, experts: ExpertsConfig) -> ModelConfig:
-    """Experts in the layers that config.json does not keep for a plain MLP."""
+    """Experts in the layers that config.json does not keep for a plain MLP. Raises ModelError."""
+    if hf.decoder_sparse_step < 1:
+        raise ModelError(f"decoder_sparse_step is {hf.decoder_sparse_step}")
     dense = set(hf.mlp_only_layers or ())
     layers = (
         layer if index in dense or (index + 1) % hf.decoder_sparse_step else replace(layer, experts=experts)

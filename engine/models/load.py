@@ -10,6 +10,7 @@ from ..checkpoint.gguf_checkpoint import GgufCheckpoint
 from ..checkpoint.packed_weights import PackedCheckpoint
 from ..checkpoint.quantized import QuantizeName
 from ..checkpoint.safetensors_dir import WEIGHTS_FILE, open_checkpoint
+from ..checkpoint.stacked_experts import StackedExperts, has_stacked_experts
 from .config import ModelConfig
 from .decoder import DecoderModel
 from .dtypes import Dtypes
@@ -32,7 +33,9 @@ def load_model(
     elif config.packed_weights is not None:
         checkpoint = PackedCheckpoint(open_checkpoint(model_dir), config.packed_weights)
     else:
-        checkpoint = open_checkpoint(model_dir)
+        checkpoint = opened = open_checkpoint(model_dir)
+        if has_stacked_experts(opened):
+            checkpoint = StackedExperts(opened)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize)
     model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()

@@ -6,11 +6,13 @@ from .activation import gelu_tanh_and_mul, silu_and_mul
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
 from .block_linear import pack_blocks
+from .grouped import group_linears
 from .linear import QuantizedLinear, pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .program import Event, capture
 from .rope import QkNorm, rope_and_write
+from .route import combine, route
 from .rows import copy, count_tokens, embed, soft_cap, take_rows, take_tokens
 from .sample import sample
 
@@ -21,11 +23,13 @@ __all__ = [
     "QuantizedLinear",
     "add_rms_norm",
     "capture",
+    "combine",
     "copy",
     "count_tokens",
     "embed",
     "fill_plan",
     "gelu_tanh_and_mul",
+    "group_linears",
     "new_plan",
     "pack_blocks",
     "pack_linear",
@@ -36,6 +40,7 @@ __all__ = [
     "records_any_size",
     "rms_norm",
     "rope_and_write",
+    "route",
     "row_dtypes",
     "sample",
     "silu_and_mul",

@@ -7,12 +7,13 @@ import torch
 
 from headwater.kernels import Backend, GroupedLinear, Linear, Routing, RoutingRule, Unsupported, load_backend
 from headwater.kernels.cpu import capture
+from headwater.kernels.quantize import round_weight
 
 from .test_triton_block_linear import random_weight
 
 CPU, TRITON = "cpu", "triton"
 BACKENDS = pytest.mark.parametrize("name", [CPU, TRITON])
-BLOCKS = ("Q4_1", "GPTQ, 4 bits", "GPTQ, 4 bits, ordered")
+BLOCKS = ("Q4_1", "GPTQ, 4 bits, ordered")
 EXPERTS, ROWS, INNER = 6, 21, 64
 
 
@@ -84,7 +85,10 @@ def make_member(backend: Backend, form: str, inner: int) -> tuple[Linear, torch.
     """A linear of that form with its weight and bias, [out, in + 1] in fp64."""
     weight, bias = torch.randn(OUT, inner), torch.randn(OUT)
     if form in ("int8", "fp8"):
-        linear = backend.quantize_linear(weight, bias, torch.int8 if form == "int8" else torch.float8_e4m3fn)
+        dtype = torch.int8 if form == "int8" else torch.float8_e4m3fn
+        linear = backend.quantize_linear(weight, bias, dtype)
+        rounded, scale = round_weight(weight, dtype)
+        weight = rounded.float() * scale[:, None]
     elif form in ("fp32", "bf16"):
         weight = weight.to(torch.bfloat16 if form == "bf16" else torch.float32)
         linear = backend.pack_linear(weight, bias)
@@ -93,10 +97,8 @@ def make_member(backend: Backend, form: str, inner: int) -> tuple[Linear, torch.
         if form.endswith("ordered"):
             blocks = replace(blocks, order=torch.randperm(inner))
         linear = backend.pack_blocks([blocks], bias, torch.float32, torch.device("cpu"))
-    # The unit vectors give what the linear holds, exactly.
-    x = torch.eye(inner)
-    values = linear(torch.cat([x, torch.zeros(1, inner)])).double()
-    return linear, torch.cat([(values[:-1] - values[-1]).T, values[-1:].T], 1)
+        weight = blocks.dequantized()
+    return linear, torch.cat([weight.double(), bias.double()[:, None]], 1)
 
 
 def make_group(backend: Backend, form: str, inner: int) -> tuple[GroupedLinear, torch.Tensor]:
@@ -106,22 +108,27 @@ def make_group(backend: Backend, form: str, inner: int) -> tuple[GroupedLinear, 
     return group, torch.stack(weights)
 
 
-def check(backend: Backend, group: GroupedLinear, weights: torch.Tensor, x: torch.Tensor) -> None:
-    """Each pair's product is that of its expert's weight; a row has it alone, too. Expert 0 has many rows, 4 none."""
+RULE = RoutingRule(2)
+
+
+def products(backend: Backend, group: GroupedLinear, x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Of each row with its experts, [rows, slots, out]."""
+    routing = backend.route(logits, RULE)
+    return all_pairs(routing, group(backend.take_rows(x, routing.rows), routing))
+
+
+def check(
+    backend: Backend, group: GroupedLinear, weights: torch.Tensor, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each pair's product is that of its expert's weight. Returns logits and products."""
     logits = torch.randn(len(x), EXPERTS)
-    logits[:, 0] += 3.0
-    logits[:, 4] = -100.0
-    rule = RoutingRule(2)
-    routing = backend.route(logits, rule)
-    y = group(backend.take_rows(x, routing.rows), routing)
-    got = all_pairs(routing, y)
-    x_and_1 = torch.cat([x.double(), torch.ones(len(x), 1)], 1)
-    want = torch.einsum("ri,rsoi->rso", x_and_1, weights[routing.ids.long()])
+    logits[:, 0] += 3.0  # many rows
+    logits[:, 4] = -100.0  # none
+    got = products(backend, group, x, logits)
+    ids = backend.route(logits, RULE).ids.long()
+    want = torch.einsum("ri,rsoi->rso", torch.cat([x.double(), torch.ones(len(x), 1)], 1), weights[ids])
     assert torch.linalg.norm(got.double() - want) <= 2e-6 * torch.linalg.norm(want)
-    for row in (0, len(x) - 1):
-        alone = backend.route(logits[row : row + 1].contiguous(), rule)
-        pair = group(backend.take_rows(x[row : row + 1].contiguous(), alone.rows), alone)
-        assert torch.equal(all_pairs(alone, pair)[0], got[row]), "a row depends on its batch"
+    return logits, got
 
 
 @pytest.mark.parametrize("form", ["fp32", "bf16", "int8", "fp8", *BLOCKS])
@@ -131,11 +138,27 @@ def test_each_pair_takes_its_experts_linear_on_the_cpu(form: str) -> None:
     dtypes = {"fp32": (torch.float32,), "bf16": (torch.float32, torch.bfloat16)}
     for dtype in dtypes.get(form, (torch.bfloat16,)):
         for rows in (1, 5, 90):  # 90: more than an item's for expert 0
-            check(backend, group, weights, torch.randn(rows, inner).to(dtype))
+            x = torch.randn(rows, inner).to(dtype)
+            logits, y = check(backend, group, weights, x)
+            for row in (0, rows - 1):
+                alone = products(backend, group, x[row : row + 1].clone(), logits[row : row + 1].clone())
+                assert torch.equal(alone[0], y[row]), "a row depends on its batch"
 
 
-def test_experts_of_different_forms_are_refused() -> None:
-    backend = load_backend(CPU)
+@pytest.mark.parametrize("form", ["fp32", "int8", "fp8", *BLOCKS])
+def test_each_pair_takes_its_experts_linear_in_triton(form: str) -> None:
+    backend, inner = load_backend(TRITON), 256 if form in BLOCKS else 200  # not whole tiles
+    group, weights = make_group(backend, form, inner)
+    for rows in (1, 40):  # 40: several tiles for expert 0
+        x = torch.randn(rows, inner)
+        logits, y = check(backend, group, weights, x)
+        x[1:], logits[1:] = torch.randn(rows - 1, inner), torch.randn(rows - 1, EXPERTS)
+        assert torch.equal(products(backend, group, x, logits)[0], y[0]), "a row depends on what others are"
+
+
+@BACKENDS
+def test_experts_of_different_forms_are_refused(name: str) -> None:
+    backend = load_backend(name)
     members = [make_member(backend, form, INNER)[0] for form in ("fp32", "int8")]
     routing = backend.route(torch.randn(1, 2), RoutingRule(1))
     with pytest.raises(Unsupported, match="different forms"):
