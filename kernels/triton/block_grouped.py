@@ -9,7 +9,8 @@ from .. import Routing, Unsupported
 from .block_kernel import block_linear_kernel
 from .block_linear import BlockLinear, Segment, takes_pairs
 from .block_pack import Packed
-from .groups import most_tiles
+from .block_tiles import BlockTile
+from .groups import choose_tile, most_tiles
 
 
 class _GroupedSegment:
@@ -20,6 +21,7 @@ class _GroupedSegment:
         if len({(segment.form, segment.outputs, segment.order is None) for segment in segments}) > 1:
             raise Unsupported("experts of one layer whose weights are in different forms")
         self._experts = len(segments)
+        self._is_compiled = False
         low, high, spans, bases = (torch.cat(parts, -1 - (index < 2)) for index, parts in enumerate(
             zip(*(segment.packed for segment in segments), strict=True)
         ))  # fmt: skip
@@ -39,21 +41,35 @@ class _GroupedSegment:
 
     def write(self, x: torch.Tensor, routing: Routing, y: torch.Tensor, column: int, bias: torch.Tensor | None) -> None:
         """The products into the columns of y [pairs, any] from ``column`` on; ``bias``: [experts, any]."""
-        segment, pairs = self._first, x.shape[0]
-        form = segment.form
         if self._orders is not None:
             expert = torch.empty_like(routing.rows)
             expert[routing.positions.view(-1)] = routing.ids.view(-1).long()
             x = x.gather(1, self._orders.index_select(0, expert))
-        tile = max((t for t in segment.tiles if t.rows * self._experts <= pairs), default=segment.tiles[0])
+        tiles = self._first.tiles
+        if not self._is_compiled:  # as in grouped.py
+            for tile in tiles:
+                self._launch(x, routing, y, column, bias, tile)
+            self._is_compiled = True
+        self._launch(x, routing, y, column, bias, choose_tile(tiles, x.shape[0], self._experts))
+
+    def _launch(
+        self,
+        x: torch.Tensor,
+        routing: Routing,
+        y: torch.Tensor,
+        column: int,
+        bias: torch.Tensor | None,
+        tile: BlockTile,
+    ) -> None:
+        segment, pairs, experts = self._first, x.shape[0], self._experts
+        form = segment.form
         stages = tile.stages if x.itemsize == 2 else 2
         sums = segment.row_sums(x) if form.minima and tile.splits == 1 else None
-        tiles = most_tiles(pairs, self._experts, tile.rows)
-        block_linear_kernel[(triton.cdiv(segment.outputs, tile.outputs), tiles)](
+        grid = triton.cdiv(segment.outputs, tile.outputs), most_tiles(pairs, experts, tile.rows)
+        block_linear_kernel[grid](
             x, *self._packed, x if sums is None else sums, x if bias is None else bias, routing.plan, y, pairs,
-            INPUTS=segment.inputs, OUTPUTS=self._experts * segment.outputs, WIDTH=segment.outputs,
-            EXPERTS=self._experts, EXPERT_BLOCK=triton.next_power_of_2(self._experts),
-            Y_STRIDE=y.shape[1], COLUMN=column, BIAS=bias is not None,
+            INPUTS=segment.inputs, OUTPUTS=experts * segment.outputs, WIDTH=segment.outputs, EXPERTS=experts,
+            EXPERT_BLOCK=triton.next_power_of_2(experts), Y_STRIDE=y.shape[1], COLUMN=column, BIAS=bias is not None,
             FORM=form, PAIRS=takes_pairs(form, x.dtype), SUMMED=sums is not None,
             BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs, SPLITS=tile.splits, STEPS=tile.steps,
             STAGES=stages, num_warps=tile.warps, num_stages=stages, maxnreg=tile.registers,

@@ -7,7 +7,6 @@ last rows end at once. A sum is never split over programs: only how many pairs t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,11 +16,11 @@ import triton.language as tl
 from .. import GroupedLinear, Linear, Routing, Unsupported
 from .block_grouped import GroupedBlocks
 from .block_linear import BlockLinear
-from .groups import find_group, most_tiles
+from .groups import choose_tile, find_group, most_tiles
 from .linear import DenseLinear, QuantizedLinear
 from .tiles import LinearTile
 
-# Ascending rows: the largest that an expert's rows fill on average.
+# Ascending rows.
 TILES = (
     LinearTile(16, 64, 128, 4, 4),
     LinearTile(64, 64, 64, 4, 4),
@@ -71,31 +70,38 @@ def _grouped_kernel(
     tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=row_mask[:, None] & output_mask[None, :])
 
 
-@dataclass(frozen=True)
 class GroupedDense:
     """Weights in the model's dtype, or in 8 bits with a scale for each output."""
 
-    weight: torch.Tensor  # [experts, out, in]
-    scale: torch.Tensor | None  # fp32 [experts, out]
-    bias: torch.Tensor | None  # [experts, out]
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None) -> None:
+        """``weight`` [experts, out, in], ``scale`` fp32 [experts, out], ``bias`` [experts, out]."""
+        self._weight, self._scale, self._bias = weight, scale, bias
+        self._is_compiled = False
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in (self.weight, self.scale, self.bias) if part is not None)
+        return sum(part.nbytes for part in (self._weight, self._scale, self._bias) if part is not None)
 
     def __call__(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
-        (pairs, inputs), (experts, outputs, _) = x.shape, self.weight.shape
+        """See GroupedLinear."""
+        pairs, (experts, outputs, _) = x.shape[0], self._weight.shape
         y = x.new_empty(pairs, outputs)
-        tile = max((tile for tile in TILES if tile.rows * experts <= pairs), default=TILES[0])
-        _grouped_kernel[(triton.cdiv(outputs, tile.outputs), most_tiles(pairs, experts, tile.rows))](
-            x, self.weight, self.weight if self.scale is None else self.scale,
-            self.weight if self.bias is None else self.bias, routing.plan, y,
-            EXPERTS=experts, OUTPUTS=outputs, INPUTS=inputs, SCALED=self.scale is not None,
-            BIAS=self.bias is not None, EXPERT_BLOCK=triton.next_power_of_2(experts), BLOCK_ROWS=tile.rows,
-            BLOCK_OUTPUTS=tile.outputs, BLOCK_INPUTS=tile.inputs * 2 // max(2, x.itemsize),
-            num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
+        if not self._is_compiled:  # no request is to wait for the compiler, whatever tile it comes to need
+            for tile in TILES:
+                self._write(x, routing, y, tile)
+            self._is_compiled = True
+        self._write(x, routing, y, choose_tile(TILES, pairs, experts))
         return y
+
+    def _write(self, x: torch.Tensor, routing: Routing, y: torch.Tensor, tile: LinearTile) -> None:
+        weight, scale, bias = self._weight, self._scale, self._bias
+        (pairs, inputs), (experts, outputs, _) = x.shape, weight.shape
+        _grouped_kernel[(triton.cdiv(outputs, tile.outputs), most_tiles(pairs, experts, tile.rows))](
+            x, weight, weight if scale is None else scale, weight if bias is None else bias, routing.plan, y,
+            EXPERTS=experts, OUTPUTS=outputs, INPUTS=inputs, SCALED=scale is not None, BIAS=bias is not None,
+            EXPERT_BLOCK=triton.next_power_of_2(experts), BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs,
+            BLOCK_INPUTS=tile.inputs * 2 // max(2, x.itemsize), num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
 
 
 class _Parts(NamedTuple):

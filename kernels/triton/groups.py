@@ -1,5 +1,8 @@
 """Which rows a program of a grouped linear has: the pairs of a row and an expert lie sorted by expert (route.py)."""
 
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
 import triton
 import triton.language as tl
 
@@ -19,6 +22,19 @@ def find_group(starts_ptr, tile, EXPERTS: tl.constexpr, BLOCK_ROWS: tl.constexpr
     found = tl.sum(tl.where(is_own, expert, 0), axis=0)
     first = tl.sum(tl.where(is_own, start + (tile - before) * BLOCK_ROWS, 0), axis=0)
     return found, first, tl.sum(tl.where(is_own, end, 0), axis=0)
+
+
+class HasRows(Protocol):
+    @property
+    def rows(self) -> int: ...
+
+
+Tile = TypeVar("Tile", bound=HasRows)
+
+
+def choose_tile(tiles: Sequence[Tile], pairs: int, experts: int) -> Tile:
+    """Of ascending rows, the largest that an expert's rows fill on average."""
+    return max((tile for tile in tiles if tile.rows * experts <= pairs), key=lambda tile: tile.rows, default=tiles[0])
 
 
 def most_tiles(pairs: int, experts: int, rows: int) -> int:
