@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import triton
+from triton import knobs
 
 from .. import Routing, Unsupported
 from .block_kernel import block_linear_kernel
@@ -21,7 +22,7 @@ class _GroupedSegment:
         if len({(segment.form, segment.outputs, segment.order is None) for segment in segments}) > 1:
             raise Unsupported("experts of one layer whose weights are in different forms")
         self._experts = len(segments)
-        self._is_compiled = False
+        self._is_compiled = knobs.runtime.interpret  # which compiles nothing
         low, high, spans, bases = (torch.cat(parts, -1 - (index < 2)) for index, parts in enumerate(
             zip(*(segment.packed for segment in segments), strict=True)
         ))  # fmt: skip
