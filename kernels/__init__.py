@@ -22,6 +22,7 @@ from .block_weight import BlockSource
 from .sampling_fields import FIELDS, INDEX
 
 BackendName = Literal["cpu", "triton"]
+PlainActivation = Literal["gelu", "gelu_tanh", "relu"]  # of an MLP without a gate; gelu: with erf
 
 
 class Unsupported(Exception):
@@ -120,7 +121,9 @@ class Sampled:
 
 @dataclass(frozen=True)
 class QkNorm:
-    """RMSNorm of every Q and K head before the rotation; weights are [head_dim], shared by the heads."""
+    """RMSNorm of Q and K before the rotation: of every head, with weights [head_dim] that the heads share; or, with
+    weights [q_heads * head_dim] and [kv_heads * head_dim], of all heads together.
+    """
 
     q_weight: torch.Tensor
     k_weight: torch.Tensor
@@ -208,7 +211,10 @@ class Backend(Protocol):
         ...
 
     def embed(self, table: Embedding, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
-        """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 [rows]), times ``scale``, in ``dtype``."""
+        """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 [rows]), times ``scale``, in ``dtype``.
+
+        A tensor as ``table`` may be read at int32, such as positions.
+        """
         ...
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, weight_offset: float = 0.0) -> torch.Tensor:
@@ -228,6 +234,30 @@ class Backend(Protocol):
 
         Returns ``out``, or a new one in the dtype of ``weight``.
         """
+        ...
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+        """[rows, hidden] -> [rows, hidden] in the dtype of ``weight`` and ``bias``: mean 0 and variance 1 before."""
+        ...
+
+    def add_layer_norm(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        eps: float,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What ``add_rms_norm`` is to ``rms_norm``."""
+        ...
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> None:
+        """``residual += x``, [rows, hidden] both, in the stream's dtype."""
+        ...
+
+    def cast(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Rows of the stream in another dtype; themselves where they have it."""
         ...
 
     def rope_and_write(
@@ -293,6 +323,10 @@ class Backend(Protocol):
         """The same with the tanh approximation of GELU."""
         ...
 
+    def act(self, x: torch.Tensor, kind: PlainActivation, dtype: torch.dtype) -> torch.Tensor:
+        """act(x) without a gate, [rows, width] -> the same in ``dtype``, that of the next linear."""
+        ...
+
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         """Prepare a weight [out, in] (and bias [out]) for this backend. The weight may be dropped afterwards."""
         ...
@@ -343,6 +377,10 @@ class Backend(Protocol):
 
     def soft_cap(self, x: torch.Tensor, cap: float) -> None:
         """``x = cap * tanh(x / cap)`` in place, fp32."""
+        ...
+
+    def scale(self, x: torch.Tensor, factor: float) -> None:
+        """``x *= factor`` in place, fp32."""
         ...
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch, out: Sampled | None = None) -> Sampled:

@@ -21,16 +21,24 @@ INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 INTEGER_DTYPES = ("I32", "I64")
 EIGHT_BIT_DTYPES = ("I8", "F8_E4M3")
+Spellings = Sequence[tuple[str, str]]  # of names: how they begin there, and here
 DAMAGED = "The file is damaged or only half downloaded; get it again"
 
 
 class Checkpoint:
     """The tensors of a model directory by name. Nothing is read from disk before it is asked for."""
 
-    def __init__(self, model_dir: Path, shards: dict[str, Path]) -> None:
-        """``shards`` has the file of each tensor. Every file's header is read and checked. Raises ModelError."""
+    def __init__(self, model_dir: Path, shards: dict[str, Path], spellings: Spellings = ()) -> None:
+        """Every file's header is read and checked. Raises ModelError.
+
+        Args:
+            model_dir: where the files are.
+            shards: file of each tensor.
+            spellings: how a tensor's name may begin in the files, and how it begins when it is asked for.
+        """
         self.model_dir = model_dir
-        self._shards = shards
+        self._stored = {_respelled(name, spellings): name for name in shards}
+        self._shards = {name: shards[stored] for name, stored in self._stored.items()}
         self._files = {path: _open(path) for path in sorted(set(shards.values()))}
         present = {path: set(file.keys()) for path, file in self._files.items()}
         for name, path in shards.items():
@@ -45,11 +53,11 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor. Raises ModelError if there is none of that name."""
-        return tuple(self._file(name).get_slice(name).get_shape())
+        return tuple(self._slice(name).get_shape())
 
     def is_eight_bit(self, name: str) -> bool:
         """Whether a tensor is stored as int8 or fp8 (e4m3). Raises ModelError if there is none of that name."""
-        return self._file(name).get_slice(name).get_dtype() in EIGHT_BIT_DTYPES
+        return self._slice(name).get_dtype() in EIGHT_BIT_DTYPES
 
     def get(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
         """The tensor in the dtype it is stored in, on the CPU, sharing the mapped memory: copy before writing.
@@ -77,8 +85,7 @@ class Checkpoint:
         return self.get(name, stored if squeezed else expected_shape).reshape(expected_shape)
 
     def _read(self, name: str, expected_shape: Sequence[int], dtypes: Sequence[str]) -> "torch.Tensor":
-        file = self._file(name)
-        stored = file.get_slice(name)
+        stored = self._slice(name)
         shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
         if shape != tuple(expected_shape):
             raise ModelError(
@@ -91,9 +98,12 @@ class Checkpoint:
                 f"({', '.join(dtypes)} can be read); choose another version of the model."
             )
         try:
-            return file.get_tensor(name)
+            return self._file(name).get_tensor(self._stored[name])
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ModelError(f"{self._shards[name]}: tensor {name} cannot be read ({error}). {DAMAGED}.") from error
+
+    def _slice(self, name: str) -> Any:
+        return self._file(name).get_slice(self._stored[name])
 
     def _file(self, name: str) -> Any:
         path = self._shards.get(name)
@@ -105,11 +115,11 @@ class Checkpoint:
         return self._files[path]
 
 
-def open_checkpoint(model_dir: Path) -> Checkpoint:
-    """Map the weights of a directory in Hugging Face format. Raises ModelError."""
+def open_checkpoint(model_dir: Path, spellings: Spellings = ()) -> Checkpoint:
+    """Map the weights of a directory in Hugging Face format; see ``Checkpoint`` on spellings. Raises ModelError."""
     index = model_dir / INDEX_FILE
     if index.is_file():
-        return Checkpoint(model_dir, _read_index(index))
+        return Checkpoint(model_dir, _read_index(index), spellings)
     shards: dict[str, Path] = {}
     for path in find_weights(model_dir):
         for name in _open(path).keys():  # noqa: SIM118 - a safe_open has no other iterator
@@ -119,7 +129,11 @@ def open_checkpoint(model_dir: Path) -> Checkpoint:
                     f"{INDEX_FILE} to say which counts. Leave one set of weights in the directory."
                 )
             shards[name] = path
-    return Checkpoint(model_dir, shards)
+    return Checkpoint(model_dir, shards, spellings)
+
+
+def _respelled(name: str, spellings: Spellings) -> str:
+    return next((here + name.removeprefix(there) for there, here in spellings if name.startswith(there)), name)
 
 
 def find_weights(model_dir: Path) -> list[Path]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels import AttentionPlan, QkNorm, StepBatch
-from .config import ModelConfig
-from .rope import rotary_order
+from .config import LayerConfig, ModelConfig
+from .rope import head_order, qkv_order
 from .weights import WeightLoader
 
 
@@ -24,27 +24,20 @@ class LayerStep:
 class Attention:
     """Grouped-query attention over the paged cache; ``prefix`` is its name in the checkpoint."""
 
-    def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
-        hidden, head_dim = config.hidden_size, config.head_dim
+    def __init__(self, config: ModelConfig, layer: LayerConfig, load: WeightLoader, prefix: str) -> None:
+        hidden, head_dim, names = config.hidden_size, config.head_dim, config.names
         q, kv = config.num_q_heads * head_dim, config.num_kv_heads * head_dim
         self._backend = load.backend
         self._scale = config.attention_scale or head_dim**-0.5
         self._softcap = config.attention_softcap
         self._rows_dtype = load.dtypes.rows
         self._kv_scales = load.kv_scales(prefix, config.kv_scheme)
-        if config.fused_projections:
-            qkv = [(f"{prefix}.qkv_proj", q + 2 * kv)]
-        else:
-            qkv = [(f"{prefix}.{part}_proj", size) for part, size in (("q", q), ("k", kv), ("v", kv))]
-        order = rotary_order(
-            config.layers[0].rope, head_dim, config.num_q_heads + config.num_kv_heads, config.num_kv_heads
-        )
+        widths = (q + 2 * kv,) if len(names.qkv) == 1 else (q, kv, kv)
+        qkv = [(f"{prefix}.{name}", width) for name, width in zip(names.qkv, widths, strict=True)]
+        order = qkv_order(layer.rope, head_dim, config.num_q_heads, config.num_kv_heads, config.qkv_grouped)
         self._qkv = load.linear(qkv, hidden, config.qkv_bias, order)
-        self._output = load.linear([(f"{prefix}.o_proj", hidden)], q, config.output_bias)
-        self._qk_norm = None
-        if config.qk_norm:
-            q_weight, k_weight = (load.vector(f"{prefix}.{part}_norm.weight", head_dim) for part in "qk")
-            self._qk_norm = QkNorm(q_weight, k_weight, config.rms_norm_eps, config.norm_offset)
+        self._output = load.linear([(f"{prefix}.{names.output}", hidden)], q, config.output_bias)
+        self._qk_norm = _load_qk_norm(config, layer, load, prefix) if config.qk_norm else None
 
     def __call__(self, normed: torch.Tensor, step: LayerStep) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out; the step's keys and values are written."""
@@ -57,3 +50,16 @@ class Attention:
                 q, step.k_pages, step.v_pages, step.batch, step.plan, self._scale, self._softcap, *self._kv_scales
             )
         )
+
+
+def _load_qk_norm(config: ModelConfig, layer: LayerConfig, load: WeightLoader, prefix: str) -> QkNorm:
+    """Its weights in the order of the dims that they belong to."""
+    heads = (1, 1) if config.qk_norm == "head" else (config.num_q_heads, config.num_kv_heads)
+    order = head_order(layer.rope, config.head_dim)
+    weights = []
+    for name, count in zip(config.names.qk_norm, heads, strict=True):
+        weight = load.vector(f"{prefix}.{name}.weight", count * config.head_dim)
+        if order is not None:
+            weight = weight.view(count, -1)[:, order.to(weight.device)].flatten()
+        weights.append(weight)
+    return QkNorm(weights[0], weights[1], config.norm_eps, config.norm_offset)

@@ -11,9 +11,17 @@ from ..checkpoint.errors import ModelError
 from ..checkpoint.json_files import read_json
 from ..checkpoint.packed_config import PackedWeights, read_packed
 from ..checkpoint.quantized import QuantizationArgs, StoredScales, read_kv_scheme, read_scales
+from .names import Names
 from .rope_config import RopeConfig, RopeFields, read_rope
 
 DTYPE_NAMES = ("bfloat16", "float16", "float32")
+# transformers' names, and the kernels'.
+GATED_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+PLAIN_ACTIVATIONS = {
+    "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
+}  # fmt: skip
+
+Fields = dict[str, Any]  # of a JSON object
 
 
 class ExpertsConfig(Struct, frozen=True, kw_only=True):
@@ -50,21 +58,31 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     num_kv_heads: int
     head_dim: int
     max_positions: int  # tokens
-    rms_norm_eps: float
+    norm_eps: float
     tie_embeddings: bool
     layers: tuple[LayerConfig, ...]
+    names: Names = Names()
+    spellings: tuple[tuple[str, str], ...] = ()  # how names may begin in the checkpoint, and how they do here
+    transposed: tuple[str, ...] = ()  # modules that the checkpoint has as [in, out]
+    qkv_grouped: bool = False  # one matrix, in which each KV head's queries, key and value lie together
     qkv_bias: bool = False
     output_bias: bool = False  # of the attention's output projection
     mlp_bias: bool = False
-    activation: Literal["silu", "gelu_tanh"] = "silu"
-    qk_norm: bool = False
+    head_bias: bool = False
+    gated_mlp: bool = True
+    activation: Literal["silu", "gelu_tanh", "gelu", "relu"] = "silu"
+    norm: Literal["rms", "layer"] = "rms"
+    norm_bias: bool = False  # of LayerNorm
     norm_offset: float = 0.0  # added to every norm weight
-    sandwich_norms: bool = False  # attention and MLP are normalised before they are added, too
+    qk_norm: Literal["head", "width"] | None = None  # RMSNorm of each head, or of all of Q and all of K
+    parallel_residual: bool = False  # attention and MLP read the same rows; without a norm of its own the same norm's
+    first_position: int = 0  # row of the first position, where positions are learned
     embedding_scale: float = 1.0
+    rounds_embedding_scale: bool = False  # to the model's dtype, as the reference does
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_softcap: float = 0.0  # 0: none
+    logit_scale: float = 1.0
     logit_softcap: float = 0.0  # 0: none
-    fused_projections: bool = False  # the checkpoint has Q, K and V in one matrix, gate and up in another
     stored_scales: StoredScales | None = None  # of weights that the checkpoint has in 8 bits
     packed_weights: PackedWeights | None = None  # how the checkpoint packs others
     kv_scheme: QuantizationArgs | None = None  # of the KV cache that the checkpoint has scales for
@@ -108,26 +126,22 @@ class HfConfig(Struct, kw_only=True):
     sliding_window: int | None = None
     use_sliding_window: bool = False
     max_window_layers: int | None = None
-    sliding_window_pattern: int = 6
+    sliding_window_pattern: int | None = None
     layer_types: list[str] | None = None
     query_pre_attn_scalar: float = 256.0
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
-    num_experts: int | None = None
-    num_local_experts: int | None = None  # Mixtral's name, and transformers 5's for others
-    num_experts_per_tok: int | None = None
-    moe_intermediate_size: int | None = None
-    shared_expert_intermediate_size: int | None = None
-    qkv_bias: bool = True  # Qwen2-MoE's
-    norm_topk_prob: bool = False
-    decoder_sparse_step: int = 1
-    mlp_only_layers: list[int] | None = None
     dtype: str | None = None
     torch_dtype: str | None = None  # before transformers 5
     quantization_config: dict[str, Any] | None = None
 
+    @classmethod
+    def fields(cls, said: Fields) -> Fields:
+        """What config.json says, where a family says it in its own way. Raises ModelError."""
+        return said
 
-Family = Callable[[HfConfig], ModelConfig]
+
+Family = Callable[[Any], ModelConfig]  # of an HfConfig, or of what the family's own fields are read into
 
 
 class _HfArchitecture(Struct):
@@ -137,11 +151,17 @@ class _HfArchitecture(Struct):
     model_type: str | None = None
 
 
-def read_config(model_dir: Path, families: Mapping[str, Family], model_types: Mapping[str, str]) -> ModelConfig:
+def read_config(
+    model_dir: Path,
+    families: Mapping[str, Family],
+    own_fields: Mapping[str, type[HfConfig]],
+    model_types: Mapping[str, str],
+) -> ModelConfig:
     """Read config.json of a model directory. Raises ModelError.
 
     Args:
         families: by architecture, the known ones.
+        own_fields: by architecture, of those that read more of it, or under other names.
         model_types: architecture of each model_type, for a config.json that names no architecture.
     """
     path = model_dir / "config.json"
@@ -157,24 +177,26 @@ def read_config(model_dir: Path, families: Mapping[str, Family], model_types: Ma
         architecture = model_types[said.model_type]
     else:
         raise ModelError(f"{path}: no architectures, and model_type {said.model_type} is not known (known: {known})")
-    hf = read_json(path, HfConfig)
-    assert hf is not None, "read a moment ago"
-    hf.architectures = [architecture]
+    fields = read_json(path, dict[str, Any])
+    assert fields is not None, "read a moment ago"
+    kind = own_fields.get(architecture, HfConfig)
     try:
+        hf = msgspec.convert(kind.fields(fields), kind)
+        hf.architectures = [architecture]
         return families[architecture](hf)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{path}: this is no JSON that can be used: {error}.") from error
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
 
 def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelConfig:
     """What all families read alike, and what is ``special``. ``tied``: the family's default. Raises ModelError."""
-    activations = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
     activation = hf.hidden_activation or hf.hidden_act or "silu"
+    activations = GATED_ACTIVATIONS if special.get("gated_mlp", True) else PLAIN_ACTIVATIONS
     if activation not in activations:
         raise ModelError(f"activation '{activation}' is not supported (known: {', '.join(activations)})")
     rope = rope_config(hf)
-    if rope.partial != 1.0 and special.get("qk_norm"):
-        raise ModelError(f"partial_rotary_factor {rope.partial} beside a QK-norm is not supported")
     packed = None if hf.quantization_config is None else read_packed(hf.quantization_config)
     scales = None if hf.quantization_config is None or packed is not None else read_scales(hf.quantization_config)
     common = {
@@ -187,7 +209,7 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
         "num_kv_heads": hf.num_key_value_heads or hf.num_attention_heads,
         "head_dim": hf.head_dim or hf.hidden_size // hf.num_attention_heads,
         "max_positions": _max_positions(hf, rope),
-        "rms_norm_eps": hf.rms_norm_eps,
+        "norm_eps": hf.rms_norm_eps,
         "tie_embeddings": tied if hf.tie_word_embeddings is None else hf.tie_word_embeddings,
         "activation": activations[activation],
         "stored_scales": scales,
@@ -224,6 +246,15 @@ def rope_config(hf: HfConfig, layer_type: str = "full_attention") -> RopeConfig:
 def same_layers(hf: HfConfig, window: int = 0) -> tuple[LayerConfig, ...]:
     """Layers that are all alike. Raises ModelError."""
     return (LayerConfig(rope_config(hf), window),) * hf.num_hidden_layers
+
+
+def renamed(said: Fields, **names: str) -> Fields:
+    """``said`` with a value under each of ``names``, from under the name given for it, where it has none."""
+    return {**{new: said[old] for new, old in names.items() if said.get(old) is not None}, **_without_none(said)}
+
+
+def _without_none(said: Fields) -> Fields:
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _max_positions(hf: HfConfig, rope: RopeConfig) -> int:

@@ -1,4 +1,4 @@
-"""The decoder that all families share: pre-norm blocks of grouped-query attention and a gated MLP or experts.
+"""The decoder that all families share: blocks of grouped-query attention and an MLP or experts, with norms around them.
 
 What a family adds to Llama's is in its ModelConfig; a family's file fills that in.
 """
@@ -13,7 +13,8 @@ from .attention import Attention, LayerStep
 from .config import LayerConfig, ModelConfig
 from .experts import Experts
 from .kv_cache import KVCache
-from .mlp import GatedMlp
+from .mlp import GatedMlp, PlainMlp
+from .norm import NoNorm, PostNorm, load_norm
 from .rope import cos_sin_table
 from .weights import WeightLoader, Weights
 
@@ -22,41 +23,43 @@ class DecoderLayer:
     """One block. Rows in, rows out; ``residual`` is carried beside them and added inside the next norm."""
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, load: WeightLoader, prefix: str) -> None:
-        hidden = config.hidden_size
+        names = config.names
         self._backend = load.backend
-        self._eps, self._offset = config.rms_norm_eps, config.norm_offset
-        self._attention = Attention(config, load, f"{prefix}.self_attn")
-        self._mlp = (
-            GatedMlp(config, load, f"{prefix}.mlp")
-            if layer.experts is None
-            else Experts(config, layer.experts, load, prefix)
-        )
-        self._input_norm = load.vector(f"{prefix}.input_layernorm.weight", hidden)
-        self._post_attention = self._post_mlp = None
-        if config.sandwich_norms:
-            # What these return is added to the stream, so it has the stream's dtype.
-            stream = load.dtypes.stream
-            self._post_attention = load.vector(f"{prefix}.post_attention_layernorm.weight", hidden).to(stream)
-            self._post_mlp = load.vector(f"{prefix}.post_feedforward_layernorm.weight", hidden).to(stream)
-            self._mlp_norm = load.vector(f"{prefix}.pre_feedforward_layernorm.weight", hidden)
+        self._parallel = config.parallel_residual
+        self._attention = Attention(config, layer, load, f"{prefix}.{names.attention}")
+        mlp = f"{prefix}.{names.mlp}" if names.mlp else prefix
+        self._mlp: Experts | GatedMlp | PlainMlp
+        if layer.experts is not None:
+            self._mlp = Experts(config, layer.experts, load, prefix)
         else:
-            self._mlp_norm = load.vector(f"{prefix}.post_attention_layernorm.weight", hidden)
+            self._mlp = (GatedMlp if config.gated_mlp else PlainMlp)(config, load, mlp)
+        self._attention_norm, self._mlp_norm = (
+            load_norm(config, load, f"{prefix}.{name}") if name else NoNorm(load)
+            for name in (names.attention_norm, names.mlp_norm)
+        )
+        self._shares_norm = config.parallel_residual and not names.mlp_norm
+        self._attention_post_norm, self._mlp_post_norm = (
+            PostNorm(config, load, f"{prefix}.{name}") if name else None
+            for name in (names.attention_post_norm, names.mlp_post_norm)
+        )
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, step: LayerStep) -> tuple[torch.Tensor, ...]:
         """``x`` [rows, hidden] is what the layer before made; it is the embedding where ``residual`` is None."""
-        backend = self._backend
         if residual is None:
             residual = x
-            normed = backend.rms_norm(x, self._input_norm, self._eps, self._offset)
+            normed = self._attention_norm(x)
         else:
-            normed = backend.add_rms_norm(x, residual, self._input_norm, self._eps, self._offset)
-        x = self._attention(normed, step)
-        if self._post_attention is not None:
-            x = backend.rms_norm(x, self._post_attention, self._eps, self._offset)
-        normed = backend.add_rms_norm(x, residual, self._mlp_norm, self._eps, self._offset)
-        x = self._mlp(normed)
-        if self._post_mlp is not None:
-            x = backend.rms_norm(x, self._post_mlp, self._eps, self._offset)
+            normed = self._attention_norm.add(x, residual)
+        attended = self._attention(normed, step)
+        if self._parallel:
+            x = self._mlp(normed if self._shares_norm else self._mlp_norm(residual))
+            self._backend.add(attended, residual)
+            return x, residual
+        if self._attention_post_norm is not None:
+            attended = self._attention_post_norm(attended)
+        x = self._mlp(self._mlp_norm.add(attended, residual))
+        if self._mlp_post_norm is not None:
+            x = self._mlp_post_norm(x)
         return x, residual
 
 
@@ -72,19 +75,26 @@ class DecoderModel:
         self.config = config
         self._backend = load.backend
         self._stream_dtype = load.dtypes.stream
-        # Rounded as the reference does, which multiplies in the model's dtype.
-        self._embedding_scale = torch.tensor(config.embedding_scale, dtype=load.dtypes.model).item()
-        self._embedding = load.embedding("model.embed_tokens", config.vocab_size, config.hidden_size)
+        names, hidden = config.names, config.hidden_size
+        self._embedding_scale = config.embedding_scale
+        if config.rounds_embedding_scale:
+            self._embedding_scale = torch.tensor(config.embedding_scale, dtype=load.dtypes.model).item()
+        self._embedding = load.embedding(names.embedding, config.vocab_size, hidden)
+        self._positions = None
+        if names.positions:
+            first = config.first_position
+            table = load.tensor(f"{names.positions}.weight", (first + config.max_positions, hidden))
+            self._positions = table[first:].contiguous()
         self._layers = []
         progress = Progress("loading weights", config.num_layers, "layers")
-        for i, layer in enumerate(config.layers):
-            self._layers.append(DecoderLayer(config, layer, load, f"model.layers.{i}"))
+        for i in range(config.num_layers):
+            self._layers.append(DecoderLayer(config, config.layers[i], load, f"{names.layers}.{i}"))
             progress.add(1)
-        self._norm = load.vector("model.norm.weight", config.hidden_size)
+        self._norm = load_norm(config, load, names.norm)
         # A checkpoint may leave the head out although it isn't said to be tied, or ship a copy although it is.
-        tied = config.tie_embeddings or "lm_head.weight" not in checkpoint
-        head = "model.embed_tokens" if tied else "lm_head"
-        self._head = load.linear([(head, config.vocab_size)], config.hidden_size, bias=False)
+        tied = config.tie_embeddings or f"{names.head}.weight" not in checkpoint
+        head = names.embedding if tied else names.head
+        self._head = load.linear([(head, config.vocab_size)], hidden, bias=config.head_bias)
         self._cos_sin = {
             rope: cos_sin_table(rope, config.head_dim, max_positions).to(load.device)
             for rope in {layer.rope for layer in config.layers}
@@ -116,11 +126,13 @@ class DecoderModel:
             return LayerStep(batch, plans[layer.window], self._cos_sin[layer.rope], *pages)
 
         x = backend.embed(self._embedding, token_ids, self._embedding_scale, self._stream_dtype)
+        if self._positions is not None:
+            backend.add(backend.embed(self._positions, batch.positions, 1.0, self._stream_dtype), x)
         residual = None
         for index, (layer, layer_config) in enumerate(zip(self._layers, config.layers, strict=True)):
             x, residual = layer(x, residual, step(index, layer_config))
         assert residual is not None, "a model without layers"
-        backend.add_rms_norm(x, residual, self._norm, config.rms_norm_eps, config.norm_offset, hidden)
+        self._norm.add(x, residual, hidden)
 
     def head(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Logits of some rows.
@@ -135,6 +147,8 @@ class DecoderModel:
         logits = self._head(self._backend.take_rows(hidden, rows))
         if logits.dtype != torch.float32:
             logits = logits.float()
+        if self.config.logit_scale != 1.0:
+            self._backend.scale(logits, self.config.logit_scale)
         if self.config.logit_softcap:
             self._backend.soft_cap(logits, self.config.logit_softcap)
         return logits

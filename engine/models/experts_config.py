@@ -6,7 +6,18 @@ from ..checkpoint.errors import ModelError
 from .config import ExpertsConfig, HfConfig, ModelConfig
 
 
-def read_experts(hf: HfConfig, width: int | None, renormalise: bool) -> ExpertsConfig:
+class ExpertsFields(HfConfig, kw_only=True):
+    num_experts: int | None = None
+    num_local_experts: int | None = None  # Mixtral's name, and transformers 5's for others
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = None
+    norm_topk_prob: bool = False
+    decoder_sparse_step: int = 1
+    mlp_only_layers: list[int] | None = None
+
+
+def read_experts(hf: ExpertsFields, width: int | None, renormalise: bool) -> ExpertsConfig:
     """The experts of a layer, each of that width. Raises ModelError for what is missing or cannot be."""
     count, slots = hf.num_experts or hf.num_local_experts, hf.num_experts_per_tok
     if not count or not slots or not width or min(count, slots, width) < 1:
@@ -16,7 +27,7 @@ def read_experts(hf: HfConfig, width: int | None, renormalise: bool) -> ExpertsC
     return ExpertsConfig(count=count, slots=slots, width=width, renormalise=renormalise)
 
 
-def with_experts(config: ModelConfig, hf: HfConfig, experts: ExpertsConfig) -> ModelConfig:
+def with_experts(config: ModelConfig, hf: ExpertsFields, experts: ExpertsConfig) -> ModelConfig:
     """Experts in the layers that config.json does not keep for a plain MLP. Raises ModelError."""
     if hf.decoder_sparse_step < 1:
         raise ModelError(f"decoder_sparse_step is {hf.decoder_sparse_step}")

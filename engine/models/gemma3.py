@@ -1,10 +1,11 @@
 """Gemma 3, text (arXiv 2503.19786): windows in five layers of six, norms on both sides, (1 + w), scaled embeddings."""
 
 from .config import HfConfig, LayerConfig, ModelConfig, RopeConfig, base_config, rope_config
+from .gemma import SANDWICH
 
 
 def gemma3(hf: HfConfig) -> ModelConfig:
-    pattern = hf.sliding_window_pattern
+    pattern = hf.sliding_window_pattern or 6
     kinds = hf.layer_types or [
         "full_attention" if (index + 1) % pattern == 0 else "sliding_attention" for index in range(hf.num_hidden_layers)
     ]
@@ -21,10 +22,11 @@ def gemma3(hf: HfConfig) -> ModelConfig:
         layers=tuple(windowed if kind == "sliding_attention" else full for kind in kinds),
         qkv_bias=hf.attention_bias,
         output_bias=hf.attention_bias,
-        qk_norm=True,
+        qk_norm="head",
+        names=SANDWICH,
         norm_offset=1.0,
-        sandwich_norms=True,
         embedding_scale=hf.hidden_size**0.5,
+        rounds_embedding_scale=True,
         attention_scale=hf.query_pre_attn_scalar**-0.5,
         attention_softcap=hf.attn_logit_softcapping or 0.0,
         logit_softcap=hf.final_logit_softcapping or 0.0,

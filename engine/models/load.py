@@ -11,6 +11,7 @@ from ..checkpoint.packed_weights import PackedCheckpoint
 from ..checkpoint.quantized import QuantizeName
 from ..checkpoint.safetensors_dir import WEIGHTS_FILE, open_checkpoint
 from ..checkpoint.stacked_experts import StackedExperts, has_stacked_experts
+from ..checkpoint.transposed import TransposedCheckpoint
 from .config import ModelConfig
 from .decoder import DecoderModel
 from .dtypes import Dtypes
@@ -31,10 +32,12 @@ def load_model(
     if (model_dir / WEIGHTS_FILE).exists():
         checkpoint = GgufCheckpoint(model_dir)
     elif config.packed_weights is not None:
-        checkpoint = PackedCheckpoint(open_checkpoint(model_dir), config.packed_weights)
+        checkpoint = PackedCheckpoint(open_checkpoint(model_dir, config.spellings), config.packed_weights)
     else:
-        checkpoint = opened = open_checkpoint(model_dir)
-        if has_stacked_experts(opened):
+        checkpoint = opened = open_checkpoint(model_dir, config.spellings)
+        if config.transposed:
+            checkpoint = TransposedCheckpoint(opened, config.transposed)
+        elif has_stacked_experts(opened):
             checkpoint = StackedExperts(opened)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize)
     model = DecoderModel(config, checkpoint, loader, max_positions)

@@ -2,11 +2,11 @@
 
 from msgspec.structs import replace
 
-from .config import HfConfig, ModelConfig
-from .experts_config import read_experts, with_experts
+from .config import ModelConfig
+from .experts_config import ExpertsFields, read_experts, with_experts
 from .llama import mistral
 
 
-def mixtral(hf: HfConfig) -> ModelConfig:
+def mixtral(hf: ExpertsFields) -> ModelConfig:
     experts = read_experts(hf, hf.intermediate_size, renormalise=True)
     return with_experts(mistral(hf), hf, replace(experts, module="block_sparse_moe", names=("w1", "w3", "w2")))

@@ -1,4 +1,4 @@
-"""The MLP of a layer: gate and up in one product, their activation, down."""
+"""The MLP of a layer: gate and up in one product, their activation, down; or up without a gate."""
 
 import torch
 
@@ -11,16 +11,34 @@ class GatedMlp:
 
     def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str, width: int | None = None) -> None:
         """``width``: if not the model's."""
-        hidden, width, backend = config.hidden_size, width or config.intermediate_size, load.backend
+        hidden, width, backend, names = (
+            config.hidden_size,
+            width or config.intermediate_size,
+            load.backend,
+            config.names,
+        )
         self._rows_dtype = load.dtypes.rows
         self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
-        if config.fused_projections:
-            gate_up = [(f"{prefix}.gate_up_proj", 2 * width)]
-        else:
-            gate_up = [(f"{prefix}.gate_proj", width), (f"{prefix}.up_proj", width)]
+        gate_up = [(f"{prefix}.{name}", 2 * width // len(names.up)) for name in names.up]
         self._gate_up = load.linear(gate_up, hidden, config.mlp_bias)
-        self._down = load.linear([(f"{prefix}.down_proj", hidden)], width, config.mlp_bias)
+        self._down = load.linear([(f"{prefix}.{names.down}", hidden)], width, config.mlp_bias)
 
     def __call__(self, normed: torch.Tensor) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out."""
         return self._down(self._act_and_mul(self._gate_up(normed), self._rows_dtype))
+
+
+class PlainMlp:
+    """``down(act(up(x)))``."""
+
+    def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
+        hidden, width, names = config.hidden_size, config.intermediate_size, config.names
+        assert config.activation != "silu", "of no family without a gate"
+        self._backend, self._rows_dtype, self._activation = load.backend, load.dtypes.rows, config.activation
+        (up,) = names.up
+        self._up = load.linear([(f"{prefix}.{up}", width)], hidden, config.mlp_bias)
+        self._down = load.linear([(f"{prefix}.{names.down}", hidden)], width, config.mlp_bias)
+
+    def __call__(self, normed: torch.Tensor) -> torch.Tensor:
+        """Normalised rows in, rows [rows, hidden] out."""
+        return self._down(self._backend.act(self._up(normed), self._activation, self._rows_dtype))

@@ -6,7 +6,10 @@ original one: so a token depends on its own request alone, and is what transform
 """
 
 from .config import HfConfig, ModelConfig, base_config, same_layers
+from .names import Names
+
+FUSED = Names(qkv=("qkv_proj",), up=("gate_up_proj",))
 
 
 def phi3(hf: HfConfig) -> ModelConfig:
-    return base_config(hf, layers=same_layers(hf, hf.sliding_window or 0), fused_projections=True)
+    return base_config(hf, layers=same_layers(hf, hf.sliding_window or 0), names=FUSED)

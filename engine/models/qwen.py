@@ -8,7 +8,9 @@ def qwen2(hf: HfConfig) -> ModelConfig:
 
 
 def qwen3(hf: HfConfig) -> ModelConfig:
-    return base_config(hf, layers=_layers(hf), qk_norm=True, qkv_bias=hf.attention_bias, output_bias=hf.attention_bias)
+    return base_config(
+        hf, layers=_layers(hf), qk_norm="head", qkv_bias=hf.attention_bias, output_bias=hf.attention_bias
+    )
 
 
 def _layers(hf: HfConfig) -> tuple[LayerConfig, ...]:

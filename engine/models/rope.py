@@ -33,7 +33,7 @@ def inverse_frequencies(rope: RopeConfig, rotated: int) -> torch.Tensor:
 def cos_sin_table(rope: RopeConfig, head_dim: int, max_positions: int) -> torch.Tensor:
     """Cosines of the half dims, then sines, for each position: [max_positions, head_dim] fp32.
 
-    Pairs that are not rotated come last, with cosine 1 and sine 0: see ``rotary_order``.
+    Pairs that are not rotated come last, with cosine 1 and sine 0: see ``head_order``.
     """
     angles = torch.arange(max_positions).float()[:, None] * inverse_frequencies(rope, int(head_dim * rope.partial))
     still = (0, head_dim // 2 - angles.shape[1])
@@ -41,21 +41,38 @@ def cos_sin_table(rope: RopeConfig, head_dim: int, max_positions: int) -> torch.
     return torch.cat([F.pad(cos, still, value=1.0), F.pad(sin, still)], dim=1)
 
 
-def rotary_order(rope: RopeConfig, head_dim: int, qk_heads: int, v_heads: int) -> torch.Tensor | None:
-    """In which order to take the outputs of a QKV projection, int64 [outputs]; None: as they are.
+def head_order(rope: RopeConfig, head_dim: int) -> torch.Tensor | None:
+    """In which order to take the dims of a head of Q or K, int64 [head_dim]; None: as they are.
 
     The kernel rotates dim i of a head with dim i + head_dim / 2. A model that rotates the first ``rotated`` dims only
-    pairs i with i + rotated / 2. Moved together here, the rest as pairs that stay: Q and K alike, so that their
-    products are the same.
+    pairs i with i + rotated / 2, and one whose pairs are interleaved 2 i with 2 i + 1. Moved together here, the rest
+    as pairs that stay: Q and K alike, so that their products are the same.
     """
     rotated = int(head_dim * rope.partial)
-    if rotated == head_dim:
+    if rotated == 0 or (rotated == head_dim and not rope.interleaved):
         return None
     half, still = rotated // 2, (head_dim - rotated) // 2
-    parts = [range(half), range(rotated, rotated + still), range(half, rotated), range(rotated + still, head_dim)]
-    head = torch.tensor([dim for part in parts for dim in part])
-    qk = (torch.arange(qk_heads)[:, None] * head_dim + head).flatten()
-    return torch.cat([qk, qk_heads * head_dim + torch.arange(v_heads * head_dim)])
+    firsts = range(0, rotated, 2) if rope.interleaved else range(half)
+    seconds = range(1, rotated, 2) if rope.interleaved else range(half, rotated)
+    parts = [firsts, range(rotated, rotated + still), seconds, range(rotated + still, head_dim)]
+    return torch.tensor([dim for part in parts for dim in part])
+
+
+def qkv_order(rope: RopeConfig, head_dim: int, q_heads: int, kv_heads: int, grouped: bool) -> torch.Tensor | None:
+    """In which order to take the outputs of a QKV projection, int64 [outputs]; None: as they are.
+
+    ``grouped``: each KV head's queries, key and value lie together.
+    """
+    dims = head_order(rope, head_dim)
+    if dims is None and not grouped:
+        return None
+    heads = torch.arange(q_heads + 2 * kv_heads)
+    if grouped:
+        of_group = heads.view(kv_heads, -1)
+        heads = torch.cat([of_group[:, :-2].flatten(), of_group[:, -2], of_group[:, -1]])
+    as_stored = torch.arange(head_dim)
+    qk, v = heads[:-kv_heads, None] * head_dim, heads[-kv_heads:, None] * head_dim
+    return torch.cat([(qk + (as_stored if dims is None else dims)).flatten(), (v + as_stored).flatten()])
 
 
 def _blend(frequencies: torch.Tensor, kept: torch.Tensor, factor: float) -> torch.Tensor:

@@ -16,6 +16,7 @@ class RopeConfig(Struct, frozen=True, kw_only=True):
     theta: float = 10000.0
     kind: RopeKind = "default"
     partial: float = 1.0  # share of a head's dims that is rotated, the first ones
+    interleaved: bool = False  # pairs are neighbours, not the two halves
     factor: float = 1.0
     attention_factor: float = 1.0  # times cosines and sines, so its square times the logits of attention
     original_positions: int = 8192  # tokens; llama3, yarn, longrope: context before it was stretched
@@ -25,6 +26,9 @@ class RopeConfig(Struct, frozen=True, kw_only=True):
     beta_slow: float = 1.0  # yarn: and up to which it is divided by ``factor``
     truncate: bool = True  # yarn: the bounds are whole dims
     divisors: tuple[float, ...] = ()  # longrope: of each frequency, [rotated dims / 2]
+
+
+NO_ROPE = RopeConfig(partial=0.0)  # of layers that know no positions, or have learned ones
 
 
 class RopeFields(Struct, kw_only=True):
@@ -53,6 +57,8 @@ def read_rope(fields: RopeFields, max_position_embeddings: int) -> RopeConfig:
     kind = fields.rope_type or fields.type or "default"
     if fields.short_factor and kind in ("su", "yarn"):  # names of longrope in the first Phi-3 checkpoints
         kind = "longrope"
+    if kind == "mrope":  # three positions for each token, which are the same where it is text
+        kind = "default"
     if kind not in get_args(RopeKind):
         raise ModelError(f"RoPE scaling '{kind}' is not supported (known: {', '.join(get_args(RopeKind))})")
     original = fields.original_max_position_embeddings or (8192 if kind == "llama3" else max_position_embeddings)

@@ -2,10 +2,12 @@
 
 import torch
 
-from .activation import gelu_tanh_and_mul, silu_and_mul
+from .activation import act, gelu_tanh_and_mul, silu_and_mul
 from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
+from .elementwise import add, cast, scale
 from .grouped import group_linears
+from .layer_norm import add_layer_norm, layer_norm
 from .linear import pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
@@ -17,8 +19,12 @@ from .sample import sample
 
 __all__ = [
     "Event",
+    "act",
+    "add",
+    "add_layer_norm",
     "add_rms_norm",
     "capture",
+    "cast",
     "combine",
     "copy",
     "count_tokens",
@@ -26,6 +32,7 @@ __all__ = [
     "fill_plan",
     "gelu_tanh_and_mul",
     "group_linears",
+    "layer_norm",
     "new_plan",
     "pack_blocks",
     "pack_linear",
@@ -38,6 +45,7 @@ __all__ = [
     "route",
     "row_dtypes",
     "sample",
+    "scale",
     "silu_and_mul",
     "soft_cap",
     "storage_dtype",

@@ -1,9 +1,12 @@
-"""The middle of a gated MLP: y = act(gate) * up, act SiLU or GELU (Shazeer 2020, arXiv 2002.05202)."""
+"""The middle of an MLP: y = act(gate) * up, act SiLU or GELU (Shazeer 2020, arXiv 2002.05202); or y = act(x)."""
+
+from typing import get_args
 
 import numpy as np
 import torch
 from numba import njit, types
 
+from .. import PlainActivation
 from .exp import exp
 from .machine import array_at
 from .op_graph import empty, run, struct_dtype, work_item
@@ -12,9 +15,14 @@ from .storage import put
 _ROWS = 2  # of a work item
 _LOWEST = np.float32(-87.0)  # exp(87) is still finite in fp32
 _ARGUMENTS = struct_dtype(gate_up=int, y=int, width=int)
+_PLAIN = struct_dtype(x=int, y=int, width=int)
+_GELU, _GELU_TANH, _ = range(len(get_args(PlainActivation)))
 
 # sqrt(2 / pi) and 0.044715: the tanh approximation of GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415).
 _GELU_SCALE, _GELU_CUBE = np.float32(0.7978845608028654), np.float32(0.044715)
+_SQRT_HALF = np.float32(0.7071067811865476)
+_ERF_P, _ERF_1, _ERF_2 = np.float32(0.3275911), np.float32(0.254829592), np.float32(-0.284496736)
+_ERF_3, _ERF_4, _ERF_5 = np.float32(1.421413741), np.float32(-1.453152027), np.float32(1.061405429)
 
 
 @njit(inline="always")
@@ -71,3 +79,55 @@ def silu_and_mul(gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def gelu_tanh_and_mul(gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[rows, 2 * width] fp32, gate first -> gelu(gate) * up, [rows, width] in ``dtype``, that of the next linear."""
     return _run(gate_up, dtype, gelu=True)
+
+
+@njit(inline="always")
+def _normal_tail(z):
+    """erfc(z) for z >= 0: formula 7.1.26 of Abramowitz and Stegun, within 1.5e-7."""
+    t = np.float32(1.0) / (np.float32(1.0) + _ERF_P * z)
+    return t * (_ERF_1 + t * (_ERF_2 + t * (_ERF_3 + t * (_ERF_4 + t * _ERF_5)))) * exp(-(z * z))
+
+
+@njit(fastmath={"contract"}, error_model="numpy")
+def _plain_gelu_row(x, y):
+    for i in range(y.shape[0]):
+        # x Phi(x), from the tail on the far side: no difference of nearly equal numbers.
+        below = np.float32(0.5) * x[i] * _normal_tail(abs(x[i]) * _SQRT_HALF)
+        put(y, i, below if x[i] < np.float32(0.0) else x[i] - below)
+
+
+@njit(fastmath={"contract"}, error_model="numpy")
+def _plain_gelu_tanh_row(x, y):
+    for i in range(y.shape[0]):
+        inner = _GELU_SCALE * (x[i] + _GELU_CUBE * x[i] * x[i] * x[i])
+        put(y, i, x[i] * sigmoid(np.float32(2.0) * inner))
+
+
+@njit(error_model="numpy")
+def _plain_relu_row(x, y):
+    for i in range(y.shape[0]):
+        put(y, i, max(x[i], np.float32(0.0)))
+
+
+@work_item
+def _act(y_type, kind):
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _PLAIN)[0]
+        x, y = array_at(a.x, (rows, a.width), types.float32), array_at(a.y, (rows, a.width), y_type)
+        for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
+            if kind == _GELU:
+                _plain_gelu_row(x[row], y[row])
+            elif kind == _GELU_TANH:
+                _plain_gelu_tanh_row(x[row], y[row])
+            else:
+                _plain_relu_row(x[row], y[row])
+
+    return kernel
+
+
+def act(x: torch.Tensor, kind: PlainActivation, dtype: torch.dtype) -> torch.Tensor:
+    """act(x), [rows, width] fp32 -> the same in ``dtype``, that of the next linear."""
+    y = empty((x.shape[0], x.shape[1]), dtype)
+    kernel = _act(dtype, get_args(PlainActivation).index(kind))
+    run(kernel, _PLAIN, {"x": x, "y": y, "width": x.shape[1]}, x.shape[0], per_rows=_ROWS)
+    return y

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numba import njit, types
 
+from .elementwise import add_row
 from .machine import array_at
 from .op_graph import empty, run, struct_dtype, work_item
 from .storage import put, widen
@@ -34,12 +35,6 @@ def _normalise_row(h, weight, y, eps, offset):
         put(y, i, h[i] * scale * (widen(weight[i]) + offset))
 
 
-@njit(error_model="numpy")
-def _add(residual, x):
-    for i in range(x.shape[0]):
-        residual[i] += x[i]
-
-
 @work_item
 def _norm(weight_type, adds):
     def kernel(arguments, item, thread, rows, sequences):
@@ -50,7 +45,7 @@ def _norm(weight_type, adds):
         for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
             if adds:
                 residual = array_at(a.residual, shape, types.float32)[row]
-                _add(residual, x[row])
+                add_row(residual, x[row])
                 _normalise_row(residual, weight, y[row], a.eps, a.offset)
             else:
                 _normalise_row(x[row], weight, y[row], a.eps, a.offset)

@@ -23,6 +23,8 @@ _ITEM = types.void(*[types.intp] * 5)  # arguments, item, thread, rows, sequence
 NUMBA_TYPES = {
     torch.float32: types.float32,
     torch.bfloat16: types.uint16,
+    torch.int64: types.int64,
+    torch.int32: types.int32,
     torch.int8: types.int8,
     torch.float8_e4m3fn: types.uint8,
 }

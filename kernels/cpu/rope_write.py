@@ -1,6 +1,6 @@
 """QK-norm, RoPE, and K and V into their pages, in one pass over the projected row.
 
-    x = x / sqrt(mean(x^2) + eps) * (weight + offset)   Q and K heads, if the model has a QK-norm
+    x = x / sqrt(mean(x^2) + eps) * (weight + offset)   Q and K heads, or all of Q and of K, if there is a QK-norm
     (a, b) -> (a cos - b sin, b cos + a sin)     a: first half of the head, b: second (NeoX layout)
 
 Su et al. 2021 (arXiv 2104.09864). Pages hold what the attention's tile (tile.py) reads in order, so inside a page of
@@ -36,13 +36,13 @@ _ARGUMENTS = struct_dtype(
 
 # The order of the sum is the vectoriser's choice, fixed when compiled: the same for each row.
 @njit(fastmath={"reassoc", "contract"}, error_model="numpy")
-def _normalise_head(head, weight, eps, weight_offset):
+def _normalise(x, weight, eps, weight_offset):
     total = np.float32(0.0)
-    for i in range(head.shape[0]):
-        total += head[i] * head[i]
-    scale = np.float32(1.0) / np.sqrt(total / np.float32(head.shape[0]) + eps)
-    for i in range(head.shape[0]):
-        head[i] = head[i] * scale * (widen(weight[i]) + weight_offset)
+    for i in range(x.shape[0]):
+        total += x[i] * x[i]
+    scale = np.float32(1.0) / np.sqrt(total / np.float32(x.shape[0]) + eps)
+    for i in range(x.shape[0]):
+        x[i] = x[i] * scale * (widen(weight[i]) + weight_offset)
 
 
 @njit(fastmath={"contract"}, error_model="numpy")
@@ -81,7 +81,7 @@ def _write_v(page, head, offset, scale):
 
 
 @work_item
-def _rope_write(q_type, page_type, weight_type, norm):
+def _rope_write(q_type, page_type, weight_type, norm, whole):
     step, page_itemsize = 2 if q_type == types.uint16 else 1, page_type.bitwidth // 8
 
     def kernel(arguments, item, thread, rows, sequences):
@@ -90,16 +90,22 @@ def _rope_write(q_type, page_type, weight_type, norm):
         qkv = array_at(a.qkv, (rows, q_heads + 2 * kv_heads, head_dim), types.float32)
         q = array_at(a.q, (rows, q_heads, head_dim), q_type)
         positions, slots = array_at(a.positions, rows, types.int32), array_at(a.slots, rows, types.int64)
-        q_weight, k_weight = array_at(a.q_weight, head_dim, weight_type), array_at(a.k_weight, head_dim, weight_type)
+        q_width, k_width = (q_heads * head_dim, kv_heads * head_dim) if whole else (head_dim, head_dim)
+        q_weight, k_weight = array_at(a.q_weight, q_width, weight_type), array_at(a.k_weight, k_width, weight_type)
         rotated = array_at(a.scratch + thread * head_dim * 4, head_dim, types.float32)
         box = kv_heads * page_size * head_dim * page_itemsize
         k_shape = (kv_heads, page_size // LANES, head_dim // step, LANES, step)
         v_shape = (kv_heads, head_dim // LANES, page_size // step, LANES, step)
         for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
             angles = array_at(a.cos_sin + positions[row] * head_dim * 4, head_dim, types.float32)
+            if whole:
+                row_at = a.qkv + row * (q_heads + 2 * kv_heads) * head_dim * 4
+                _normalise(array_at(row_at, q_width, types.float32), q_weight, a.eps, a.weight_offset)
+                k_row = array_at(row_at + q_width * 4, k_width, types.float32)
+                _normalise(k_row, k_weight, a.eps, a.weight_offset)
             for head in range(q_heads):
                 if norm:
-                    _normalise_head(qkv[row, head], q_weight, a.eps, a.weight_offset)
+                    _normalise(qkv[row, head], q_weight, a.eps, a.weight_offset)
                 _rotate(qkv[row, head], angles, rotated)
                 _put_all(q[row, head], rotated)
             page, offset = slots[row] // page_size, slots[row] % page_size
@@ -108,7 +114,7 @@ def _rope_write(q_type, page_type, weight_type, norm):
             for head in range(kv_heads):
                 k_head, v_head = qkv[row, q_heads + head], qkv[row, q_heads + kv_heads + head]
                 if norm:
-                    _normalise_head(k_head, k_weight, a.eps, a.weight_offset)
+                    _normalise(k_head, k_weight, a.eps, a.weight_offset)
                 _rotate(k_head, angles, rotated)
                 _write_k(k_page[head], rotated, offset, a.k_inverse_scale)
                 _write_v(v_page[head], v_head, offset, a.v_inverse_scale)
@@ -157,6 +163,7 @@ def rope_and_write(
         "eps": norm.eps, "weight_offset": norm.weight_offset,
         "k_inverse_scale": 1.0 / k_scale, "v_inverse_scale": 1.0 / v_scale,
     }  # fmt: skip
-    kernel = _rope_write(q_dtype, k_pages.dtype, norm.q_weight.dtype, qk_norm is not None)
+    whole = norm.q_weight.numel() > head_dim
+    kernel = _rope_write(q_dtype, k_pages.dtype, norm.q_weight.dtype, qk_norm is not None and not whole, whole)
     run(kernel, _ARGUMENTS, arguments, rows, per_rows=_ROWS)
     return q

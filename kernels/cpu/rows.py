@@ -30,12 +30,12 @@ def _scale_row(x, source, scale):
 
 
 @work_item
-def _embed(table_type):
+def _embed(table_type, index_type):
     itemsize = table_type.bitwidth // 8
 
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _EMBED)[0]
-        token_ids = array_at(a.token_ids, rows, types.int64)
+        token_ids = array_at(a.token_ids, rows, index_type)
         x = array_at(a.x, (rows, a.hidden), types.float32)
         for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
             source = array_at(a.table + token_ids[row] * a.hidden * itemsize, a.hidden, table_type)
@@ -45,13 +45,13 @@ def _embed(table_type):
 
 
 def embed(table: torch.Tensor | BlockLinear, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 [rows]), times ``scale``: [rows, hidden] fp32."""
+    """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 or int32 [rows]), times ``scale``, fp32."""
     assert dtype == torch.float32, "the stream of this backend is fp32"
     if isinstance(table, BlockLinear):
         return table.embed(token_ids, scale)
     x = empty((token_ids.shape[0], table.shape[1]))
     arguments = {"table": table, "token_ids": token_ids, "x": x, "hidden": table.shape[1], "scale": scale}
-    run(_embed(table.dtype), _EMBED, arguments, token_ids.shape[0], per_rows=_ROWS)
+    run(_embed(table.dtype, token_ids.dtype), _EMBED, arguments, token_ids.shape[0], per_rows=_ROWS)
     return x
 
 

@@ -2,18 +2,19 @@
 
 import torch
 
-from .activation import gelu_tanh_and_mul, silu_and_mul
+from .activation import act, gelu_tanh_and_mul, silu_and_mul
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
 from .block_linear import pack_blocks
 from .grouped import group_linears
+from .layer_norm import add_layer_norm, layer_norm
 from .linear import QuantizedLinear, pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .program import Event, capture
 from .rope import QkNorm, rope_and_write
 from .route import combine, route
-from .rows import copy, count_tokens, embed, soft_cap, take_rows, take_tokens
+from .rows import add, cast, copy, count_tokens, embed, scale, soft_cap, take_rows, take_tokens
 from .sample import sample
 
 __all__ = [
@@ -21,8 +22,12 @@ __all__ = [
     "Event",
     "QkNorm",
     "QuantizedLinear",
+    "act",
+    "add",
+    "add_layer_norm",
     "add_rms_norm",
     "capture",
+    "cast",
     "combine",
     "copy",
     "count_tokens",
@@ -30,6 +35,7 @@ __all__ = [
     "fill_plan",
     "gelu_tanh_and_mul",
     "group_linears",
+    "layer_norm",
     "new_plan",
     "pack_blocks",
     "pack_linear",
@@ -43,6 +49,7 @@ __all__ = [
     "route",
     "row_dtypes",
     "sample",
+    "scale",
     "silu_and_mul",
     "soft_cap",
     "storage_dtype",

@@ -1,12 +1,15 @@
-"""Gated activations of an MLP: act(gate) * up, with gate and up side by side in one row.
+"""Activations of an MLP: act(gate) * up, with gate and up side by side in one row; or act(x), without a gate.
 
 silu(x) = x / (1 + exp(-x))                                             (SwiGLU, Shazeer 2020, arXiv 2002.05202)
 gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))       (the tanh form: Gemma)
+         x / 2 * (1 + erf(x / sqrt(2)))                                 (as it was defined: GPT-NeoX)
 """
 
 import torch
 import triton
 import triton.language as tl
+
+from .. import PlainActivation
 
 _BLOCK = 1024  # columns a program: two 16-byte loads a lane and operand with 4 warps of 16-bit values
 
@@ -59,4 +62,32 @@ def _launch(gate_up: torch.Tensor, dtype: torch.dtype, gelu: bool) -> torch.Tens
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, width, dtype=dtype)
     _act_and_mul_kernel[(rows, triton.cdiv(width, _BLOCK))](gate_up, out, WIDTH=width, BLOCK=_BLOCK, GELU=gelu)
+    return out
+
+
+@triton.jit
+def _act_kernel(
+    x_ptr,  # [rows, WIDTH] in
+    out_ptr,  # [rows, WIDTH] out
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    KIND: tl.constexpr,
+):
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    offsets = tl.program_id(0).to(tl.int64) * WIDTH + cols
+    x = tl.load(x_ptr + offsets, mask=cols < WIDTH, other=0.0).to(tl.float32)
+    if KIND == "gelu":
+        y = 0.5 * x * (1.0 + tl.erf(0.7071067811865476 * x))
+    elif KIND == "gelu_tanh":
+        y = 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+    else:
+        y = tl.maximum(x, 0.0)
+    tl.store(out_ptr + offsets, y.to(out_ptr.dtype.element_ty), mask=cols < WIDTH)
+
+
+def act(x: torch.Tensor, kind: PlainActivation, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """act(x) for ``x`` [rows, width], contiguous. Returns the same in ``dtype``, that of ``x`` unless given."""
+    rows, width = x.shape
+    out = torch.empty_like(x, dtype=dtype)
+    _act_kernel[(rows, triton.cdiv(width, _BLOCK))](x, out, WIDTH=width, BLOCK=_BLOCK, KIND=kind)
     return out

@@ -3,7 +3,8 @@
     x  = x / sqrt(mean(x^2) + eps) * (weight + weight_offset)     Q and K heads, if the model has a QK-norm
     x1' = x1 * cos - x2 * sin,  x2' = x2 * cos + x1 * sin         Q and K heads; x1, x2: first and second half of a head
 
-Su et al. 2021 (arXiv 2104.09864) in the NeoX layout; QK-norm as in Qwen3 and Gemma 3. Q goes to a tensor of its own,
+Su et al. 2021 (arXiv 2104.09864) in the NeoX layout; QK-norm as in Qwen3 and Gemma 3; OLMo 2's, over
+all heads of a row, is a kernel of its own before. Q goes to a tensor of its own,
 K and V go to their slots, divided by the cache's scale where the cache is fp8.
 """
 
@@ -91,6 +92,41 @@ def _rope_and_write_kernel(
     _store(v_ptr + kv_offset + HALF, y2 * v_inverse_scale, mask & is_v)
 
 
+@triton.jit
+def _norm_width_kernel(
+    qkv_ptr,  # [rows, Q_WIDTH + 2 * K_WIDTH] in, out
+    q_weight_ptr,  # [Q_WIDTH]
+    k_weight_ptr,  # [K_WIDTH]
+    eps,
+    weight_offset,
+    Q_WIDTH: tl.constexpr,
+    K_WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,  # power of two >= Q_WIDTH
+):
+    is_k = tl.program_id(1) == 1  # else Q
+    width = tl.where(is_k, K_WIDTH, Q_WIDTH)
+    cols = tl.arange(0, BLOCK)
+    mask = cols < width
+    x_ptrs = qkv_ptr + tl.program_id(0).to(tl.int64) * (Q_WIDTH + 2 * K_WIDTH) + tl.where(is_k, Q_WIDTH, 0) + cols
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, axis=0) / width + eps)
+    if is_k:
+        weight = tl.load(k_weight_ptr + cols, mask=mask, other=0.0).to(tl.float32)
+    else:
+        weight = tl.load(q_weight_ptr + cols, mask=mask, other=0.0).to(tl.float32)
+    tl.store(x_ptrs, (x * scale * (weight + weight_offset)).to(qkv_ptr.dtype.element_ty), mask=mask)
+
+
+def norm_width(qkv: torch.Tensor, qk_norm: QkNorm) -> None:
+    """Normalise all of Q and all of K, in place."""
+    q_width, k_width = qk_norm.q_weight.numel(), qk_norm.k_weight.numel()
+    block = triton.next_power_of_2(max(q_width, k_width))
+    _norm_width_kernel[(qkv.shape[0], 2)](
+        qkv, qk_norm.q_weight, qk_norm.k_weight, qk_norm.eps, qk_norm.weight_offset,
+        Q_WIDTH=q_width, K_WIDTH=k_width, BLOCK=block, num_warps=min(max(block // 512, 1), 16),
+    )  # fmt: skip
+
+
 def rope_and_write(
     qkv: torch.Tensor,
     cos_sin: torch.Tensor,
@@ -105,7 +141,7 @@ def rope_and_write(
     """Normalise and rotate Q and K, write K and V to their slots.
 
     Args:
-        qkv: [rows, (q_heads + 2 * kv_heads) * head_dim], contiguous.
+        qkv: [rows, (q_heads + 2 * kv_heads) * head_dim], contiguous; overwritten by a QK-norm over all heads.
         cos_sin: fp32 [max_positions, head_dim]: cosines of the half dims, then sines.
         batch: gives every row its position and slot.
         k_pages: [pages, kv_heads, page_size, head_dim], contiguous, written; fp8 pages hold K / k_scale.
@@ -123,6 +159,9 @@ def rope_and_write(
     _, kv_heads, page_size, head_dim = k_pages.shape
     heads = qkv.shape[1] // head_dim
     q_heads = heads - 2 * kv_heads
+    if qk_norm is not None and qk_norm.q_weight.numel() > head_dim:
+        norm_width(qkv, qk_norm)
+        qk_norm = None
     q = qkv.new_empty(rows, q_heads, head_dim, dtype=dtype)
     _rope_and_write_kernel[(rows, triton.cdiv(heads, _HEADS))](
         qkv,

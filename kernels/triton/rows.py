@@ -14,7 +14,7 @@ _BLOCK = 1024  # rows or columns of a program
 
 
 def embed(table: torch.Tensor | BlockLinear, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 [rows]), times ``scale``, in ``dtype``."""
+    """Rows of ``table`` [vocab, hidden] at ``token_ids`` (int64 or int32 [rows]), times ``scale``, in ``dtype``."""
     if isinstance(table, BlockLinear):
         return table.embed(token_ids, scale, dtype)
     x = table.index_select(0, token_ids).to(dtype)
@@ -87,6 +87,21 @@ def soft_cap(x: torch.Tensor, cap: float) -> None:
     """``x = cap * tanh(x / cap)`` in place, fp32 [rows, width]."""
     rows, width = x.shape
     _soft_cap_kernel[(rows, triton.cdiv(width, _BLOCK))](x, cap, WIDTH=width, BLOCK=_BLOCK)
+
+
+def add(x: torch.Tensor, residual: torch.Tensor) -> None:
+    """``residual += x``, [rows, width] both."""
+    residual.add_(x)
+
+
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``x`` in ``dtype``: itself where it has that."""
+    return x.to(dtype)
+
+
+def scale(x: torch.Tensor, factor: float) -> None:
+    """``x *= factor`` in place, fp32 [rows, width]."""
+    x.mul_(factor)
 
 
 def copy(target: torch.Tensor, source: torch.Tensor) -> None:

@@ -21,6 +21,7 @@ class Options:
     window: int = 0
     softcap: float = 0.0
     qk_norm: bool = False
+    norm_of_all_heads: bool = False
     k_scale: float = 1.0
     v_scale: float = 1.0
 
@@ -43,7 +44,10 @@ class Case:
         self.kv_heads, self.group, self.head_dim, self.page_size = 2, group, head_dim, page_size
         self.backend, self.q_dtype = backend, q_dtype
         self.options = options
-        self.norm = QkNorm(torch.randn(head_dim), torch.randn(head_dim), 1e-6, 1.0) if options.qk_norm else None
+        self.norm = None
+        if options.qk_norm or options.norm_of_all_heads:
+            heads = (self.kv_heads * group, self.kv_heads) if options.norm_of_all_heads else (1, 1)
+            self.norm = QkNorm(torch.randn(heads[0] * head_dim), torch.randn(heads[1] * head_dim), 1e-6, 1.0)
         width = (group + 2) * self.kv_heads * head_dim
         self.qkv = [torch.randn(length, width) for length in lengths]
         pages = [math.ceil(length / page_size) for length in lengths]
@@ -102,7 +106,10 @@ class Case:
             .split([self.group * self.kv_heads, self.kv_heads, self.kv_heads], dim=1)
         )
         if self.norm is not None:
-            q, k = (normalised(x, w, 1e-6, 1.0) for x, w in ((q, self.norm.q_weight), (k, self.norm.k_weight)))
+            q, k = (
+                normalised(x.reshape(len(rows), -1, w.numel()), w, 1e-6, 1.0).view_as(x)
+                for x, w in ((q, self.norm.q_weight), (k, self.norm.k_weight))
+            )
         q, k = (rotated(x, self.cos_sin, torch.arange(len(rows))) for x in (q, k))
         if self.k_pages.dtype == torch.float8_e4m3fn:
             k, v = (

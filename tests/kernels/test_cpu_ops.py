@@ -1,11 +1,13 @@
 """The CPU backend's ops against their formulas in float64, and each row against itself in other company."""
 
+from typing import get_args
+
 import pytest
 import torch
 from numba import njit
 
-from headwater.bench.device.gpu.formulas import gated_gelu, gated_silu, normalised
-from headwater.kernels import load_backend
+from headwater.bench.device.gpu.formulas import activated, gated_gelu, gated_silu, layer_normalised, normalised
+from headwater.kernels import PlainActivation, load_backend
 from headwater.kernels.cpu.op_graph import NUMBA_TYPES
 from headwater.kernels.cpu.widen_fp8 import widen_fp8_values
 from headwater.kernels.quantize import round_weight
@@ -89,6 +91,55 @@ def test_gated_activations(dtype: torch.dtype, rows: int) -> None:
     assert_close(gelu, gated_gelu(gate_up), TOLERANCE[dtype])
 
 
+@DTYPES
+@pytest.mark.parametrize("hidden", [1, 64, 577])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_layer_norms(dtype: torch.dtype, hidden: int, has_bias: bool) -> None:
+    x, residual, weight = torch.randn(9, hidden) + 3.0, torch.randn(9, hidden), torch.randn(hidden, dtype=dtype)
+    bias = torch.randn(hidden, dtype=dtype) if has_bias else None
+    tolerance = TOLERANCE[dtype]
+    assert_close(cpu.layer_norm(x, weight, bias, 1e-5), layer_normalised(x, weight, bias, 1e-5), tolerance)
+    h, alone = x + residual, cpu.add_layer_norm(x[:1].clone(), residual[:1].clone(), weight, bias, 1e-5)
+    y = cpu.add_layer_norm(x, residual, weight, bias, 1e-5)
+    assert y.dtype == dtype
+    assert_close(y, layer_normalised(h, weight, bias, 1e-5), tolerance)
+    assert torch.equal(residual, h)
+    assert torch.equal(alone[0], y[0])
+    again = torch.zeros_like(y)
+    assert cpu.add_layer_norm(x, h - x, weight, bias, 1e-5, again) is again
+    assert_close(again, y.double(), tolerance)
+
+
+@DTYPES
+@pytest.mark.parametrize("kind", get_args(PlainActivation))
+def test_activations_without_a_gate(dtype: torch.dtype, kind: PlainActivation) -> None:
+    x = torch.randn(20, 97) * 3
+    x[0, :6] = torch.tensor([2e4, -2e4, 0.0, -0.0, -5.5, 13.0])
+    y = cpu.act(x, kind, dtype)
+    assert y.dtype == dtype
+    assert_close(y, activated(x, kind), TOLERANCE[dtype])
+    # Small results, of rows far below zero, too.
+    torch.testing.assert_close(y[1:].double(), activated(x[1:], kind), rtol=TOLERANCE[dtype], atol=1e-6)
+    assert torch.equal(cpu.act(x[3:4].clone(), kind, dtype)[0], y[3])
+
+
+def test_sums_factors_and_rows_in_another_dtype() -> None:
+    x, residual = torch.randn(9, 97), torch.randn(9, 97)
+    want = x + residual
+    cpu.add(x, residual)
+    assert torch.equal(residual, want)
+    assert cpu.cast(x, torch.float32) is x
+    assert torch.equal(cpu.cast(x, torch.bfloat16), x.bfloat16())
+    want = x * 0.3
+    cpu.scale(x, 0.3)
+    assert torch.equal(x, want)
+
+
+def test_an_embedding_of_positions() -> None:
+    table, positions = torch.randn(7, 33), torch.tensor([6, 0, 3, 3], dtype=torch.int32)
+    assert torch.equal(cpu.embed(table, positions, 1.0, torch.float32), table[positions.long()])
+
+
 LENGTHS = [1, 16, 17, 40, 64, 100]  # page multiples, one more, a last page partly full
 
 
@@ -123,6 +174,7 @@ def test_attention_over_pages(dtype: torch.dtype, group: int, head_dim: int, pag
         Options(softcap=0.5),
         Options(qk_norm=True),
         Options(window=50, softcap=30.0, qk_norm=True),
+        Options(norm_of_all_heads=True),
     ],
     ids=str,
 )

@@ -15,7 +15,17 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 
 from ....kernels import SamplingBatch, StepBatch
-from ....kernels.triton import activation, attention, attention_plan, block_linear, linear, logprobs, norm, rope
+from ....kernels.triton import (
+    activation,
+    attention,
+    attention_plan,
+    block_linear,
+    layer_norm,
+    linear,
+    logprobs,
+    norm,
+    rope,
+)
 from ....kernels.triton import rows as small_ops
 from ....kernels.triton.sample import sample
 from ....kernels.triton.tiles import Gpu
@@ -149,6 +159,8 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     batch = StepBatch(positions, slots, positions, positions, positions[:, None])
     head_weight = _empty(model.head_dim)
     qk_norm = rope.QkNorm(head_weight, head_weight, 1e-6) if model.qk_norm else None
+    q_weight, k_weight = (_empty(heads * model.head_dim) for heads in (model.q_heads, model.kv_heads))
+    all_heads_norm = rope.QkNorm(q_weight, k_weight, 1e-6)
     token_ids = _empty(rows, dtype=torch.int64)
     eight_bits = [
         (dtype, count)
@@ -161,6 +173,11 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         norm.rms_norm(x, weight, 1e-6)
         norm.add_rms_norm(x, x, weight, 1e-6)
         rope.rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, qk_norm)
+        layer_norm.layer_norm(x, weight, None, 1e-5)
+        layer_norm.add_layer_norm(x, x, weight, weight, 1e-5)
+        rope.norm_width(qkv, all_heads_norm)
+        activation.act(gate_up, "gelu")
+        activation.act(gate_up, "gelu_tanh")
         activation.silu_and_mul(gate_up)
         activation.gelu_tanh_and_mul(gate_up)
         for dtype, count in eight_bits:
@@ -174,6 +191,11 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         ("rms_norm", 2 * x.nbytes, 0),
         ("add_rms_norm", 4 * x.nbytes, 0),
         ("rope_and_write", 2 * qkv.nbytes, 0),
+        ("layer_norm", 2 * x.nbytes, 0),
+        ("add_layer_norm", 4 * x.nbytes, 0),
+        ("norm of all heads", 2 * qkv.nbytes, 0),
+        ("gelu", 2 * gate_up.nbytes, 0),
+        ("gelu_tanh", 2 * gate_up.nbytes, 0),
         ("silu_and_mul", gate_up.nbytes * 3 // 2, 0),
         ("gelu_tanh_and_mul", gate_up.nbytes * 3 // 2, 0),
         *(

@@ -1,19 +1,24 @@
 """The row-wise kernels and the 8-bit linear against their formulas in float64."""
 
+from typing import get_args
+
 import torch
 
-from ....kernels import StepBatch
+from ....kernels import PlainActivation, StepBatch
 from ....kernels.triton import (
     QkNorm,
+    act,
+    add_layer_norm,
     add_rms_norm,
     gelu_tanh_and_mul,
+    layer_norm,
     pack_linear,
     quantize_linear,
     rms_norm,
     rope_and_write,
     silu_and_mul,
 )
-from .formulas import gated_gelu, gated_silu, normalised, rotated
+from .formulas import activated, gated_gelu, gated_silu, layer_normalised, normalised, rotated
 from .setup import Results, Setup, compare, equal, need_fp8
 
 
@@ -35,14 +40,35 @@ def check_norms(setup: Setup) -> Results:
         yield equal(f"add_rms_norm {rows} x {hidden}: a row alone", got[-1:], alone)
 
 
+def check_layer_norms(setup: Setup) -> Results:
+    """layer_norm, add_layer_norm, with a bias and without; rows far from zero; independence of the batch."""
+    for rows, hidden in (
+        [(3, 1), (3, 64), (8, 576), (3, 2048)] if setup.tiny else [(1, 4096), (64, 4096), (2048, 3584), (77, 576)]
+    ):
+        x, residual = setup.randn(rows, hidden) + 3.0, setup.randn(rows, hidden, seed=1)
+        weight = setup.randn(hidden, seed=2)
+        for bias in (None, setup.randn(hidden, seed=3)):
+            name = f"{rows} x {hidden}, bias {bias is not None}"
+            want = layer_normalised(x.double(), weight, bias, 1e-5)
+            yield compare(f"layer_norm {name}", layer_norm(x, weight, bias, 1e-5), want)
+            total, carried = x.double() + residual.double(), residual.clone()
+            alone = add_layer_norm(x[-1:].clone(), residual[-1:].clone(), weight, bias, 1e-5)
+            got = add_layer_norm(x, carried, weight, bias, 1e-5)
+            yield compare(f"add_layer_norm {name}", got, layer_normalised(total, weight, bias, 1e-5))
+            yield equal(f"add_layer_norm {name}: the sum", carried, total.to(setup.dtype))
+            yield equal(f"add_layer_norm {name}: a row alone", got[-1:], alone)
+
+
 def check_activations(setup: Setup) -> Results:
-    """SiLU and GELU, gated."""
+    """SiLU and GELU, gated; GELU and ReLU without a gate."""
     for rows, width in (
         [(3, 1), (2, 1536), (3, 2500)] if setup.tiny else [(1, 14336), (64, 14336), (2048, 10240), (7, 2500)]
     ):
         gate_up = setup.randn(rows, 2 * width) * 4
         yield compare(f"silu_and_mul {rows} x {width}", silu_and_mul(gate_up), gated_silu(gate_up))
         yield compare(f"gelu_tanh_and_mul {rows} x {width}", gelu_tanh_and_mul(gate_up), gated_gelu(gate_up))
+        for kind in get_args(PlainActivation):
+            yield compare(f"{kind} {rows} x {2 * width}", act(gate_up, kind), activated(gate_up, kind))
 
 
 def check_rope_and_write(setup: Setup) -> Results:
@@ -80,6 +106,32 @@ def check_rope_and_write(setup: Setup) -> Results:
             k_pages[at] = v_pages[at] = torch.nan
             untouched = k_pages.isnan().all() & v_pages.isnan().all()
             yield equal(f"{name}: nothing else written", untouched.cpu(), torch.tensor(True))
+
+
+def check_norm_of_all_heads(setup: Setup) -> Results:
+    """A QK-norm over the whole width of Q and of K."""
+    for q_heads, kv_heads, head_dim in [(4, 4, 80), (9, 3, 64)] if setup.tiny else [(32, 32, 128), (40, 8, 128)]:
+        rows = 3 if setup.tiny else 300
+        qkv = setup.randn(rows, (q_heads + 2 * kv_heads) * head_dim)
+        heads = qkv.clone().view(rows, -1, head_dim)
+        angles = setup.randn(rows, head_dim // 2, dtype=torch.float32) * 3
+        cos_sin = torch.cat([angles.cos(), angles.sin()], -1)
+        positions = torch.arange(rows, dtype=torch.int32, device=setup.device)
+        batch = StepBatch(positions, positions.long() + 16, *(setup.int32([0]),) * 3)
+        k_pages = setup.randn(rows // 16 + 2, kv_heads, 16, head_dim)
+        v_pages = k_pages.clone()
+        q_weight, k_weight = setup.randn(q_heads * head_dim, seed=3), setup.randn(kv_heads * head_dim, seed=4)
+        q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, QkNorm(q_weight, k_weight, 1e-6))
+        # What is rotated is the rounded norm, as in the models that have it.
+        want_q, want_k = (
+            normalised(part.flatten(1), weight, 1e-6).to(setup.dtype).unflatten(1, (-1, head_dim))
+            for part, weight in ((heads[:, :q_heads], q_weight), (heads[:, q_heads:-kv_heads], k_weight))
+        )
+        name, slots = f"norm of all heads {q_heads}/{kv_heads} x {head_dim}", positions.long() + 16
+        yield compare(f"{name}: Q", q, rotated(want_q, cos_sin, positions))
+        at = (slots // 16, slice(None), slots % 16)
+        yield compare(f"{name}: K", k_pages[at], rotated(want_k, cos_sin, positions))
+        yield equal(f"{name}: V", v_pages[at], heads[:, -kv_heads:])
 
 
 def check_fp8_pages(setup: Setup) -> Results:

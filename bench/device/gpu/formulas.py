@@ -3,11 +3,25 @@
 import torch
 import torch.nn.functional as F
 
+from ....kernels import PlainActivation
+
 
 def normalised(h: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 0.0) -> torch.Tensor:
     """RMSNorm of ``h`` over its last dim."""
     h = h.double()
     return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps) * (weight.double() + offset)
+
+
+def layer_normalised(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """LayerNorm of ``h`` over its last dim."""
+    return F.layer_norm(h.double(), h.shape[-1:], weight.double(), None if bias is None else bias.double(), eps)
+
+
+def activated(x: torch.Tensor, kind: PlainActivation) -> torch.Tensor:
+    """The activation alone, in the shape of ``x``."""
+    if kind == "relu":
+        return F.relu(x.double())
+    return F.gelu(x.double(), approximate="tanh" if kind == "gelu_tanh" else "none")
 
 
 def gated_silu(gate_up: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,249 @@
+"""A small random model of each family, in transformers' own classes."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AttentionInterface,
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    Glm4Config,
+    Glm4ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTBigCodeConfig,
+    GPTBigCodeForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
+)
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.models.gemma3.modeling_gemma3 import eager_attention_forward
+
+SMALL = {
+    "vocab_size": 320,
+    "hidden_size": 96,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.25,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+TWO_LAYERS = {**SMALL, "num_hidden_layers": 2}  # a choice of experts may hang on a rounding of the layers before
+EXPERTS = {"num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
+SHARED = {**TWO_LAYERS, **EXPERTS, "head_dim": 16, "shared_expert_intermediate_size": 56}
+HEAD_DIM_16 = {**SMALL, "head_dim": 16}
+PHI3 = {name: value for name, value in SMALL.items() if name != "head_dim"}
+OLMO = PHI3 | {"rms_norm_eps": 1e-5}
+HALF_ROTATED = HEAD_DIM_16 | {"partial_rotary_factor": 0.5}
+PLAIN = {name: value for name, value in PHI3.items() if name not in ("intermediate_size", "num_key_value_heads")}
+GPT2 = {
+    "vocab_size": 320, "n_embd": 96, "n_layer": 3, "n_head": 6, "n_positions": 128, "initializer_range": 0.25,
+    "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+PROMPTS = [[7], list(range(3, 43)), [5, 9] * 30]
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0 + 0.1 * i for i in range(8)],
+    "long_factor": [4.0 + i for i in range(8)],
+}
+FAMILIES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig]] = {
+    "llama": (LlamaForCausalLM, LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)),
+    "mistral": (MistralForCausalLM, MistralConfig(**SMALL, sliding_window=11)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**HEAD_DIM_16)),
+    "qwen2 window": (
+        Qwen2ForCausalLM,
+        Qwen2Config(**HEAD_DIM_16, use_sliding_window=True, sliding_window=9, max_window_layers=1),
+    ),
+    "qwen2 yarn": (Qwen2ForCausalLM, Qwen2Config(**HEAD_DIM_16, rope_parameters=YARN)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SMALL)),
+    "qwen3 yarn": (
+        Qwen3ForCausalLM,
+        Qwen3Config(**SMALL, rope_parameters={**YARN, "beta_fast": 4, "attention_factor": 1.3, "truncate": False}),
+    ),
+    "mixtral": (
+        MixtralForCausalLM,
+        MixtralConfig(**TWO_LAYERS, num_local_experts=5, num_experts_per_tok=2, sliding_window=11),
+    ),
+    "qwen2 moe": (Qwen2MoeForCausalLM, Qwen2MoeConfig(**SHARED, decoder_sparse_step=2)),
+    "qwen2 moe window": (
+        Qwen2MoeForCausalLM,
+        Qwen2MoeConfig(
+            **SHARED, qkv_bias=False, norm_topk_prob=True, use_sliding_window=True, sliding_window=9,
+            max_window_layers=1,
+        ),
+    ),
+    "qwen3 moe": (
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig(**TWO_LAYERS, **EXPERTS, norm_topk_prob=True, mlp_only_layers=[1]),
+    ),
+    "olmoe": (
+        OlmoeForCausalLM,
+        OlmoeConfig(**{**OLMO, "num_hidden_layers": 2}, num_experts=7, num_experts_per_tok=3),
+    ),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**SMALL, sliding_window=13, query_pre_attn_scalar=24)),
+    "gemma3 softcap": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig(
+            **{**SMALL, "num_hidden_layers": 7},
+            sliding_window=13,
+            final_logit_softcapping=30.0,
+            attn_logit_softcapping=20.0,
+            attn_implementation="eager_with_softcap",
+        ),
+    ),
+    "gemma": (GemmaForCausalLM, GemmaConfig(**SMALL, hidden_act="gelu_pytorch_tanh")),
+    "gemma2": (
+        Gemma2ForCausalLM,
+        Gemma2Config(
+            **SMALL,
+            sliding_window=13,
+            query_pre_attn_scalar=24,
+            attn_logit_softcapping=20.0,
+            attn_implementation="eager",
+        ),
+    ),
+    "granite": (
+        GraniteForCausalLM,
+        GraniteConfig(
+            **HEAD_DIM_16,
+            embedding_multiplier=7.0,
+            attention_multiplier=0.2,
+            residual_multiplier=0.3,
+            logits_scaling=0.7,
+        ),
+    ),
+    "smollm3": (
+        SmolLM3ForCausalLM,
+        SmolLM3Config(**{**SMALL, "num_hidden_layers": 4}, use_sliding_window=True, sliding_window=11),
+    ),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**OLMO, attention_bias=True)),
+    "olmo3": (Olmo3ForCausalLM, Olmo3Config(**OLMO, sliding_window=11)),
+    "cohere": (CohereForCausalLM, CohereConfig(**HEAD_DIM_16, logit_scale=0.7)),
+    "cohere2": (
+        Cohere2ForCausalLM,
+        Cohere2Config(**{**HEAD_DIM_16, "num_hidden_layers": 4}, sliding_window=11, logit_scale=0.7),
+    ),
+    "glm": (GlmForCausalLM, GlmConfig(**SMALL)),
+    "glm4": (Glm4ForCausalLM, Glm4Config(**SMALL)),
+    "starcoder2": (Starcoder2ForCausalLM, Starcoder2Config(**HEAD_DIM_16, sliding_window=11)),
+    "phi": (PhiForCausalLM, PhiConfig(**HEAD_DIM_16)),
+    "stablelm": (StableLmForCausalLM, StableLmConfig(**HALF_ROTATED, use_qkv_bias=True)),
+    "stablelm in parallel": (StableLmForCausalLM, StableLmConfig(**HALF_ROTATED, use_parallel_residual=True)),
+    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**PLAIN, intermediate_size=80)),
+    "gpt_neox one after the other": (
+        GPTNeoXForCausalLM,
+        GPTNeoXConfig(**PLAIN, intermediate_size=80, use_parallel_residual=False, hidden_act="gelu_fast"),
+    ),
+    "gptj": (GPTJForCausalLM, GPTJConfig(**GPT2, rotary_dim=12)),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2)),
+    "gpt_bigcode": (GPTBigCodeForCausalLM, GPTBigCodeConfig(**GPT2)),
+    "gpt_bigcode without groups": (GPTBigCodeForCausalLM, GPTBigCodeConfig(**GPT2, multi_query=False)),
+    "opt": (OPTForCausalLM, OPTConfig(**PLAIN, ffn_dim=80, word_embed_proj_dim=96)),
+    "falcon 7b": (FalconForCausalLM, FalconConfig(**PLAIN)),
+    "falcon 40b": (FalconForCausalLM, FalconConfig(**PLAIN, num_kv_heads=2, new_decoder_architecture=True, bias=True)),
+    "falcon one after the other": (FalconForCausalLM, FalconConfig(**PLAIN, parallel_attn=False, multi_query=False)),
+    "phi3": (Phi3ForCausalLM, Phi3Config(**PHI3, sliding_window=11)),
+    "phi3 longrope": (
+        Phi3ForCausalLM,
+        Phi3Config(**PHI3, original_max_position_embeddings=96, rope_parameters=LONGROPE),
+    ),
+    "phi3 half rotated": (
+        Phi3ForCausalLM,
+        Phi3Config(
+            **PHI3,
+            original_max_position_embeddings=96,
+            rope_parameters={
+                **LONGROPE, "partial_rotary_factor": 0.5, "short_factor": [1.5] * 4, "long_factor": [9.0] * 4,
+            },
+        ),
+    ),
+}  # fmt: skip
+
+
+def eager_with_softcap(module: torch.nn.Module, *args: torch.Tensor, **settings: object) -> tuple[torch.Tensor, ...]:
+    """transformers' Gemma 3 has the formula, but leaves it out: what it knows of Gemma 2's cap is not passed on."""
+    return eager_attention_forward(module, *args, softcap=module.attn_logit_softcapping, **settings)
+
+
+AttentionInterface.register("eager_with_softcap", eager_with_softcap)
+AttentionMaskInterface.register("eager_with_softcap", eager_mask)
+
+
+def randomise(model: PreTrainedModel) -> None:
+    """Norm weights and biases too, which are initialised to what hides them."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+def save(family: str, directory: Path) -> PreTrainedModel:
+    architecture, config = FAMILIES[family]
+    torch.manual_seed(0)
+    model = architecture(config).eval()
+    model.set_experts_implementation("eager")  # the others know no fp64
+    randomise(model)
+    model.save_pretrained(directory)
+    return model
