@@ -150,12 +150,15 @@ class RoutingRule:
 
     Those with the largest logits are, the lowest of equals. Their weights are the softmax of all logits, or each one's
     sigmoid; renormalised, they are divided by their sum (which of a softmax is that of the chosen alone).
+    Sparsemixer's (arXiv 2409.12136) are the softmax of those that are left for the slot and close to the best of them:
+    (best - logit) / max(|logit|, best) <= tolerance.
     """
 
     slots: int  # experts that a row goes to
-    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    scoring: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
     renormalise: bool = False
     scale: float = 1.0  # of all weights
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ class ExpertsConfig(Struct, frozen=True, kw_only=True):
     count: int
     slots: int  # experts that a row goes to
     width: int  # of each
-    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    scoring: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
     renormalise: bool = False
     scale: float = 1.0
+    tolerance: float = 0.0  # sparsemixer's
     shared_width: int = 0  # of one that every row goes to, behind a gate of its own; 0: none
     module: str = "mlp"  # its name in the checkpoint
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")

@@ -14,7 +14,7 @@ class Experts:
     def __init__(self, config: ModelConfig, experts: ExpertsConfig, load: WeightLoader, prefix: str) -> None:
         hidden, backend, module = config.hidden_size, load.backend, f"{prefix}.{experts.module}"
         self._backend = backend
-        self._rule = RoutingRule(experts.slots, experts.scoring, experts.renormalise, experts.scale)
+        self._rule = RoutingRule(experts.slots, experts.scoring, experts.renormalise, experts.scale, experts.tolerance)
         self._rows_dtype = load.dtypes.rows
         self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
         self._router = load.float_linear(f"{module}.gate", experts.count, hidden)

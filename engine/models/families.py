@@ -22,6 +22,7 @@ from .olmoe import OlmoeFields, olmoe
 from .opt import OptFields, opt
 from .phi import PhiFields, phi
 from .phi3 import phi3
+from .phimoe import PhimoeFields, phimoe
 from .qwen import qwen2, qwen3
 from .qwen_moe import Qwen2MoeFields, qwen2_moe, qwen3_moe
 from .smollm3 import SmolLm3Fields, smollm3
@@ -42,6 +43,8 @@ FAMILIES: dict[str, Family] = {
     "Qwen2MoeForCausalLM": qwen2_moe,
     "Qwen3MoeForCausalLM": qwen3_moe,
     "OlmoeForCausalLM": olmoe,
+    "PhimoeForCausalLM": phimoe,
+    "PhiMoEForCausalLM": phimoe,  # in its checkpoints
     "GraniteForCausalLM": granite,
     "SmolLM3ForCausalLM": smollm3,
     "Olmo2ForCausalLM": olmo2,
@@ -74,6 +77,7 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     qwen2_moe: Qwen2MoeFields,
     qwen3_moe: ExpertsFields,
     olmoe: OlmoeFields,
+    phimoe: PhimoeFields,
     granite: GraniteFields,
     smollm3: SmolLm3Fields,
     cohere: CohereFields,
@@ -107,6 +111,7 @@ MODEL_TYPES = {
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "olmoe": "OlmoeForCausalLM",
+    "phimoe": "PhimoeForCausalLM",
     "granite": "GraniteForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",

@@ -14,7 +14,11 @@ from .machine import array_at
 from .op_graph import empty, run, struct_dtype, work_item
 
 _ROWS = 4  # of a work item
-_ROUTE = struct_dtype(logits=int, ids=int, weights=int, experts=int, slots=int, renormalise=int, scale=float)
+_SOFTMAX, _SIGMOID, _SPARSE = range(3)
+_SCORINGS = {"softmax": _SOFTMAX, "sigmoid": _SIGMOID, "sparsemixer": _SPARSE}
+_ROUTE = struct_dtype(
+    logits=int, ids=int, weights=int, experts=int, slots=int, renormalise=int, scale=float, tolerance=float
+)
 _SORT = struct_dtype(ids=int, rows=int, positions=int, plan=int, experts=int, slots=int)
 _COMBINE = struct_dtype(y=int, weights=int, positions=int, shared=int, gate=int, out=int, slots=int, width=int)
 
@@ -33,9 +37,25 @@ def _largest(logits, taken):
 
 
 @njit(error_model="numpy")
-def _weigh(logits, ids, weights, is_sigmoid, renormalise, scale):
+def _sparse(logits, ids, slot, tolerance):
+    """The weight of a slot's expert among those near to it that no slot before has."""
+    best, total = logits[ids[slot]], np.float32(0.0)
+    for expert in range(logits.shape[0]):
+        is_left = (best - logits[expert]) / max(abs(logits[expert]), best) <= tolerance
+        for i in range(slot):
+            is_left = is_left and ids[i] != expert
+        if is_left:
+            total += exp(logits[expert] - best)
+    return np.float32(1.0) / total
+
+
+@njit(error_model="numpy")
+def _weigh(logits, ids, weights, scoring, renormalise, scale, tolerance):
     total = np.float32(0.0)
-    if is_sigmoid:
+    if scoring == _SPARSE:
+        for slot in range(ids.shape[0]):
+            weights[slot] = _sparse(logits, ids, slot, tolerance)
+    elif scoring == _SIGMOID:
         for slot in range(ids.shape[0]):
             weights[slot] = sigmoid(logits[ids[slot]])
     else:
@@ -55,7 +75,7 @@ def _weigh(logits, ids, weights, is_sigmoid, renormalise, scale):
 
 
 @work_item
-def _choose(is_sigmoid):
+def _choose(scoring):
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _ROUTE)[0]
         for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
@@ -64,7 +84,7 @@ def _choose(is_sigmoid):
             weights = array_at(a.weights, (rows, a.slots), types.float32)[row]
             for slot in range(a.slots):
                 ids[slot] = _largest(logits, ids[:slot])
-            _weigh(logits, ids, weights, is_sigmoid, a.renormalise != 0, a.scale)
+            _weigh(logits, ids, weights, scoring, a.renormalise != 0, a.scale, a.tolerance)
 
     return kernel
 
@@ -110,9 +130,9 @@ def route(logits: torch.Tensor, rule: RoutingRule) -> Routing:
     )  # fmt: skip
     arguments = {
         "logits": logits, "ids": routing.ids, "weights": routing.weights, "experts": experts, "slots": slots,
-        "renormalise": int(rule.renormalise), "scale": rule.scale,
+        "renormalise": int(rule.renormalise), "scale": rule.scale, "tolerance": rule.tolerance,
     }  # fmt: skip
-    run(_choose(rule.scoring == "sigmoid"), _ROUTE, arguments, rows, per_rows=_ROWS)
+    run(_choose(_SCORINGS[rule.scoring]), _ROUTE, arguments, rows, per_rows=_ROWS)
     arguments = {
         "ids": routing.ids, "rows": routing.rows, "positions": routing.positions, "plan": routing.plan,
         "experts": experts, "slots": slots,

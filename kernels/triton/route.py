@@ -19,9 +19,11 @@ def _choose_kernel(
     ids_ptr,  # int32 [rows, SLOTS] out
     weights_ptr,  # fp32 [rows, SLOTS] out
     scale,
+    tolerance,  # read with SPARSE
     EXPERTS: tl.constexpr,
     SLOTS: tl.constexpr,
     SIGMOID: tl.constexpr,
+    SPARSE: tl.constexpr,
     RENORMALISE: tl.constexpr,
     BLOCK: tl.constexpr,  # power of two >= EXPERTS
     SLOT_BLOCK: tl.constexpr,  # power of two >= SLOTS
@@ -40,9 +42,13 @@ def _choose_kernel(
     for i in tl.static_range(SLOTS):
         best = tl.max(tl.where(taken, float("-inf"), ranked), axis=0)
         chosen = tl.min(tl.where((ranked == best) & (taken == 0), expert, BLOCK), axis=0)
+        weight = tl.sum(tl.where(expert == chosen, values, 0.0), axis=0)
+        if SPARSE:
+            is_near = (taken == 0) & ((best - ranked) / tl.maximum(tl.abs(ranked), best) <= tolerance)
+            weight = 1.0 / tl.sum(tl.where(is_near, tl.exp(ranked - best), 0.0), axis=0)
         taken = taken | (expert == chosen)
         ids = tl.where(slot == i, chosen, ids)
-        weights = tl.where(slot == i, tl.sum(tl.where(expert == chosen, values, 0.0), axis=0), weights)
+        weights = tl.where(slot == i, weight, weights)
     if RENORMALISE:
         weights = weights / tl.sum(weights, axis=0)
     at = row * SLOTS + slot
@@ -96,8 +102,9 @@ def route(logits: torch.Tensor, rule: RoutingRule) -> Routing:
         torch.empty(experts + 1, dtype=torch.int32, device=device),
     )
     _choose_kernel[(rows,)](
-        logits, routing.ids, routing.weights, rule.scale,
-        EXPERTS=experts, SLOTS=slots, SIGMOID=rule.scoring == "sigmoid", RENORMALISE=rule.renormalise,
+        logits, routing.ids, routing.weights, rule.scale, rule.tolerance,
+        EXPERTS=experts, SLOTS=slots, SIGMOID=rule.scoring == "sigmoid",
+        SPARSE=rule.scoring == "sparsemixer", RENORMALISE=rule.renormalise,
         BLOCK=triton.next_power_of_2(experts), SLOT_BLOCK=triton.next_power_of_2(slots), num_warps=1,
     )  # fmt: skip
     _sort_kernel[(experts,)](

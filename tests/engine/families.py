@@ -49,6 +49,8 @@ from transformers import (
     Phi3ForCausalLM,
     PhiConfig,
     PhiForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -140,6 +142,22 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig]] = {
     "olmoe": (
         OlmoeForCausalLM,
         OlmoeConfig(**{**OLMO, "num_hidden_layers": 2}, num_experts=7, num_experts_per_tok=3),
+    ),
+    "phimoe": (
+        PhimoeForCausalLM,
+        PhimoeConfig(
+            **{**PHI3, "num_hidden_layers": 2}, num_local_experts=6, router_jitter_noise=0.2, attention_bias=True,
+            lm_head_bias=True,
+        ),
+    ),
+    "phimoe longrope": (
+        PhimoeForCausalLM,
+        PhimoeConfig(
+            **{**PHI3, "num_hidden_layers": 2}, num_local_experts=6, sliding_window=11,
+            rope_parameters={
+                **LONGROPE, "short_mscale": 1.2, "long_mscale": 1.3, "original_max_position_embeddings": 96,
+            },
+        ),
     ),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**SMALL, sliding_window=13, query_pre_attn_scalar=24)),
     "gemma3 softcap": (

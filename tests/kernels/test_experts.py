@@ -59,6 +59,20 @@ def test_rows_go_to_the_experts_with_the_largest_logits(name: str, rule: Routing
 
 
 @BACKENDS
+def test_sparsemixer_weighs_a_slots_expert_among_those_near_to_it(name: str) -> None:
+    logits = torch.randn(ROWS, EXPERTS)
+    routing = load_backend(name).route(logits, RoutingRule(2, "sparsemixer", tolerance=0.4))
+    for row, ids, weights in zip(logits.double(), routing.ids.tolist(), routing.weights.tolist(), strict=True):
+        for expert, weight in zip(ids, weights, strict=True):
+            best = row.max()
+            assert row[expert] == best
+            near = row.where((best - row) / row.abs().clamp(min=best) <= 0.4, -torch.inf)
+            assert weight == pytest.approx(near.softmax(0)[expert].item(), rel=1e-5)
+            row[expert] = -torch.inf
+    assert 0.05 < routing.weights[:, 0].min() < routing.weights[:, 0].max() == 1.0  # some alone, some not
+
+
+@BACKENDS
 def test_a_row_of_numbers_that_are_none_still_goes_somewhere(name: str) -> None:
     routing = load_backend(name).route(torch.full((2, EXPERTS), torch.nan), RoutingRule(3))
     for ids in routing.ids.tolist():
