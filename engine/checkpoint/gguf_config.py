@@ -12,7 +12,7 @@ PARTLY_ROTATED = ("phi3",)
 PHI3_4K_LAYERS, PHI3_4K_POSITIONS, PHI3_4K_WINDOW = (32, 40), 4096, 2047
 GEMMA3_27B_LAYERS = 62
 # End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
-MIXTURES = ("llama", "qwen2moe", "qwen3moe")
+MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe")
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|endoftext|>")
 
 
@@ -161,6 +161,19 @@ def _qwen3moe(gguf: GgufFile) -> dict[str, Any]:
     }
 
 
+def _olmoe(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["OlmoeForCausalLM"],
+        "model_type": "olmoe",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "clip_qkv": gguf.get("olmoe.attention.clamp_kqv", 0.0) or None,
+        "num_experts": _size(gguf, "expert_count"),
+        "num_experts_per_tok": _size(gguf, "expert_used_count"),
+        "norm_topk_prob": False,
+    }
+
+
 def _qwen_experts(gguf: GgufFile) -> dict[str, Any]:
     """Every layer has them in llama.cpp, which normalises their weights as the architecture does."""
     experts = "blk.0.ffn_up_exps.weight"
@@ -224,6 +237,7 @@ ARCHITECTURES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "qwen3": _qwen3,
     "qwen2moe": _qwen2moe,
     "qwen3moe": _qwen3moe,
+    "olmoe": _olmoe,
     "phi3": _phi3,
     "gemma3": _gemma3,
 }

@@ -74,6 +74,7 @@ class Layout:
     rotary_pairs: bool = False  # rows of Q and K are in llama.cpp's own order
     qkv_bias: bool = False  # on Q, K and V whatever config.json says
     fused: bool = False  # Q, K and V are one matrix, gate and up another
+    wide_qk_norm: bool = False  # over all of Q and all of K, not head by head
 
 
 LAYOUTS = {
@@ -82,6 +83,7 @@ LAYOUTS = {
     "qwen3": Layout(LLAMA_NORMS | QK_NORMS),
     "qwen2moe": Layout(qkv_bias=True),
     "qwen3moe": Layout(LLAMA_NORMS | QK_NORMS),
+    "olmoe": Layout(LLAMA_NORMS | QK_NORMS, wide_qk_norm=True),
     "phi3": Layout(fused=True),
     "gemma3": Layout(GEMMA3_NORMS, norm_offset=1.0),  # Gemma multiplies by 1 + weight
 }
@@ -105,7 +107,10 @@ def plan_tensors(architecture: str, config: dict) -> list[TensorPlan]:
     for i in range(config["num_hidden_layers"]):
         source, name = f"blk.{i}", f"model.layers.{i}"
         for there, here in layout.norms.items():
-            size = config["head_dim"] if here.startswith("self_attn") else hidden
+            size = hidden
+            if here.startswith("self_attn"):
+                heads = {"attn_q_norm": "num_attention_heads", "attn_k_norm": "num_key_value_heads"}[there]
+                size = config["head_dim"] * (config[heads] if layout.wide_qk_norm else 1)
             weights = f"{source}.{there}.weight", f"{name}.{here}.weight"
             plan.append(TensorPlan(*weights, (size,), offset=layout.norm_offset))
         for linear in linears:
@@ -164,7 +169,7 @@ def plan_experts(config: dict, source: str, name: str) -> list[TensorPlan]:
         count, width, shared = config["num_local_experts"], config["intermediate_size"], 0
     else:
         module, parts = f"{name}.mlp", {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
-        count, width = config["num_experts"], config["moe_intermediate_size"]
+        count, width = config["num_experts"], config.get("moe_intermediate_size") or config["intermediate_size"]
         shared = config.get("shared_expert_intermediate_size", 0)
 
     def shape(part: str, width: int) -> tuple[int, int]:

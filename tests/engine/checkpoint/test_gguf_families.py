@@ -12,6 +12,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    OlmoeConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
@@ -92,6 +93,11 @@ CASES: dict[str, Case] = {
         Qwen2MoeConfig(**SMALL, **EXPERTS, shared_expert_intermediate_size=96),
         "qwen2moe",
         EXPERTS_KEYS,
+    ),
+    "olmoe": (
+        OlmoeConfig(**SMALL, num_experts=5, num_experts_per_tok=2),
+        "olmoe",
+        {"expert_count": 5, "expert_used_count": 2},
     ),
     "qwen3 moe": (
         Qwen3MoeConfig(**SMALL, **EXPERTS, head_dim=32, norm_topk_prob=True),
