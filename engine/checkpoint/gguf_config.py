@@ -8,9 +8,10 @@ from .gguf_file import GgufFile
 from .gguf_rope import original_positions, rope_scaling, shortest
 from .gguf_tokenizer import CONTROL, special_id, token_kinds
 
-PARTLY_ROTATED = ("phi3",)
+PARTLY_ROTATED = ("phi3", "glm4")
+LAYER_NORM = ("command-r", "cohere2")  # in place of RMSNorm
 PHI3_4K_LAYERS, PHI3_4K_POSITIONS, PHI3_4K_WINDOW = (32, 40), 4096, 2047
-GEMMA3_27B_LAYERS = 62
+GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62
 # End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
 MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe")
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|endoftext|>")
@@ -48,13 +49,19 @@ def _common(gguf: GgufFile) -> dict[str, Any]:
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
         "max_position_embeddings": _size(gguf, "context_length"),
-        "rms_norm_eps": _number(gguf, "attention.layer_norm_rms_epsilon"),
+        **_eps(gguf),
         "rope_theta": theta,
         "rope_scaling": rope_scaling(gguf, theta, _rotated(gguf)),
         "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "torch_dtype": "bfloat16",
     }
+
+
+def _eps(gguf: GgufFile) -> dict[str, float]:
+    if gguf.architecture in LAYER_NORM:
+        return {"layer_norm_eps": _number(gguf, "attention.layer_norm_epsilon")}
+    return {"rms_norm_eps": _number(gguf, "attention.layer_norm_rms_epsilon")}
 
 
 def _size(gguf: GgufFile, key: str, default: int | None = None) -> int:
@@ -231,6 +238,87 @@ def _gemma3(gguf: GgufFile) -> dict[str, Any]:
     }
 
 
+def _gemma(_: GgufFile) -> dict[str, Any]:
+    return {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "hidden_act": "gelu_pytorch_tanh"}
+
+
+def _gemma2(gguf: GgufFile) -> dict[str, Any]:
+    heads, hidden = _size(gguf, "attention.head_count"), _size(gguf, "embedding_length")
+    layers = _size(gguf, "block_count")
+    return {
+        "architectures": ["Gemma2ForCausalLM"],
+        "model_type": "gemma2",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": gguf.get("gemma2.attention.sliding_window", 4096),
+        "query_pre_attn_scalar": hidden // heads if layers == GEMMA2_27B_LAYERS else _head_dim(gguf),
+        "attn_logit_softcapping": _number(gguf, "attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": _number(gguf, "final_logit_softcapping", 30.0),
+    }
+
+
+def _granite(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["GraniteForCausalLM"],
+        "model_type": "granite",
+        "hidden_act": "silu",
+        "mlp_bias": "blk.0.ffn_up.bias" in gguf.tensors,
+        "attention_multiplier": _number(gguf, "attention.scale", _head_dim(gguf) ** -0.5),
+        "embedding_multiplier": _number(gguf, "embedding_scale", 1.0),
+        "residual_multiplier": _number(gguf, "residual_scale", 1.0),
+        "logits_scaling": _number(gguf, "logit_scale", 1.0),
+    }
+
+
+def _smollm3(gguf: GgufFile) -> dict[str, Any]:
+    """Which layers have no rotation is not in the file: llama.cpp counts them, too."""
+    return {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "model_type": "smollm3",
+        "hidden_act": "silu",
+        "mlp_bias": "blk.0.ffn_up.bias" in gguf.tensors,
+        "no_rope_layer_interval": 4,
+        "use_sliding_window": False,
+        "pad_token_id": None,
+    }
+
+
+def _olmo2(gguf: GgufFile) -> dict[str, Any]:
+    if gguf.get("olmo2.attention.sliding_window", 0) > 0:
+        raise gguf.error("OLMo 3, whose layers with a window llama.cpp does not name in a way that is known here")
+    return {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_act": "silu", "pad_token_id": None}
+
+
+def _glm4(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["Glm4ForCausalLM"],
+        "model_type": "glm4",
+        "hidden_act": "silu",
+        "partial_rotary_factor": _rotated(gguf) / _head_dim(gguf),
+        "pad_token_id": None,
+    }
+
+
+def _command_r(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["CohereForCausalLM"],
+        "model_type": "cohere",
+        "hidden_act": "silu",
+        "logit_scale": _number(gguf, "logit_scale"),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in gguf.tensors,
+    }
+
+
+def _cohere2(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["Cohere2ForCausalLM"],
+        "model_type": "cohere2",
+        "hidden_act": "silu",
+        "logit_scale": _number(gguf, "logit_scale"),
+        "sliding_window": _size(gguf, "attention.sliding_window"),
+        "sliding_window_pattern": 4,
+    }
+
+
 ARCHITECTURES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _qwen2,
@@ -239,7 +327,15 @@ ARCHITECTURES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "qwen3moe": _qwen3moe,
     "olmoe": _olmoe,
     "phi3": _phi3,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
     "gemma3": _gemma3,
+    "granite": _granite,
+    "smollm3": _smollm3,
+    "olmo2": _olmo2,
+    "glm4": _glm4,
+    "command-r": _command_r,
+    "cohere2": _cohere2,
 }
 
 

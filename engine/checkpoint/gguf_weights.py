@@ -27,13 +27,18 @@ BLOCK_ELEMENTS = 8 << 20
 # Norms of a layer: name there, name here.
 LLAMA_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
-GEMMA3_NORMS = {
+GEMMA2_NORMS = {
     "attn_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
+}
+OLMO2_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
     **QK_NORMS,
 }
+GLM4_NORMS = {**LLAMA_NORMS, "post_attention_norm": "post_self_attn_layernorm", "post_ffw_norm": "post_mlp_layernorm"}
 # They describe the rotary embedding: gguf_config.py reads them.
 ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 
@@ -73,8 +78,10 @@ class Layout:
     norm_offset: float = 0.0  # added by llama.cpp
     rotary_pairs: bool = False  # rows of Q and K are in llama.cpp's own order
     qkv_bias: bool = False  # on Q, K and V whatever config.json says
-    fused: bool = False  # Q, K and V are one matrix, gate and up another
-    wide_qk_norm: bool = False  # over all of Q and all of K, not head by head
+    output_bias: bool = True  # attention_bias is of the output projection, too
+    fused_qkv: bool = False  # Q, K and V are one matrix
+    fused_up: bool = False  # gate and up are one matrix
+    wide_qk_norm: bool = False  # over all heads
 
 
 LAYOUTS = {
@@ -84,8 +91,16 @@ LAYOUTS = {
     "qwen2moe": Layout(qkv_bias=True),
     "qwen3moe": Layout(LLAMA_NORMS | QK_NORMS),
     "olmoe": Layout(LLAMA_NORMS | QK_NORMS, wide_qk_norm=True),
-    "phi3": Layout(fused=True),
-    "gemma3": Layout(GEMMA3_NORMS, norm_offset=1.0),  # Gemma multiplies by 1 + weight
+    "phi3": Layout(fused_qkv=True, fused_up=True),
+    "gemma": Layout(norm_offset=1.0),  # Gemma multiplies by 1 + weight
+    "gemma2": Layout(GEMMA2_NORMS, norm_offset=1.0),
+    "gemma3": Layout(GEMMA2_NORMS | QK_NORMS, norm_offset=1.0),
+    "granite": Layout(rotary_pairs=True),
+    "smollm3": Layout(rotary_pairs=True),
+    "olmo2": Layout(OLMO2_NORMS, wide_qk_norm=True),
+    "glm4": Layout(GLM4_NORMS, output_bias=False, fused_up=True),
+    "command-r": Layout({"attn_norm": "input_layernorm"}),
+    "cohere2": Layout({"attn_norm": "input_layernorm"}),
 }
 
 
@@ -107,10 +122,7 @@ def plan_tensors(architecture: str, config: dict) -> list[TensorPlan]:
     for i in range(config["num_hidden_layers"]):
         source, name = f"blk.{i}", f"model.layers.{i}"
         for there, here in layout.norms.items():
-            size = hidden
-            if here.startswith("self_attn"):
-                heads = {"attn_q_norm": "num_attention_heads", "attn_k_norm": "num_key_value_heads"}[there]
-                size = config["head_dim"] * (config[heads] if layout.wide_qk_norm else 1)
+            size = _norm_size(here, layout, config)
             weights = f"{source}.{there}.weight", f"{name}.{here}.weight"
             plan.append(TensorPlan(*weights, (size,), offset=layout.norm_offset))
         for linear in linears:
@@ -126,6 +138,13 @@ def plan_tensors(architecture: str, config: dict) -> list[TensorPlan]:
     return plan
 
 
+def _norm_size(name: str, layout: Layout, config: dict) -> int:
+    if not name.startswith("self_attn"):
+        return config["hidden_size"]
+    heads = config["num_attention_heads" if name.endswith("q_norm") else "num_key_value_heads"]
+    return config["head_dim"] * (heads if layout.wide_qk_norm else 1)
+
+
 def _linears(layout: Layout, config: dict) -> list[_Linear]:
     """Of one layer, without experts."""
     hidden, width = config["hidden_size"], config["intermediate_size"]
@@ -133,30 +152,28 @@ def _linears(layout: Layout, config: dict) -> list[_Linear]:
     q, kv = heads * config["head_dim"], kv_heads * config["head_dim"]
     output_bias, mlp_bias = config["attention_bias"], config.get("mlp_bias", False)
     qkv_bias = output_bias or layout.qkv_bias
+    output_bias = output_bias and layout.output_bias
     output = _Linear("attn_output", "self_attn.o_proj", hidden, q, output_bias)
     down = _Linear("ffn_down", "mlp.down_proj", hidden, width, mlp_bias)
-    if layout.fused:
-        return [
-            _Linear("attn_qkv", "self_attn.qkv_proj", q + 2 * kv, hidden, qkv_bias),
-            output,
-            _Linear("ffn_up", "mlp.gate_up_proj", 2 * width, hidden, mlp_bias),
-            down,
+    if layout.fused_qkv:
+        qkv = [_Linear("attn_qkv", "self_attn.qkv_proj", q + 2 * kv, hidden, qkv_bias)]
+    else:
+        q_order, k_order = (heads, kv_heads) if layout.rotary_pairs else (0, 0)
+        qkv = [
+            _Linear("attn_q", "self_attn.q_proj", q, hidden, qkv_bias, q_order),
+            _Linear("attn_k", "self_attn.k_proj", kv, hidden, qkv_bias, k_order),
+            _Linear("attn_v", "self_attn.v_proj", kv, hidden, qkv_bias),
         ]
-    q_order, k_order = (heads, kv_heads) if layout.rotary_pairs else (0, 0)
-    attention = [
-        _Linear("attn_q", "self_attn.q_proj", q, hidden, qkv_bias, q_order),
-        _Linear("attn_k", "self_attn.k_proj", kv, hidden, qkv_bias, k_order),
-        _Linear("attn_v", "self_attn.v_proj", kv, hidden, qkv_bias),
-        output,
-    ]
     if "num_experts_per_tok" in config:
-        return attention
-    return [
-        *attention,
-        _Linear("ffn_gate", "mlp.gate_proj", width, hidden, mlp_bias),
-        _Linear("ffn_up", "mlp.up_proj", width, hidden, mlp_bias),
-        down,
-    ]
+        return [*qkv, output]
+    if layout.fused_up:
+        up = [_Linear("ffn_up", "mlp.gate_up_proj", 2 * width, hidden, mlp_bias)]
+    else:
+        up = [
+            _Linear("ffn_gate", "mlp.gate_proj", width, hidden, mlp_bias),
+            _Linear("ffn_up", "mlp.up_proj", width, hidden, mlp_bias),
+        ]
+    return [*qkv, output, *up, down]
 
 
 def plan_experts(config: dict, source: str, name: str) -> list[TensorPlan]:

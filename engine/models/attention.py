@@ -6,7 +6,7 @@ import torch
 
 from ...kernels import AttentionPlan, QkNorm, StepBatch
 from .config import LayerConfig, ModelConfig
-from .rope import head_order, qkv_order
+from .rope import qkv_order
 from .weights import WeightLoader
 
 
@@ -37,7 +37,7 @@ class Attention:
         order = qkv_order(layer.rope, head_dim, config.num_q_heads, config.num_kv_heads, config.qkv_grouped)
         self._qkv = load.linear(qkv, hidden, config.qkv_bias, order)
         self._output = load.linear([(f"{prefix}.{names.output}", hidden)], q, config.output_bias)
-        self._qk_norm = _load_qk_norm(config, layer, load, prefix) if config.qk_norm else None
+        self._qk_norm = _load_qk_norm(config, load, prefix) if config.qk_norm else None
 
     def __call__(self, normed: torch.Tensor, step: LayerStep) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out; the step's keys and values are written."""
@@ -52,14 +52,10 @@ class Attention:
         )
 
 
-def _load_qk_norm(config: ModelConfig, layer: LayerConfig, load: WeightLoader, prefix: str) -> QkNorm:
-    """Its weights in the order of the dims that they belong to."""
+def _load_qk_norm(config: ModelConfig, load: WeightLoader, prefix: str) -> QkNorm:
     heads = (1, 1) if config.qk_norm == "head" else (config.num_q_heads, config.num_kv_heads)
-    order = head_order(layer.rope, config.head_dim)
-    weights = []
-    for name, count in zip(config.names.qk_norm, heads, strict=True):
-        weight = load.vector(f"{prefix}.{name}.weight", count * config.head_dim)
-        if order is not None:
-            weight = weight.view(count, -1)[:, order.to(weight.device)].flatten()
-        weights.append(weight)
-    return QkNorm(weights[0], weights[1], config.norm_eps, config.norm_offset)
+    q_weight, k_weight = (
+        load.vector(f"{prefix}.{part}_norm.weight", count * config.head_dim)
+        for part, count in zip("qk", heads, strict=True)
+    )
+    return QkNorm(q_weight, k_weight, config.norm_eps, config.norm_offset)

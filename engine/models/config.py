@@ -21,6 +21,9 @@ PLAIN_ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
 }  # fmt: skip
 
+# RoPE whose angles change with the length of a sequence from the original context on: it ends there, see phi3.py.
+ENDING_KINDS = {"longrope": "LongRoPE", "dynamic": "dynamic RoPE"}
+
 Fields = dict[str, Any]  # of a JSON object
 
 
@@ -157,6 +160,7 @@ def read_config(
     families: Mapping[str, Family],
     own_fields: Mapping[str, type[HfConfig]],
     model_types: Mapping[str, str],
+    refused: Mapping[str, str],
 ) -> ModelConfig:
     """Read config.json of a model directory. Raises ModelError.
 
@@ -164,6 +168,7 @@ def read_config(
         families: by architecture, the known ones.
         own_fields: by architecture, of those that read more of it, or under other names.
         model_types: architecture of each model_type, for a config.json that names no architecture.
+        refused: why architectures are not known that one may expect.
     """
     path = model_dir / "config.json"
     said = read_json(path, _HfArchitecture)
@@ -172,6 +177,8 @@ def read_config(
     known = ", ".join(families)
     if said.architectures:
         architecture = said.architectures[0]
+        if architecture in refused:
+            raise ModelError(f"{path}: {architecture}: {refused[architecture]}")
         if architecture not in families:
             raise ModelError(f"{path}: architecture {architecture} is not known (known: {known})")
     elif said.model_type is not None and said.model_type in model_types:
@@ -198,6 +205,8 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
     if activation not in activations:
         raise ModelError(f"activation '{activation}' is not supported (known: {', '.join(activations)})")
     rope = rope_config(hf)
+    if rope.partial != 1.0 and special.get("qk_norm"):  # its weights would have to be reordered, too
+        raise ModelError(f"partial_rotary_factor {rope.partial} beside a QK-norm is not supported")
     packed = None if hf.quantization_config is None else read_packed(hf.quantization_config)
     scales = None if hf.quantization_config is None or packed is not None else read_scales(hf.quantization_config)
     common = {
@@ -261,17 +270,18 @@ def _without_none(said: Fields) -> Fields:
 def _max_positions(hf: HfConfig, rope: RopeConfig) -> int:
     if rope.kind == "yarn":
         return max(hf.max_position_embeddings, int(rope.factor * rope.original_positions))
-    if rope.kind == "longrope":  # see phi3.py
+    if rope.kind in ENDING_KINDS:
         return min(hf.max_position_embeddings, rope.original_positions)
     return hf.max_position_embeddings
 
 
 def _notes(hf: HfConfig, rope: RopeConfig, scales: StoredScales | None) -> tuple[str, ...]:
     notes = []
-    if rope.kind == "longrope" and rope.original_positions < hf.max_position_embeddings:
+    if rope.kind == "dynamic" or (rope.kind == "longrope" and rope.original_positions < hf.max_position_embeddings):
         notes.append(
-            f"LongRoPE: served up to its original context of {rope.original_positions} tokens, not "
-            f"{hf.max_position_embeddings}: keys of a longer sequence would all have to be computed again"
+            f"{ENDING_KINDS[rope.kind]}: served up to its original context of {rope.original_positions} tokens"
+            + (f", not {hf.max_position_embeddings}" if rope.original_positions < hf.max_position_embeddings else "")
+            + ": keys of a longer sequence would all have to be computed again"
         )
     if scales is not None and scales.cols:
         notes.append(

@@ -68,8 +68,24 @@ FAMILIES: dict[str, Family] = {
     "Qwen3VLForConditionalGeneration": multimodal,
     "LlavaForConditionalGeneration": multimodal,
     "LlavaNextForConditionalGeneration": multimodal,
+    "Idefics2ForConditionalGeneration": multimodal,
     "Idefics3ForConditionalGeneration": multimodal,
+    "InternVLForConditionalGeneration": multimodal,
     "SmolVLMForConditionalGeneration": multimodal,
+}
+# Why others are not served.
+REFUSED = {
+    "DeepseekV2ForCausalLM": "latent attention (MLA), whose cache is one vector a token, has no kernel here",
+    "DeepseekV3ForCausalLM": "latent attention (MLA), whose cache is one vector a token, has no kernel here",
+    "BloomForCausalLM": "ALiBi, a bias by distance, is in no attention kernel here",
+    "MPTForCausalLM": "ALiBi, a bias by distance, is in no attention kernel here",
+    "BaichuanForCausalLM": "its code is not in transformers; the 13B model needs ALiBi, too",
+    "Llama4ForConditionalGeneration": "a mixture of experts with chunked attention",
+    "MllamaForConditionalGeneration": "its layers of cross-attention to images are not known here",
+    "PaliGemmaForConditionalGeneration": "a prompt attends to all of itself, which attention here does not do",
+    "Gemma3nForConditionalGeneration": "embeddings for each layer and shared KV are not known here",
+    "MambaForCausalLM": "a state-space model: there is no attention in it",
+    "T5ForConditionalGeneration": "an encoder beside the decoder",
 }
 # What is read of their config.json, where it is more than what Llama's has or has other names.
 OWN_FIELDS: dict[Family, type[HfConfig]] = {
@@ -134,6 +150,8 @@ MODEL_TYPES = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "llava": "LlavaForConditionalGeneration",
     "llava_next": "LlavaNextForConditionalGeneration",
+    "idefics2": "Idefics2ForConditionalGeneration",
+    "internvl": "InternVLForConditionalGeneration",
     "idefics3": "Idefics3ForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
 }
@@ -142,4 +160,4 @@ MODEL_TYPES = {
 def read_config(model_dir: Path) -> ModelConfig:
     """Read config.json of a model directory of a known family. Raises ModelError."""
     own_fields = {name: OWN_FIELDS[family] for name, family in FAMILIES.items() if family in OWN_FIELDS}
-    return _read_config(model_dir, FAMILIES, own_fields, MODEL_TYPES)
+    return _read_config(model_dir, FAMILIES, own_fields, MODEL_TYPES, REFUSED)

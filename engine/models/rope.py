@@ -14,7 +14,7 @@ def inverse_frequencies(rope: RopeConfig, rotated: int) -> torch.Tensor:
     Su et al. 2021 (arXiv 2104.09864); ``linear`` is Chen et al. 2023 (arXiv 2306.15595); ``llama3`` is the rule of the
     Llama 3.1 release: long wavelengths are divided by ``factor``, short ones kept, those between blended; ``yarn`` is
     the same idea with a ramp over the dims, Peng et al. 2023 (arXiv 2309.00071); ``longrope`` has a divisor for each
-    frequency, Ding et al. 2024 (arXiv 2402.13753).
+    frequency, Ding et al. 2024 (arXiv 2402.13753). ``dynamic`` changes nothing within the original context.
     """
     frequencies = 1.0 / rope.theta ** (torch.arange(0, rotated, 2, dtype=torch.int64).float() / rotated)
     if rope.kind == "linear":

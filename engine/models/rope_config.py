@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from ..checkpoint.errors import ModelError
 
-RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope"]
+RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope", "dynamic"]
 
 
 class RopeConfig(Struct, frozen=True, kw_only=True):
@@ -19,7 +19,7 @@ class RopeConfig(Struct, frozen=True, kw_only=True):
     interleaved: bool = False  # pairs are neighbours, not the two halves
     factor: float = 1.0
     attention_factor: float = 1.0  # times cosines and sines, so its square times the logits of attention
-    original_positions: int = 8192  # tokens; llama3, yarn, longrope: context before it was stretched
+    original_positions: int = 8192  # tokens; llama3, yarn, longrope, dynamic: context before it was stretched
     low_freq_factor: float = 1.0  # llama3
     high_freq_factor: float = 4.0  # llama3
     beta_fast: float = 32.0  # yarn: turns over the original context from which on a frequency is kept

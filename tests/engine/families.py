@@ -103,14 +103,17 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
     "short_factor": [1.0 + 0.1 * i for i in range(8)],
     "long_factor": [4.0 + i for i in range(8)],
 }
-FAMILIES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig]] = {
+Families = dict[str, tuple[type[PreTrainedModel], PretrainedConfig]]
+FAMILIES: Families = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)),
+    "llama dynamic": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters=DYNAMIC)),
     "mistral": (MistralForCausalLM, MistralConfig(**SMALL, sliding_window=11)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**HEAD_DIM_16)),
     "qwen2 window": (
@@ -238,6 +241,16 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig]] = {
     ),
 }  # fmt: skip
 
+# All ops that Llama doesn't have, with heads that Triton's attention takes.
+WIDE = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+TRITON_FAMILIES: Families = {
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**OLMO | WIDE)),
+    "cohere": (CohereForCausalLM, CohereConfig(**PHI3 | WIDE, logit_scale=0.7)),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2 | {"n_embd": 128, "n_head": 2, "n_layer": 2})),
+    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**PLAIN | WIDE, intermediate_size=80)),
+    "opt": (OPTForCausalLM, OPTConfig(**PLAIN | WIDE, ffn_dim=80, word_embed_proj_dim=128)),
+}
+
 
 def eager_with_softcap(module: torch.nn.Module, *args: torch.Tensor, **settings: object) -> tuple[torch.Tensor, ...]:
     """transformers' Gemma 3 has the formula, but leaves it out: what it knows of Gemma 2's cap is not passed on."""
@@ -257,8 +270,9 @@ def randomise(model: PreTrainedModel) -> None:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
-def save(family: str, directory: Path) -> PreTrainedModel:
-    architecture, config = FAMILIES[family]
+def save(family: str, directory: Path, families: Families = FAMILIES) -> PreTrainedModel:
+    """Write the model of that family to ``directory`` and return it, fp32."""
+    architecture, config = families[family]
     torch.manual_seed(0)
     model = architecture(config).eval()
     model.set_experts_implementation("eager")  # the others know no fp64

@@ -10,7 +10,7 @@ from headwater.engine.models.dtypes import choose_dtypes
 from headwater.engine.models.families import read_config
 from headwater.engine.models.kv_cache import KVCache
 from headwater.engine.models.load import load_model
-from headwater.kernels import StepBatch, load_backend
+from headwater.kernels import BackendName, StepBatch, load_backend
 
 PAGE_SIZE = 16
 
@@ -22,9 +22,10 @@ def prompt_logits(
     dtype: str = "float32",
     quantize: QuantizeName | None = None,
     kv_cache_dtype: KvCacheDtype = "auto",
+    backend_name: BackendName = "cpu",
 ) -> torch.Tensor:
-    """Load the model onto the cpu backend and run the prompt in one step. Returns fp32 [tokens, vocab]."""
-    device, backend = torch.device("cpu"), load_backend("cpu")
+    """Load the model onto the CPU and run the prompt in one step. Returns fp32 [tokens, vocab]."""
+    device, backend = torch.device("cpu"), load_backend(backend_name)
     config = read_config(directory)
     dtypes = choose_dtypes(backend, dtype, kv_cache=kv_cache_dtype)
     model = load_model(directory, config, backend, dtypes, device, config.max_positions, quantize)

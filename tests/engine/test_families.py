@@ -11,7 +11,7 @@ from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.messages import SamplingParams
 from headwater.engine.models.families import read_config
 
-from .families import FAMILIES, LONGROPE, PROMPTS, save
+from .families import FAMILIES, LONGROPE, PROMPTS, TRITON_FAMILIES, save
 from .forward import prompt_logits
 from .tiny import generate, tiny_engine
 
@@ -37,6 +37,25 @@ def test_greedy_tokens_are_those_of_transformers(family: str, tmp_path: Path) ->
         assert answer == logits.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("family", TRITON_FAMILIES)
+def test_tokens_do_not_depend_on_the_company(family: str, tmp_path: Path) -> None:
+    save(family, tmp_path, TRITON_FAMILIES)
+    engine = tiny_engine(tmp_path, dtype="bfloat16", prefix_cache=False)
+    requests = [(prompt, SamplingParams(12, greedy=False, seed=len(prompt))) for prompt in PROMPTS]
+    alone = [generate(engine, [request])[0] for request in requests]
+    assert generate(engine, requests * 3) == alone * 3
+
+
+@pytest.mark.parametrize("family", TRITON_FAMILIES)
+def test_the_triton_backend_has_what_llama_does_not_need(family: str, tmp_path: Path) -> None:
+    model = save(family, tmp_path, TRITON_FAMILIES).double()
+    prompt = [5, 9, 7]  # the interpreter takes a while for each row
+    with torch.inference_mode():
+        want = model(torch.tensor([prompt])).logits[0].float()
+    got = prompt_logits(tmp_path, prompt, backend_name="triton")
+    torch.testing.assert_close(got, want, rtol=0.0, atol=1e-4)
+
+
 def saved_config(directory: Path, family: str, **changes: object) -> Path:
     """config.json of a family, with other values at the top level."""
     FAMILIES[family][1].save_pretrained(directory)
@@ -50,6 +69,12 @@ def test_longrope_is_served_up_to_the_context_of_its_short_factors(tmp_path: Pat
     config = read_config(saved_config(tmp_path, "phi3 longrope"))
     assert config.max_positions == 96
     assert "original context of 96 tokens, not 128" in config.notes[0]
+
+
+def test_dynamic_rope_is_served_up_to_the_original_context(tmp_path: Path) -> None:
+    config = read_config(saved_config(tmp_path, "llama dynamic"))
+    assert config.max_positions == 128
+    assert "original context of 128 tokens: keys" in config.notes[0]
 
 
 def test_phi3_in_the_words_of_its_first_checkpoints(tmp_path: Path) -> None:
@@ -72,10 +97,18 @@ def test_yarn_reaches_its_factor_times_the_original_context(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "bent", "factor": 2.0}}, "'bent' is not supported"),
         ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": "four"}}, "RoPE parameters: Expected"),
         ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
         ({"architectures": ["DbrxForCausalLM"]}, "DbrxForCausalLM is not known .known: LlamaForCausalLM, .*Phi3"),
+        ({"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM: latent attention"),
+        ({"architectures": ["BloomForCausalLM"]}, "BloomForCausalLM: ALiBi"),
+        ({"architectures": ["FalconForCausalLM"], "alibi": True}, "alibi"),
+        ({"architectures": ["CohereForCausalLM"], "use_qk_norm": True}, "use_qk_norm"),
+        ({"architectures": ["OPTForCausalLM"], "do_layer_norm_before": False}, "OPT-350m"),
+        ({"architectures": ["StableLmForCausalLM"], "qk_layernorm": True}, "qk_layernorm"),
+        ({"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"model_type": "t5"}}, "model_type t5"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -95,3 +128,8 @@ def test_a_byte_order_mark_and_a_nan_are_no_faults(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_config(tmp_path) == named
+
+
+def test_a_rotation_in_part_needs_heads_without_norm(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="partial_rotary_factor"):
+        read_config(saved_config(tmp_path, "qwen3", partial_rotary_factor=0.5))

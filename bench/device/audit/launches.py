@@ -20,13 +20,13 @@ from ....kernels.triton import (
     attention,
     attention_plan,
     block_linear,
-    layer_norm,
     linear,
     logprobs,
     norm,
     rope,
 )
 from ....kernels.triton import rows as small_ops
+from ....kernels.triton.layer_norm import add_layer_norm, layer_norm
 from ....kernels.triton.sample import sample
 from ....kernels.triton.tiles import Gpu
 from ..blocks import made_up_blocks
@@ -173,8 +173,8 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         norm.rms_norm(x, weight, 1e-6)
         norm.add_rms_norm(x, x, weight, 1e-6)
         rope.rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, qk_norm)
-        layer_norm.layer_norm(x, weight, None, 1e-5)
-        layer_norm.add_layer_norm(x, x, weight, weight, 1e-5)
+        layer_norm(x, weight, None, 1e-5)
+        add_layer_norm(x, x, weight, weight, 1e-5)
         rope.norm_width(qkv, all_heads_norm)
         activation.act(gate_up, "gelu")
         activation.act(gate_up, "gelu_tanh")

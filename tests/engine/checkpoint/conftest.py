@@ -50,6 +50,9 @@ def llama_tensors(seed: int = 0, *, tied: bool = True) -> dict[str, np.ndarray]:
     return {name: draw(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
+PERMUTED = (gguf.MODEL_ARCH.LLAMA, gguf.MODEL_ARCH.GRANITE, gguf.MODEL_ARCH.SMOLLM3)
+
+
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:
     """What llama.cpp's convert_hf_to_gguf.py does to Q and K."""
     return (
@@ -103,7 +106,7 @@ def write_gguf(
     for name, values in tensors.items():
         stem, _, suffix = name.rpartition(".")
         there = names.get_name(stem)
-        if model == gguf.MODEL_ARCH.LLAMA and (".q_proj." in name or ".k_proj." in name):
+        if model in PERMUTED and (".q_proj." in name or ".k_proj." in name):
             values = permute(values, HEADS if ".q_proj." in name else KV_HEADS)
         stored = kind if values.ndim >= 2 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(

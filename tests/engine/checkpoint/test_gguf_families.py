@@ -9,9 +9,16 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
+    CohereConfig,
+    Gemma2Config,
+    GemmaConfig,
+    Glm4Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
     OlmoeConfig,
     Phi3Config,
     PreTrainedConfig,
@@ -19,8 +26,10 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    SmolLM3Config,
 )
 
+from headwater.engine.checkpoint.conversion_cache import cached_conversion
 from headwater.engine.checkpoint.convert import convert
 from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.checkpoint.gguf_config import model_config
@@ -110,6 +119,44 @@ CASES: dict[str, Case] = {
         "phi3",
         LONGROPE_KEYS,
     ),
+    "gemma": (GemmaConfig(**SMALL, head_dim=32), "gemma", {"attention.key_length": 32}),
+    "gemma2": (
+        Gemma2Config(
+            **SMALL, head_dim=32, sliding_window=9, query_pre_attn_scalar=32, attn_logit_softcapping=7.0,
+            attn_implementation="eager",
+        ),
+        "gemma2",
+        {
+            "attention.key_length": 32,
+            "attention.sliding_window": 9,
+            "attn_logit_softcapping": 7.0,
+            "final_logit_softcapping": 30.0,
+        },
+    ),
+    "granite": (
+        GraniteConfig(
+            **SMALL, embedding_multiplier=7.0, attention_multiplier=0.25, residual_multiplier=0.375, logits_scaling=0.5
+        ),
+        "granite",
+        {"attention.scale": 0.25, "embedding_scale": 7.0, "residual_scale": 0.375, "logit_scale": 0.5},
+    ),
+    "smollm3": (SmolLM3Config(**SMALL | {"num_hidden_layers": 4}), "smollm3", {}),
+    "olmo2": (Olmo2Config(**SMALL, tie_word_embeddings=False), "olmo2", {}),
+    "glm4": (
+        Glm4Config(**SMALL, head_dim=16, tie_word_embeddings=False),
+        "glm4",
+        {"rope.dimension_count": 8},
+    ),
+    "command-r": (
+        CohereConfig(**SMALL, logit_scale=0.75),
+        "command-r",
+        {"attention.layer_norm_epsilon": 1e-5, "logit_scale": 0.75},
+    ),
+    "cohere2": (
+        Cohere2Config(**SMALL | {"num_hidden_layers": 4}, sliding_window=9, logit_scale=0.75),
+        "cohere2",
+        {"attention.layer_norm_epsilon": 1e-5, "logit_scale": 0.75, "attention.sliding_window": 9},
+    ),
 }  # fmt: skip
 
 
@@ -121,8 +168,8 @@ def metadata(config: PreTrainedConfig, architecture: str, more: dict[str, Any]) 
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": 10000.0,
+        "attention.layer_norm_rms_epsilon": getattr(config, "rms_norm_eps", None),
+        "rope.freq_base": float(config.rope_parameters.get("rope_theta", 10000.0)),
     }
     tokenizer = {key: value for key, value in default_metadata().items() if key.startswith("tokenizer.")}
     return tokenizer | {f"{architecture}.{key}": value for key, value in (sizes | more).items()}
@@ -165,6 +212,8 @@ def write(
     config, architecture, more = CASES[case]
     weights = {name: tensor.detach().numpy() for name, tensor in (model or random_model(config)).named_parameters()}
     weights = stacked(weights)
+    if architecture.startswith("gemma"):
+        weights = {name: tensor + 1.0 if "norm" in name else tensor for name, tensor in weights.items()}
     if "longrope" in case:
         weights |= LONGROPE_TENSORS
     return write_gguf(
@@ -177,14 +226,20 @@ def write(
 
 @pytest.mark.parametrize("case", CASES)
 @torch.inference_mode()
-def test_logits_are_those_of_the_model_that_was_written(case: str, tmp_path: Path) -> None:
+def test_logits_are_those_of_the_model_that_was_written(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = random_model(CASES[case][0])
-    convert(write(tmp_path, case, model), tmp_path / "out")
+    path = write(tmp_path, case, model)
+    convert(path, tmp_path / "out")
     ids = [5, 9, 7] * 13  # longer than the windows
     want = model(torch.tensor([ids])).logits[0]
     converted = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     torch.testing.assert_close(converted(torch.tensor([ids])).logits[0], want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(prompt_logits(tmp_path / "out", ids), want, rtol=1e-4, atol=1e-4)
+    served = prompt_logits(cached_conversion(path), ids)  # the file's own tensors
+    torch.testing.assert_close(served, want, rtol=1e-4, atol=1e-4)
     spread = want.std().item()
     assert spread > 0.1, "logits so close together would hide an error"
 
@@ -238,6 +293,8 @@ DAMAGED: dict[str, Damage] = {
     "too much rotation": ("phi3", {"phi3.rope.dimension_count": 18}, {}, "dimension_count is 18"),
     "odd rotation": ("phi3", {"phi3.rope.dimension_count": 11}, {}, "dimension_count is 11"),
     "scaling": ("qwen2", {"qwen2.rope.scaling.type": "dynamic"}, {}, "'dynamic' is not known; known: none, linear"),
+    "olmo 3": ("olmo2", {"olmo2.attention.sliding_window": 9}, {}, "OLMo 3"),
+    "no logit scale": ("cohere2", {"cohere2.logit_scale": None}, {}, "no cohere2.logit_scale"),
     "no factor": ("qwen2", {"qwen2.rope.scaling.type": "yarn"}, {}, "no qwen2.rope.scaling.factor"),
     "factor": ("qwen2, yarn", {"qwen2.rope.scaling.factor": 0.0}, {}, "scaling.factor is 0.0"),
     "context": ("qwen2, yarn", {"qwen2.rope.scaling.original_context_length": 0}, {}, "original_context_length is 0"),
