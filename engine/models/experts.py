@@ -2,7 +2,7 @@
 
 import torch
 
-from ...kernels import RoutingRule
+from ...kernels.routing import RoutingRule
 from .config import ExpertsConfig, ModelConfig
 from .mlp import GatedMlp
 from .weights import WeightLoader

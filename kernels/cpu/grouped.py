@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numba import types
 
-from .. import Linear, Routing, Unsupported
+from .. import Linear, Unsupported
+from ..routing import Routing
 from .machine import aligned_empty, array_at, atomic_add, atomic_exchange, call
 from .op_graph import Phase, Recording, fill, keep, run, struct_dtype, work_item
 from .thread_pool import thread_pool

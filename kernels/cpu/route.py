@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numba import njit, types
 
-from .. import Routing, RoutingRule
+from ..routing import Routing, RoutingRule
 from .activation import sigmoid
 from .exp import exp
 from .machine import array_at

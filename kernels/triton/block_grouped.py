@@ -6,7 +6,8 @@ import torch
 import triton
 from triton import knobs
 
-from .. import Routing, Unsupported
+from .. import Unsupported
+from ..routing import Routing
 from .block_kernel import block_linear_kernel
 from .block_linear import BlockLinear, Segment, takes_pairs
 from .block_pack import Packed

@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from .. import GroupedLinear, Linear, Routing, Unsupported
+from .. import Linear, Unsupported
+from ..routing import GroupedLinear, Routing
 from .block_grouped import GroupedBlocks
 from .block_linear import BlockLinear
 from .groups import choose_tile, find_group, most_tiles

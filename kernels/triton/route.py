@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import Routing, RoutingRule
+from ..routing import Routing, RoutingRule
 
 _PAIRS = 1024  # that a program looks at in one turn
 _BLOCK = 1024  # columns of a program

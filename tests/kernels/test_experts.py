@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headwater.kernels import Backend, GroupedLinear, Linear, Routing, RoutingRule, Unsupported, load_backend
+from headwater.kernels import Backend, Linear, Unsupported, load_backend
 from headwater.kernels.cpu import capture
 from headwater.kernels.quantize import round_weight
+from headwater.kernels.routing import GroupedLinear, Routing, RoutingRule
 
 from .test_triton_block_linear import random_weight
 

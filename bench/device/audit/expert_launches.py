@@ -2,7 +2,7 @@
 
 import torch
 
-from ....kernels import GroupedLinear, Routing, RoutingRule
+from ....kernels.routing import GroupedLinear, Routing, RoutingRule
 from ....kernels.triton import block_linear, grouped
 from ....kernels.triton.block_grouped import GroupedBlocks
 from ....kernels.triton.route import combine, route
