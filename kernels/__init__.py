@@ -20,6 +20,7 @@ import torch
 
 from .block_weight import BlockSource
 from .low_rank import LowRank
+from .routing import GroupedLinear, Routing, RoutingRule
 from .sampling_fields import FIELDS, INDEX
 
 BackendName = Literal["cpu", "triton"]
@@ -330,6 +331,27 @@ class Backend(Protocol):
 
         Products are those of the described weights: nothing is rounded but sums in fp32.
         """
+        ...
+
+    def group_linears(self, members: Sequence[Linear]) -> GroupedLinear:
+        """The experts' linears of one layer and part, of one shape and form; they may be dropped afterwards.
+
+        Raises Unsupported, at the latest when it is called first.
+        """
+        ...
+
+    def route(self, logits: torch.Tensor, rule: RoutingRule) -> Routing:
+        """Choose and weigh the experts of each row by its logits [rows, experts], in the stream's dtype."""
+        ...
+
+    def combine(
+        self,
+        y: torch.Tensor,  # [pairs, width] in the stream's dtype
+        routing: Routing,
+        shared: torch.Tensor | None = None,  # [rows, width], of an expert that every row goes to, added last
+        shared_gate: torch.Tensor | None = None,  # [rows, 1]: times its sigmoid
+    ) -> torch.Tensor:
+        """Each row's weighted sum of what its experts gave, in the order of its slots, [rows, width]; sums are fp32."""
         ...
 
     def new_adapters(

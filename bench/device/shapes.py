@@ -16,6 +16,9 @@ class Model(NamedTuple):
     softcap: float = 0.0
     qk_norm: bool = False
     fp8_cache: bool = False
+    experts: int = 0  # 0: a plain MLP
+    slots: int = 0  # experts that a row goes to
+    expert_width: int = 0
 
 
 LLAMA_8B = Model("llama-3.1-8b", 32, 8, 128, 4096, 14336)  # everywhere where nothing else is said
@@ -25,6 +28,7 @@ MODELS = (
     LLAMA_8B,
     LLAMA_8B._replace(name="llama-3.1-8b-fp8-cache", fp8_cache=True),
     Model("qwen3-8b", 32, 8, 128, 4096, 12288, qk_norm=True),
+    Model("qwen3-30b-a3b", 32, 4, 128, 2048, 6144, qk_norm=True, experts=128, slots=8, expert_width=768),
     Model("qwen2.5-7b", 28, 4, 128, 3584, 18944),
     Model("phi-2", 32, 32, 80, 2560, 10240),
     Model("phi-3-mini", 32, 32, 96, 3072, 8192),

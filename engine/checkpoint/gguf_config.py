@@ -13,6 +13,7 @@ LAYER_NORM = ("command-r", "cohere2")  # in place of RMSNorm
 PHI3_4K_LAYERS, PHI3_4K_POSITIONS, PHI3_4K_WINDOW = (32, 40), 4096, 2047
 GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62
 # End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
+MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe")
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|endoftext|>")
 
 
@@ -21,8 +22,8 @@ def model_config(gguf: GgufFile) -> dict[str, Any]:
     architecture = gguf.architecture
     if architecture not in ARCHITECTURES:
         raise gguf.error(f"architecture {architecture!r} cannot be converted; known: {', '.join(ARCHITECTURES)}")
-    if gguf.get(f"{architecture}.expert_count", 0) > 0:
-        raise gguf.error("a mixture of experts, which cannot be converted")
+    if gguf.get(f"{architecture}.expert_count", 0) > 0 and architecture not in MIXTURES:
+        raise gguf.error(f"a mixture of experts of architecture {architecture!r}, which cannot be converted")
     return _common(gguf) | ARCHITECTURES[architecture](gguf) | token_ids(gguf)
 
 
@@ -100,7 +101,16 @@ def _rotated(gguf: GgufFile) -> int:
 
 
 def _llama(gguf: GgufFile) -> dict[str, Any]:
-    """Llama, and Mistral, which llama.cpp gives the same name."""
+    """Llama, Mistral and Mixtral, which llama.cpp gives the same name."""
+    if gguf.get("llama.expert_count", 0) > 0:
+        return {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "hidden_act": "silu",
+            "num_local_experts": _size(gguf, "expert_count"),
+            "num_experts_per_tok": _size(gguf, "expert_used_count"),
+            "sliding_window": gguf.get("llama.attention.sliding_window", 0) or None,
+        }
     window = gguf.get("llama.attention.sliding_window", 0)
     if window > 0:
         return _mistral() | {"sliding_window": window, "attention_bias": False}
@@ -133,6 +143,58 @@ def _qwen3(_: GgufFile) -> dict[str, Any]:
         "model_type": "qwen3",
         "hidden_act": "silu",
         "use_sliding_window": False,
+    }
+
+
+def _qwen2moe(gguf: GgufFile) -> dict[str, Any]:
+    shared = "blk.0.ffn_up_shexp.weight"
+    if shared not in gguf.tensors:
+        raise gguf.error(f"tensor {shared} is missing. The file is incomplete: get or convert it again")
+    return {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "model_type": "qwen2_moe",
+        **_qwen_experts(gguf),
+        "shared_expert_intermediate_size": gguf.shape(shared)[0],  # of some files no key has it
+        "norm_topk_prob": False,
+    }
+
+
+def _qwen3moe(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        **_qwen_experts(gguf),
+        "norm_topk_prob": True,
+    }
+
+
+def _olmoe(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["OlmoeForCausalLM"],
+        "model_type": "olmoe",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "clip_qkv": gguf.get("olmoe.attention.clamp_kqv", 0.0) or None,
+        "num_experts": _size(gguf, "expert_count"),
+        "num_experts_per_tok": _size(gguf, "expert_used_count"),
+        "norm_topk_prob": False,
+    }
+
+
+def _qwen_experts(gguf: GgufFile) -> dict[str, Any]:
+    """Every layer has them in llama.cpp, which normalises their weights as the architecture does."""
+    experts = "blk.0.ffn_up_exps.weight"
+    if experts not in gguf.tensors:
+        raise gguf.error(f"tensor {experts} is missing. The file is incomplete: get or convert it again")
+    return {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "num_experts": _size(gguf, "expert_count"),
+        "num_experts_per_tok": _size(gguf, "expert_used_count"),
+        "moe_intermediate_size": gguf.shape(experts)[1] if len(gguf.shape(experts)) == 3 else 0,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
     }
 
 
@@ -261,6 +323,9 @@ ARCHITECTURES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
+    "qwen2moe": _qwen2moe,
+    "qwen3moe": _qwen3moe,
+    "olmoe": _olmoe,
     "phi3": _phi3,
     "gemma": _gemma,
     "gemma2": _gemma2,

@@ -59,6 +59,15 @@ class TensorPlan:
     shape: tuple[int, ...]
     rotary_heads: int = 0  # > 0: rows of this many heads are stored in llama.cpp's order of rotary pairs
     offset: float = 0.0  # added by llama.cpp
+    expert: int = 0  # which of those that the source has, one after the other
+    experts: int = 0  # 0: it is no stack of experts
+
+    @property
+    def stored_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the source; llama.cpp leaves out the one output of a gate."""
+        if self.experts:
+            return ((self.experts, *self.shape),)
+        return (self.shape, self.shape[1:]) if self.shape[0] == 1 else (self.shape,)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,9 @@ LAYOUTS = {
     "llama": Layout(rotary_pairs=True),
     "qwen2": Layout(qkv_bias=True),
     "qwen3": Layout(LLAMA_NORMS | QK_NORMS),
+    "qwen2moe": Layout(qkv_bias=True),
+    "qwen3moe": Layout(LLAMA_NORMS | QK_NORMS),
+    "olmoe": Layout(LLAMA_NORMS | QK_NORMS, wide_qk_norm=True),
     "phi3": Layout(fused_qkv=True, fused_up=True),
     "gemma": Layout(norm_offset=1.0),  # Gemma multiplies by 1 + weight
     "gemma2": Layout(GEMMA2_NORMS, norm_offset=1.0),
@@ -119,6 +131,7 @@ def plan_tensors(architecture: str, config: dict) -> list[TensorPlan]:
             plan.append(TensorPlan(f"{there}.weight", f"{here}.weight", shape, linear.rotary_heads))
             if linear.has_bias:
                 plan.append(TensorPlan(f"{there}.bias", f"{here}.bias", shape[:1], linear.rotary_heads))
+        plan += plan_experts(config, source, name)
     plan.append(TensorPlan("output_norm.weight", "model.norm.weight", (hidden,), offset=layout.norm_offset))
     if not config["tie_word_embeddings"]:
         plan.append(TensorPlan("output.weight", "lm_head.weight", (vocab, hidden)))
@@ -133,7 +146,7 @@ def _norm_size(name: str, layout: Layout, config: dict) -> int:
 
 
 def _linears(layout: Layout, config: dict) -> list[_Linear]:
-    """Of one layer."""
+    """Of one layer, without experts."""
     hidden, width = config["hidden_size"], config["intermediate_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     q, kv = heads * config["head_dim"], kv_heads * config["head_dim"]
@@ -151,6 +164,8 @@ def _linears(layout: Layout, config: dict) -> list[_Linear]:
             _Linear("attn_k", "self_attn.k_proj", kv, hidden, qkv_bias, k_order),
             _Linear("attn_v", "self_attn.v_proj", kv, hidden, qkv_bias),
         ]
+    if "num_experts_per_tok" in config:
+        return [*qkv, output]
     if layout.fused_up:
         up = [_Linear("ffn_up", "mlp.gate_up_proj", 2 * width, hidden, mlp_bias)]
     else:
@@ -161,15 +176,48 @@ def _linears(layout: Layout, config: dict) -> list[_Linear]:
     return [*qkv, output, *up, down]
 
 
+def plan_experts(config: dict, source: str, name: str) -> list[TensorPlan]:
+    """The mixture of a layer: router, experts and a shared one; nothing if there is none."""
+    if "num_experts_per_tok" not in config:
+        return []
+    hidden = config["hidden_size"]
+    if "num_local_experts" in config:
+        module, parts = f"{name}.block_sparse_moe", {"gate": "w1", "up": "w3", "down": "w2"}
+        count, width, shared = config["num_local_experts"], config["intermediate_size"], 0
+    else:
+        module, parts = f"{name}.mlp", {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+        count, width = config["num_experts"], config.get("moe_intermediate_size") or config["intermediate_size"]
+        shared = config.get("shared_expert_intermediate_size", 0)
+
+    def shape(part: str, width: int) -> tuple[int, int]:
+        return (hidden, width) if part == "down" else (width, hidden)
+
+    plan = [TensorPlan(f"{source}.ffn_gate_inp.weight", f"{module}.gate.weight", (count, hidden))]
+    plan += [
+        TensorPlan(
+            f"{source}.ffn_{there}_exps.weight", f"{module}.experts.{expert}.{here}.weight", shape(there, width),
+            expert=expert, experts=count,
+        )
+        for there, here in parts.items() for expert in range(count)
+    ]  # fmt: skip
+    if shared:
+        there, here = f"{source}.ffn_gate_inp_shexp.weight", f"{module}.shared_expert_gate.weight"
+        plan.append(TensorPlan(there, here, (1, hidden)))
+        for part, own in parts.items():
+            there, here = f"{source}.ffn_{part}_shexp.weight", f"{module}.shared_expert.{own}.weight"
+            plan.append(TensorPlan(there, here, shape(part, shared)))
+    return plan
+
+
 def check_plan(gguf: GgufFile, plan: list[TensorPlan]) -> None:
     """Every tensor of the plan is there in its shape, and nothing else is. Raises ModelError."""
     for tensor in plan:
         if tensor.source not in gguf.tensors:
             raise gguf.error(f"tensor {tensor.source} is missing. The file is incomplete: get or convert it again")
-        if gguf.shape(tensor.source) != tensor.shape:
+        if gguf.shape(tensor.source) not in tensor.stored_shapes:
             raise gguf.error(
                 f"tensor {tensor.source} has shape {list(gguf.shape(tensor.source))}, the metadata asks for "
-                f"{list(tensor.shape)}. The file is damaged or of a variant that is not known here"
+                f"{list(tensor.stored_shapes[0])}. The file is damaged or of a variant that is not known here"
             )
         kind = gguf.tensors[tensor.source].tensor_type
         if kind in INTEGER_TYPES:
@@ -194,6 +242,8 @@ def write_safetensors(gguf: GgufFile, plan: list[TensorPlan], path: Path) -> Non
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in plan:
             rows, kind = gguf.rows(tensor.source)
+            if tensor.experts:
+                rows = rows.reshape(tensor.experts, tensor.shape[0], -1)[tensor.expert]
             if tensor.rotary_heads:
                 rows = unpermute(rows.reshape(tensor.shape[0], -1), tensor.rotary_heads)
             step = max(1, BLOCK_ELEMENTS // tensor.shape[-1])
@@ -239,7 +289,8 @@ def write_index(gguf: GgufFile, plan: list[TensorPlan], directory: Path) -> None
     stored = []
     for tensor in plan:
         found = gguf.tensors[tensor.source]
-        place = int(found.data_offset), int(found.n_bytes)
+        size = int(found.n_bytes) // (tensor.experts or 1)
+        place = int(found.data_offset) + tensor.expert * size, size
         kind, heads = int(found.tensor_type), tensor.rotary_heads
         stored.append(StoredTensor(tensor.name, tensor.source, kind, tensor.shape, *place, heads, tensor.offset))
     (directory / INDEX_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(stored)) + b"\n")

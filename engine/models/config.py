@@ -27,11 +27,27 @@ ENDING_KINDS = {"longrope": "LongRoPE", "dynamic": "dynamic RoPE"}
 Fields = dict[str, Any]  # of a JSON object
 
 
+class ExpertsConfig(Struct, frozen=True, kw_only=True):
+    """A mixture of experts in place of a layer's MLP."""
+
+    count: int
+    slots: int  # experts that a row goes to
+    width: int  # of each
+    scoring: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
+    renormalise: bool = False
+    scale: float = 1.0
+    tolerance: float = 0.0  # sparsemixer's
+    shared_width: int = 0  # of one that every row goes to, behind a gate of its own; 0: none
+    module: str = "mlp"  # its name in the checkpoint
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+
+
 class LayerConfig(Struct, frozen=True):
     """What differs from layer to layer."""
 
     rope: RopeConfig
     window: int = 0  # positions that a row sees, its own included; 0: all
+    experts: ExpertsConfig | None = None
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True):

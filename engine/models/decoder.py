@@ -1,4 +1,4 @@
-"""The decoder that all families share: blocks of grouped-query attention and an MLP, with norms around them.
+"""The decoder that all families share: blocks of grouped-query attention and an MLP or experts, with norms around them.
 
 What a family adds to Llama's is in its ModelConfig; a family's file fills that in.
 """
@@ -11,6 +11,7 @@ from ...kernels import AttentionPlan, StepBatch
 from ..log import Progress
 from .attention import Attention, LayerStep
 from .config import LayerConfig, ModelConfig
+from .experts import Experts
 from .kv_cache import KVCache
 from .mlp import GatedMlp, PlainMlp
 from .norm import NoNorm, PostNorm, load_norm
@@ -27,7 +28,11 @@ class DecoderLayer:
         self._parallel = config.parallel_residual
         self._attention = Attention(config, layer, load, f"{prefix}.{names.attention}")
         mlp = f"{prefix}.{names.mlp}" if names.mlp else prefix
-        self._mlp = (GatedMlp if config.gated_mlp else PlainMlp)(config, load, mlp)
+        self._mlp: Experts | GatedMlp | PlainMlp
+        if layer.experts is not None:
+            self._mlp = Experts(config, layer.experts, load, prefix)
+        else:
+            self._mlp = (GatedMlp if config.gated_mlp else PlainMlp)(config, load, mlp)
         self._attention_norm, self._mlp_norm = (
             load_norm(config, load, f"{prefix}.{name}") if name else NoNorm(load)
             for name in (names.attention_norm, names.mlp_norm)
@@ -62,7 +67,7 @@ class DecoderModel:
     """Embedding, blocks, final norm and head.
 
     Attributes:
-        linear_bytes: what a step reads of weights: those of all linears, the head included.
+        linear_bytes: what a step of one row reads of weights: those of the linears, the head included.
         windows: of its layers, ascending, 0 for the whole context.
         adapters: of its linears; None: they have none.
     """

@@ -5,6 +5,7 @@ from pathlib import Path
 from .cohere import CohereFields, cohere, cohere2
 from .config import Family, HfConfig, ModelConfig
 from .config import read_config as _read_config
+from .experts_config import ExpertsFields
 from .falcon import FalconFields, falcon
 from .gemma import gemma, gemma2
 from .gemma3 import gemma3
@@ -14,12 +15,16 @@ from .gpt_neox import GptNeoxFields, gpt_neox
 from .gptj import GptJFields, gptj
 from .granite import GraniteFields, granite
 from .llama import llama, mistral
+from .mixtral import mixtral
 from .multimodal import MultimodalFields, multimodal
 from .olmo import olmo2, olmo3
+from .olmoe import OlmoeFields, olmoe
 from .opt import OptFields, opt
 from .phi import PhiFields, phi
 from .phi3 import phi3
+from .phimoe import PhimoeFields, phimoe
 from .qwen import qwen2, qwen3
+from .qwen_moe import Qwen2MoeFields, qwen2_moe, qwen3_moe
 from .smollm3 import SmolLm3Fields, smollm3
 from .stablelm import StableLmFields, stablelm
 from .starcoder2 import StarCoder2Fields, starcoder2
@@ -34,6 +39,12 @@ FAMILIES: dict[str, Family] = {
     "Gemma3ForCausalLM": gemma3,
     "PhiForCausalLM": phi,
     "Phi3ForCausalLM": phi3,
+    "MixtralForCausalLM": mixtral,
+    "Qwen2MoeForCausalLM": qwen2_moe,
+    "Qwen3MoeForCausalLM": qwen3_moe,
+    "OlmoeForCausalLM": olmoe,
+    "PhimoeForCausalLM": phimoe,
+    "PhiMoEForCausalLM": phimoe,  # in its checkpoints
     "GraniteForCausalLM": granite,
     "SmolLM3ForCausalLM": smollm3,
     "Olmo2ForCausalLM": olmo2,
@@ -78,6 +89,11 @@ REFUSED = {
 }
 # What is read of their config.json, where it is more than what Llama's has or has other names.
 OWN_FIELDS: dict[Family, type[HfConfig]] = {
+    mixtral: ExpertsFields,
+    qwen2_moe: Qwen2MoeFields,
+    qwen3_moe: ExpertsFields,
+    olmoe: OlmoeFields,
+    phimoe: PhimoeFields,
     granite: GraniteFields,
     smollm3: SmolLm3Fields,
     cohere: CohereFields,
@@ -107,6 +123,11 @@ MODEL_TYPES = {
     "gemma3": "Gemma3ForConditionalGeneration",
     "phi": "PhiForCausalLM",
     "phi3": "Phi3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
+    "phimoe": "PhimoeForCausalLM",
     "granite": "GraniteForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",

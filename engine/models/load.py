@@ -10,6 +10,7 @@ from ..checkpoint.gguf_checkpoint import GgufCheckpoint
 from ..checkpoint.packed_weights import PackedCheckpoint
 from ..checkpoint.quantized import QuantizeName
 from ..checkpoint.safetensors_dir import WEIGHTS_FILE, open_checkpoint
+from ..checkpoint.stacked_experts import StackedExperts, has_stacked_experts
 from ..checkpoint.transposed import TransposedCheckpoint
 from .config import ModelConfig
 from .decoder import DecoderModel
@@ -37,9 +38,11 @@ def load_model(
     elif config.packed_weights is not None:
         checkpoint = PackedCheckpoint(open_checkpoint(model_dir, config.spellings), config.packed_weights)
     else:
-        checkpoint = open_checkpoint(model_dir, config.spellings)
+        checkpoint = opened = open_checkpoint(model_dir, config.spellings)
         if config.transposed:
-            checkpoint = TransposedCheckpoint(checkpoint, config.transposed)
+            checkpoint = TransposedCheckpoint(opened, config.transposed)
+        elif has_stacked_experts(opened):
+            checkpoint = StackedExperts(opened)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters)
     model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()

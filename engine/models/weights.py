@@ -61,7 +61,7 @@ class WeightLoader:
     """Loads weights by name. One linear of the checkpoint is in flight at a time, besides the mapped file.
 
     Attributes:
-        linear_bytes: of the linears loaded so far, as their backend keeps them.
+        linear_bytes: what a row reads of the linears loaded so far, as their backend keeps them.
         adapters: what may be added to them; None: nothing.
     """
 
@@ -128,6 +128,18 @@ class WeightLoader:
         linear = self._linear(parts, inner, bias, order)
         self.linear_bytes += linear.nbytes
         return linear if self.adapters is None else self.adapters.wrap(linear, parts, inner, order)
+
+    def expert_linear(self, parts: Sequence[tuple[str, int]], inner: int) -> Linear:
+        """Like ``linear``, of one expert: adapters of experts are not known. Raises ModelError."""
+        linear = self._linear(parts, inner, False, None)
+        self.linear_bytes += linear.nbytes
+        return linear
+
+    def float_linear(self, module: str, outputs: int, inner: int) -> Linear:
+        """A small linear that is not to be rounded: which experts a row goes to hangs on it. Raises ModelError."""
+        linear = self.backend.pack_linear(self._widened(self._part(module, outputs, inner)))
+        self.linear_bytes += linear.nbytes
+        return linear
 
     def _linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool, order: torch.Tensor | None) -> Linear:
         biases = _fuse([self.vector(f"{name}.bias", width) for name, width in parts], order) if bias else None

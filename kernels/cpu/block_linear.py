@@ -16,7 +16,7 @@ from .block_rows import prepare_rows, take_columns
 from .block_tile import make_block_tile
 from .block_tile_rows import cover_blocks
 from .machine import aligned_empty, array_at
-from .op_graph import empty, run, struct_dtype, work_item
+from .op_graph import empty, is_recording, run, struct_dtype, work_item
 from .thread_pool import thread_pool
 from .tile import LANES
 
@@ -158,11 +158,11 @@ class _Panels:
             x = take_columns(x, self._order)
         x, sums = prepare_rows(x, form)
         records, spread, uses_amx = inner // (form.chunks * CHUNK), None, amx.HAS_AMX and x.dtype == torch.bfloat16
-        if uses_amx:
+        if uses_amx and not is_recording():
             spread = empty((inner // CHUNK, SPREAD_BYTES), torch.uint8)
             run(spread_rows(form), SPREAD, {"x": x, "spread": spread, "inner": inner}, rows, fixed=records)
         arguments = {
-            "x": x, "s": sums, "w": self.packed, "y": y.view(-1)[column:],
+            "x": x, "s": sums, "w": self.packed, "y": y[:, column:],
             "bias": None if bias is None else bias[column:], "scratch": _scratch(), "widened": _widened(),
             "out": self.outputs, "threads": thread_pool().threads,
             "records": records, "spread": spread, "x_stride": inner * x.itemsize,

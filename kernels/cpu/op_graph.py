@@ -10,7 +10,7 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,9 +57,14 @@ def work_item(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
 
 
 class _Graph:
-    """Captured phases, what they point to, and memory for what they hand on to each other."""
+    """Captured phases, what they point to, and memory for what they hand on to each other.
 
-    def __init__(self) -> None:
+    Attributes:
+        rows: the largest number of rows of a launch.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
         self.phases: list[tuple[int, ...]] = []
         self.kept: list[Any] = []
         self._made: set[int] = set()  # addresses
@@ -83,13 +88,64 @@ class _Graph:
         self.kept += [tensor for tensor in tensors if tensor.data_ptr() not in self._made]
 
 
+class Phase(NamedTuple):
+    """What ``run`` was called with."""
+
+    kernel: int
+    kind: np.dtype
+    arguments: dict[str, Any]
+    fixed: int
+    per_rows: int
+    times: int
+
+
+class Recording:
+    """The phases of a few ops that are alike, one after the other, neither run nor captured.
+
+    All use the same memory for what they return and hand on: only some rows of it are any one's (grouped.py).
+    """
+
+    def __init__(self) -> None:
+        self._phases: list[Phase] = []
+        self._buffers: list[torch.Tensor] = []
+        self._used = 0
+
+    def record(self, op: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, list[Phase]]:
+        """What the op returns, and its phases."""
+        global _recording
+        assert _recording is None, "a recording inside a recording"
+        self._phases, self._used = [], 0
+        _recording = self
+        try:
+            return op(x), self._phases
+        finally:
+            _recording = None
+
+    def add(self, phase: Phase) -> None:
+        self._phases.append(phase)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """The same as the op before got."""
+        if self._used == len(self._buffers):
+            self._buffers.append(_empty(shape, dtype))
+        self._used += 1
+        buffer = self._buffers[self._used - 1]
+        assert (tuple(buffer.shape), buffer.dtype) == (tuple(shape), dtype), "ops that are not alike"
+        return buffer
+
+
 _graph: _Graph | None = None
+_recording: Recording | None = None
 # What launches that nobody waits for still look at: no thread is as many launches behind as the ring has slots.
 _under_way: deque[Any] = deque(maxlen=RING)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """What an op returns, or needs while it runs."""
+    return _empty(shape, dtype) if _recording is None else _recording.empty(shape, dtype)
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return aligned_empty(shape, dtype) if _graph is None else _graph.empty(shape, dtype)
 
 
@@ -111,11 +167,16 @@ def run(
         kernel: address that ``work_item`` gave.
         kind: type of its arguments, from ``struct_dtype``.
         arguments: by field name: tensors (contiguous; passed by address), None (0), or numbers.
-        rows: that there are; when captured, each launch says how many.
+        rows: that there are; when captured, each launch says how many, and a phase captured with several times the
+            graph's has as many times a launch's.
         sequences: the same.
     """
-    values, tensors = _fill(kind, arguments)
-    phase = (kernel, values.ctypes.data, fixed, per_rows, per_sequence, times)
+    if _recording is not None:
+        _recording.add(Phase(kernel, kind, arguments, fixed, per_rows, times))
+        return
+    values, tensors = fill(kind, arguments)
+    widened = 1 if _graph is None else max(1, rows // _graph.rows)
+    phase = (kernel, values.ctypes.data, fixed, per_rows, per_sequence, times, widened)
     assert len(phase) == PHASE_WORDS
     if _graph is not None:
         _graph.phases.append(phase)
@@ -126,7 +187,7 @@ def run(
     pool.release(pool.launch(np.array([phase], np.int64), rows, sequences))
 
 
-def _fill(kind: np.dtype, arguments: dict[str, Any]) -> tuple[np.ndarray, list[torch.Tensor]]:
+def fill(kind: np.dtype, arguments: dict[str, Any]) -> tuple[np.ndarray, list[torch.Tensor]]:
     """The struct of arguments, and the tensors that it points to."""
     values = np.zeros(1, kind)
     tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
@@ -140,12 +201,23 @@ def is_capturing() -> bool:
     return _graph is not None
 
 
+def is_recording() -> bool:
+    """Whether phases will have some of the rows only, which are not known yet."""
+    return _recording is not None
+
+
+def keep(*kept: Any) -> None:
+    """What captured phases point to by address."""
+    if _graph is not None:
+        _graph.kept += kept
+
+
 class Prepared:
     """One phase that is launched often, outside of graphs, and never waited for."""
 
     def __init__(self, kernel: int, kind: np.dtype, arguments: dict[str, int], fixed: int) -> None:
-        self._values, _ = _fill(kind, arguments)
-        self._phases = np.array([(kernel, self._values.ctypes.data, fixed, 0, 0, 1)], np.int64)
+        self._values, _ = fill(kind, arguments)
+        self._phases = np.array([(kernel, self._values.ctypes.data, fixed, 0, 0, 1, 1)], np.int64)
 
     def launch(self, *tensors: torch.Tensor) -> None:
         """Run it after all that was launched before; ``tensors`` are what it points to."""
@@ -180,9 +252,9 @@ def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:
     """Capture the ops that ``function`` calls for the largest of ``sizes`` rows; it is called once."""
     global _graph
     assert _graph is None, "a capture inside a capture"
-    _graph = graph = _Graph()
+    _graph = graph = _Graph(max(sizes))
     try:
-        kept = function(max(sizes))
+        kept = function(graph.rows)
     finally:
         _graph = None
     graph.kept.append(kept)

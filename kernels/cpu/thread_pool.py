@@ -24,7 +24,7 @@ RING = 16  # launches that may be under way
 MAX_PHASES = 8192
 
 # int64 fields of a phase
-KERNEL, ARGUMENTS, FIXED, PER_ROWS, PER_SEQUENCE, TIMES, PHASE_WORDS = range(7)
+KERNEL, ARGUMENTS, FIXED, PER_ROWS, PER_SEQUENCE, TIMES, WIDENED, PHASE_WORDS = range(8)
 
 # Lines of the control block: launches published, launches completed, whether somebody waits for that, one line per
 # ring slot, one per thread.
@@ -59,13 +59,14 @@ def _run_launch(slot, counters, thread):
     for index in range(atomic_load(slot + _COUNT)):
         phase, counter = phases + index * PHASE_WORDS * 8, counters + index * _LINE
         kernel, arguments = atomic_load(phase + KERNEL * 8), atomic_load(phase + ARGUMENTS * 8)
-        items = _items(phase, rows, sequences)
+        phase_rows = rows * atomic_load(phase + WIDENED * 8)
+        items = _items(phase, phase_rows, sequences)
         done = 0
         item = atomic_add(counter, 1)
         if item == 0:
             atomic_exchange(counter + 16, ticks())
         while item < items:
-            call(kernel, arguments, item, thread, rows, sequences)
+            call(kernel, arguments, item, thread, phase_rows, sequences)
             done += 1
             item = atomic_add(counter, 1)
         if done > 0:

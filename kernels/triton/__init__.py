@@ -7,12 +7,14 @@ from .adapters import new_adapters
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
 from .block_linear import pack_blocks
+from .grouped import group_linears
 from .layer_norm import add_layer_norm, layer_norm
 from .linear import QuantizedLinear, pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .program import Event, capture
 from .rope import QkNorm, rope_and_write
+from .route import combine, route
 from .rows import add, cast, copy, count_tokens, embed, scale, soft_cap, take_rows, take_tokens
 from .sample import sample
 
@@ -27,11 +29,13 @@ __all__ = [
     "add_rms_norm",
     "capture",
     "cast",
+    "combine",
     "copy",
     "count_tokens",
     "embed",
     "fill_plan",
     "gelu_tanh_and_mul",
+    "group_linears",
     "layer_norm",
     "new_adapters",
     "new_plan",
@@ -44,6 +48,7 @@ __all__ = [
     "records_any_size",
     "rms_norm",
     "rope_and_write",
+    "route",
     "row_dtypes",
     "sample",
     "scale",

@@ -15,6 +15,7 @@ import triton.language as tl
 
 from .block_form import WORDS
 from .block_widen import code_values, group_minimum, group_scale, group_zero, widened
+from .groups import find_group
 
 _WORDS = tl.constexpr(WORDS)
 
@@ -31,11 +32,15 @@ def block_linear_kernel(
     x_ptr,  # [rows, INPUTS]
     low_ptr, high_ptr, spans_ptr, bases_ptr,  # see block_pack.py
     sums_ptr,  # fp32 [units, rows], see row_sums_kernel, read with SUMMED
-    bias_ptr,  # [OUTPUTS], read with BIAS
+    bias_ptr,  # [Y_STRIDE], of each expert, read with BIAS
+    starts_ptr,  # see find_group, read with EXPERTS
     y_ptr,  # [rows, Y_STRIDE] out
     rows,
     INPUTS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,  # packed
+    WIDTH: tl.constexpr,  # outputs of a row
+    EXPERTS: tl.constexpr,  # 0: one weight for all rows; else the outputs of each expert, one after the other
+    EXPERT_BLOCK: tl.constexpr,  # power of two >= EXPERTS
     Y_STRIDE: tl.constexpr,
     COLUMN: tl.constexpr,  # of y and the bias, where the outputs begin
     BIAS: tl.constexpr,
@@ -49,9 +54,20 @@ def block_linear_kernel(
     STAGES: tl.constexpr,  # given to the loop, so that words of groups are fetched ahead, too: they feed no product
 ):  # fmt: skip
     output = tl.program_id(0) * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)[:, None]
-    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[None, :]
+    column, sums_stride = output, rows
+    if EXPERTS:
+        expert, first, rows = find_group(starts_ptr, tl.program_id(1), EXPERTS, BLOCK_ROWS, EXPERT_BLOCK)
+        if first >= rows:
+            return
+        bias_ptr += expert * Y_STRIDE
+        row = first + tl.arange(0, BLOCK_ROWS)[None, :]
+        output_mask = output < WIDTH
+        output += expert * WIDTH
+    else:
+        row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[None, :]
+        output_mask = output < OUTPUTS
     split = tl.arange(0, SPLITS)[:, None, None] if SPLITS > 1 else 0
-    output_mask, row_mask = output < OUTPUTS, row < rows
+    row_mask = row < rows
     word = tl.arange(0, _WORDS)[None, :]
     x_ptrs = x_ptr + row.to(tl.int64) * INPUTS + tl.arange(0, _WORDS)[:, None]
     zeros = tl.zeros([SPLITS, BLOCK_OUTPUTS, BLOCK_ROWS] if SPLITS > 1 else [BLOCK_OUTPUTS, BLOCK_ROWS], tl.float32)
@@ -98,14 +114,14 @@ def block_linear_kernel(
                     acc += group_scale(span_ptrs, base_ptrs, group, OUTPUTS, mask, FORM) * part_sums
                     if FORM.minima:
                         if SUMMED:
-                            sums_ptrs = sums_ptr + at // FORM.unit * rows + row
+                            sums_ptrs = sums_ptr + at // FORM.unit * sums_stride + row
                             row_sums = tl.load(sums_ptrs, mask=row_mask & (at < INPUTS), other=0.0)
                         acc -= group_minimum(span_ptrs, base_ptrs, group, OUTPUTS, mask, FORM) * row_sums
     if SPLITS > 1:
         acc = tl.sum(acc, axis=0)
     if BIAS:
-        acc += tl.load(bias_ptr + COLUMN + output, mask=output_mask, other=0.0).to(tl.float32)
-    y_ptrs = y_ptr + row.to(tl.int64) * Y_STRIDE + COLUMN + output
+        acc += tl.load(bias_ptr + COLUMN + column, mask=output_mask, other=0.0).to(tl.float32)
+    y_ptrs = y_ptr + row.to(tl.int64) * Y_STRIDE + COLUMN + column
     tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=row_mask & output_mask)
 
 

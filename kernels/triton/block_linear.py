@@ -18,40 +18,42 @@ _SUMMED = 2048  # values that a program sums
 _EMBEDDED = 1024  # values of a program
 
 
-class _Segment:
+class Segment:
     """Weights of one form and order of the inputs, one after another: one launch."""
 
     def __init__(
         self, parts: Sequence[BlockSource], form: BlockForm, order: torch.Tensor | None, device: torch.device, gpu: Gpu
     ) -> None:
         self.form = form
-        self._order = None if order is None else order.to(device)
+        self.order = None if order is None else order.to(device)
         self.outputs, self.inputs = sum(part.shape[0] for part in parts), parts[0].shape[1]
-        self._packed = pack(parts, form, device)
-        self._tiles = block_tiles(gpu.arch, form.block, form.bits)
+        self.packed = pack(parts, form, device)
+        self.tiles = block_tiles(gpu.arch, form.block, form.bits)
 
     @property
     def nbytes(self) -> int:
-        return self._packed.nbytes + (0 if self._order is None else self._order.nbytes)
+        return self.packed.nbytes + (0 if self.order is None else self.order.nbytes)
 
     def write(self, x: torch.Tensor, y: torch.Tensor, column: int, bias: torch.Tensor | None) -> None:
         """The product into the columns of y [rows, any] from ``column`` on."""
         rows, form = x.shape[0], self.form
-        if self._order is not None:
-            x = x.index_select(1, self._order)
-        tile = next((tile for tile in self._tiles if rows <= tile.rows), self._tiles[-1])
+        if self.order is not None:
+            x = x.index_select(1, self.order)
+        tile = next((tile for tile in self.tiles if rows <= tile.rows), self.tiles[-1])
         stages = tile.stages if x.itemsize == 2 else 2  # of fp32 rows no more fit in 99 KiB of shared memory
         # Many rows: sums by the tensor cores, as few rows have them, would double their work.
-        sums = self._row_sums(x) if form.minima and tile.splits == 1 else None
+        sums = self.row_sums(x) if form.minima and tile.splits == 1 else None
         block_linear_kernel[(triton.cdiv(self.outputs, tile.outputs), triton.cdiv(rows, tile.rows))](
-            x, *self._packed, x if sums is None else sums, x if bias is None else bias, y, rows,
-            INPUTS=self.inputs, OUTPUTS=self.outputs, Y_STRIDE=y.shape[1], COLUMN=column, BIAS=bias is not None,
-            FORM=form, PAIRS=_takes_pairs(form, x.dtype), SUMMED=sums is not None,
+            x, *self.packed, x if sums is None else sums, x if bias is None else bias, x, y, rows,
+            INPUTS=self.inputs, OUTPUTS=self.outputs, WIDTH=self.outputs, EXPERTS=0, EXPERT_BLOCK=1,
+            Y_STRIDE=y.shape[1], COLUMN=column, BIAS=bias is not None,
+            FORM=form, PAIRS=takes_pairs(form, x.dtype), SUMMED=sums is not None,
             BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs, SPLITS=tile.splits, STEPS=tile.steps,
             STAGES=stages, num_warps=tile.warps, num_stages=stages, maxnreg=tile.registers,
         )  # fmt: skip
 
-    def _row_sums(self, x: torch.Tensor) -> torch.Tensor:
+    def row_sums(self, x: torch.Tensor) -> torch.Tensor:
+        """fp32 [units, rows], of each unit of a row."""
         rows, unit = x.shape[0], self.form.unit
         sums = torch.empty((triton.cdiv(self.inputs, unit), rows), dtype=torch.float32, device=x.device)
         block = _SUMMED // unit
@@ -65,17 +67,17 @@ class _Segment:
         rows = token_ids.shape[0]
         y = torch.empty((rows, self.inputs), dtype=dtype, device=token_ids.device)
         block_embed_kernel[(rows, triton.cdiv(self.inputs, _EMBEDDED))](
-            token_ids, *self._packed, y, scale,
+            token_ids, *self.packed, y, scale,
             INPUTS=self.inputs, OUTPUTS=self.outputs, FORM=self.form, BLOCK=_EMBEDDED,
         )  # fmt: skip
-        if self._order is None:
+        if self.order is None:
             return y
         ordered = torch.empty_like(y)
-        ordered[:, self._order] = y
+        ordered[:, self.order] = y
         return ordered
 
 
-def _takes_pairs(form: BlockForm, dtype: torch.dtype) -> bool:
+def takes_pairs(form: BlockForm, dtype: torch.dtype) -> bool:
     """Whether PTX widens the codes two at a time; the interpreter has none."""
     return not knobs.runtime.interpret and dtype.itemsize == 2 and not form.has_table
 
@@ -88,32 +90,32 @@ class BlockLinear:
     ) -> None:
         """``gpu``: what it is packed for, if not the device. Raises Unsupported."""
         self._outputs = sum(part.shape[0] for part in parts)
-        self._bias = bias
+        self.bias = bias
         samples = [part.take(slice(0, 1)) for part in parts]
         kinds = [(form_of(each), None if each.order is None else tuple(each.order.tolist())) for each in samples]
         gpu = gpu or gpu_of(device)
-        self._segments: list[_Segment] = []
+        self.segments: list[Segment] = []
         for (form, _), group in groupby(range(len(parts)), key=kinds.__getitem__):
             indices = list(group)
             order = samples[indices[0]].order
-            self._segments.append(_Segment([parts[i] for i in indices], form, order, device, gpu))
+            self.segments.append(Segment([parts[i] for i in indices], form, order, device, gpu))
 
     @property
     def nbytes(self) -> int:
-        return sum(segment.nbytes for segment in self._segments) + (0 if self._bias is None else self._bias.nbytes)
+        return sum(segment.nbytes for segment in self.segments) + (0 if self.bias is None else self.bias.nbytes)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, in], fp16, bf16 or fp32 -> [rows, out] in the same dtype."""
         y = x.new_empty(x.shape[0], self._outputs)
         column = 0
-        for segment in self._segments:
-            segment.write(x, y, column, self._bias)
+        for segment in self.segments:
+            segment.write(x, y, column, self.bias)
             column += segment.outputs
         return y
 
     def embed(self, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
         """Rows of the weight at ``token_ids`` (int64 [rows]), times ``scale``, in ``dtype``."""
-        (segment,) = self._segments
+        (segment,) = self.segments
         return segment.embed(token_ids, scale, dtype)
 
 

@@ -35,22 +35,32 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo3Config,
     Olmo3ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PhiConfig,
     PhiForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
     StableLmConfig,
@@ -75,6 +85,9 @@ SMALL = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+TWO_LAYERS = {**SMALL, "num_hidden_layers": 2}  # a choice of experts may hang on a rounding of the layers before
+EXPERTS = {"num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
+SHARED = {**TWO_LAYERS, **EXPERTS, "head_dim": 16, "shared_expert_intermediate_size": 56}
 HEAD_DIM_16 = {**SMALL, "head_dim": 16}
 PHI3 = {name: value for name, value in SMALL.items() if name != "head_dim"}
 OLMO = PHI3 | {"rms_norm_eps": 1e-5}
@@ -112,6 +125,42 @@ FAMILIES: Families = {
     "qwen3 yarn": (
         Qwen3ForCausalLM,
         Qwen3Config(**SMALL, rope_parameters={**YARN, "beta_fast": 4, "attention_factor": 1.3, "truncate": False}),
+    ),
+    "mixtral": (
+        MixtralForCausalLM,
+        MixtralConfig(**TWO_LAYERS, num_local_experts=5, num_experts_per_tok=2, sliding_window=11),
+    ),
+    "qwen2 moe": (Qwen2MoeForCausalLM, Qwen2MoeConfig(**SHARED, decoder_sparse_step=2)),
+    "qwen2 moe window": (
+        Qwen2MoeForCausalLM,
+        Qwen2MoeConfig(
+            **SHARED, qkv_bias=False, norm_topk_prob=True, use_sliding_window=True, sliding_window=9,
+            max_window_layers=1,
+        ),
+    ),
+    "qwen3 moe": (
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig(**TWO_LAYERS, **EXPERTS, norm_topk_prob=True, mlp_only_layers=[1]),
+    ),
+    "olmoe": (
+        OlmoeForCausalLM,
+        OlmoeConfig(**{**OLMO, "num_hidden_layers": 2}, num_experts=7, num_experts_per_tok=3),
+    ),
+    "phimoe": (
+        PhimoeForCausalLM,
+        PhimoeConfig(
+            **{**PHI3, "num_hidden_layers": 2}, num_local_experts=6, router_jitter_noise=0.2, attention_bias=True,
+            lm_head_bias=True,
+        ),
+    ),
+    "phimoe longrope": (
+        PhimoeForCausalLM,
+        PhimoeConfig(
+            **{**PHI3, "num_hidden_layers": 2}, num_local_experts=6, sliding_window=11,
+            rope_parameters={
+                **LONGROPE, "short_mscale": 1.2, "long_mscale": 1.3, "original_max_position_embeddings": 96,
+            },
+        ),
     ),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**SMALL, sliding_window=13, query_pre_attn_scalar=24)),
     "gemma3 softcap": (
@@ -226,6 +275,7 @@ def save(family: str, directory: Path, families: Families = FAMILIES) -> PreTrai
     architecture, config = families[family]
     torch.manual_seed(0)
     model = architecture(config).eval()
+    model.set_experts_implementation("eager")  # the others know no fp64
     randomise(model)
     model.save_pretrained(directory)
     return model

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType
@@ -14,7 +15,7 @@ from headwater.engine.checkpoint.gguf_checkpoint import GgufCheckpoint
 from headwater.engine.checkpoint.resolve import find_default_gguf
 from headwater.engine.models.families import read_config
 
-from .checkpoint.conftest import default_metadata, llama_tensors, write_gguf
+from .checkpoint.conftest import HIDDEN, LAYERS, WIDTH, default_metadata, llama_tensors, write_gguf
 from .forward import prompt_logits
 
 PROMPT = [1, 4, 9, 3, 3, 7, 2, 8]
@@ -54,6 +55,23 @@ def test_logits_are_those_of_the_files_weights(tmp_path: Path, kind: GGMLQuantiz
     got = prompt_logits(cached_conversion(gguf), PROMPT)
     want = oracle(transformers_directory(gguf, tmp_path / "converted"), PROMPT)
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+
+
+def test_experts_are_read_as_they_are_packed(tmp_path: Path) -> None:
+    tensors = {name: values for name, values in llama_tensors().items() if ".mlp." not in name}
+    draw = np.random.default_rng(1).standard_normal
+    for layer in range(LAYERS):
+        tensors[f"blk.{layer}.ffn_gate_inp.weight"] = draw((4, HIDDEN)).astype(np.float32)
+        for part, shape in (("gate", (4, WIDTH, HIDDEN)), ("up", (4, WIDTH, HIDDEN)), ("down", (4, HIDDEN, WIDTH))):
+            tensors[f"blk.{layer}.ffn_{part}_exps.weight"] = draw(shape).astype(np.float32)
+    metadata = default_metadata() | {"llama.expert_count": 4, "llama.expert_used_count": 2}
+    gguf = write_gguf(tmp_path / "tiny.gguf", tensors, metadata, KINDS.Q8_0)
+    directory = cached_conversion(gguf)
+    expert = GgufCheckpoint(directory).blocks("model.layers.1.block_sparse_moe.experts.3.w2.weight", (HIDDEN, WIDTH))
+    assert expert is not None
+    want = torch.from_numpy(tensors["blk.1.ffn_down_exps.weight"][3])
+    assert torch.linalg.norm(expert.take(slice(None)).dequantized() - want) < 0.01 * torch.linalg.norm(want)
+    assert prompt_logits(directory, PROMPT).isfinite().all()
 
 
 def test_the_default_model_is_its_file(tmp_path: Path) -> None:

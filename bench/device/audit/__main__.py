@@ -17,6 +17,7 @@ from triton import knobs
 
 from ..shapes import LLAMA_8B, MODELS, Model
 from .binary import Facts, compile_and_read
+from .expert_launches import expert_launches
 from .gpus import AUDITED_GPUS
 from .launches import (
     FP8_FROM,
@@ -33,6 +34,7 @@ _ATTENTION = ("attention few rows", "attention many rows")
 _LINEARS = ("int8 linear, 16 rows", "fp8 linear, 16 rows")
 _ADAPTERS = ("adapters down, 64 rows", "adapters up, 64 rows")
 _BLOCKS = ("Q4_K linear, 8 rows", "Q4_K linear, 2048 rows", "GPTQ linear, 8 rows", "GPTQ linear, 2048 rows")
+_EXPERTS = ("bf16 experts, 64 rows", "bf16 experts, 2048 rows", "int8 experts, 64 rows", "Q4_K experts, 64 rows")
 SNAPSHOT = (
     (80, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
     (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_LINEARS, *_BLOCKS)),
@@ -40,6 +42,7 @@ SNAPSHOT = (
     (100, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
     (120, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
     (90, "smollm2-135m", _ATTENTION),
+    (90, "qwen3-30b-a3b", ("choose experts", "sort by expert", *_EXPERTS)),
     (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
     (90, "gemma-3-4b", ("attention few rows",)),
 )
@@ -80,6 +83,7 @@ def problems(finding: Finding) -> list[str]:
 def launches_of(model: Model, arch: int) -> list[Launch]:
     """All of a model; with block-quantised weights and adapters for the one that stands for all."""
     others = block_launches(model, arch) + adapter_launches(model, arch) if model == LLAMA_8B else []
+    others += expert_launches(model, arch) if model.experts else []
     return attention_launches(model, arch) + row_launches(model, arch) + others
 
 

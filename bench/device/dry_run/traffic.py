@@ -64,14 +64,24 @@ def traffic_of(work: Iterable[Work], chunks: list[Chunk]) -> Traffic:
             rest += each.traffic_bytes
         elif each.name == "block_linear_kernel":
             call = _Call(each)
-            weights += call.nbytes("low_ptr", "high_ptr", "spans_ptr", "bases_ptr")
-            written = call.constant("OUTPUTS") * _row_bytes(call, "y_ptr") // call.constant("Y_STRIDE")
+            weights += _of_experts(call, call.nbytes("low_ptr", "high_ptr", "spans_ptr", "bases_ptr"))
+            written = call.constant("WIDTH") * _row_bytes(call, "y_ptr") // call.constant("Y_STRIDE")
             rows += call.nbytes("x_ptr") + written * each.tensors["y_ptr"].shape[0]
+        elif each.name == "_grouped_kernel":
+            call = _Call(each)
+            weights += _of_experts(call, call.nbytes("weight_ptr"))
+            rows += call.nbytes("x_ptr", "y_ptr")
         elif each.kind == "triton":
             kv_bytes, rest_bytes = _launch_bytes(_Call(each), chunks)
             kv += kv_bytes
             rest += rest_bytes
     return Traffic(weights, kv, rows, rest)
+
+
+def _of_experts(call: _Call, nbytes: int) -> int:
+    """What is read of weights, if as many experts have rows as can have any."""
+    experts, pairs = call.constant("EXPERTS"), call.work.tensors["x_ptr"].shape[0]
+    return nbytes * min(experts, pairs) // experts if experts else nbytes
 
 
 def _launch_bytes(call: _Call, chunks: list[Chunk]) -> tuple[int, int]:

@@ -17,11 +17,15 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
+    OlmoeConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
@@ -61,6 +65,9 @@ LONGROPE_TENSORS = {
     "rope_factors_short.weight": np.array(SHORT, np.float32),
 }
 
+EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+EXPERTS_KEYS = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 64}
+
 # What a family's model is, llama.cpp's name for it, and what its file says beside the sizes.
 Case = tuple[PreTrainedConfig, str, dict[str, Any]]
 CASES: dict[str, Case] = {
@@ -85,6 +92,26 @@ CASES: dict[str, Case] = {
             "rope.scaling.yarn_beta_fast": 8.0,
             "rope.scaling.attn_factor": 1.5 / (0.1 * math.log(4.0) + 1.0),
         },
+    ),
+    "mixtral": (
+        MixtralConfig(**SMALL, num_local_experts=5, num_experts_per_tok=2),
+        "llama",
+        {"expert_count": 5, "expert_used_count": 2, "rope.freq_base": 1e6},
+    ),
+    "qwen2 moe": (
+        Qwen2MoeConfig(**SMALL, **EXPERTS, shared_expert_intermediate_size=96),
+        "qwen2moe",
+        EXPERTS_KEYS,
+    ),
+    "olmoe": (
+        OlmoeConfig(**SMALL, num_experts=5, num_experts_per_tok=2),
+        "olmoe",
+        {"expert_count": 5, "expert_used_count": 2},
+    ),
+    "qwen3 moe": (
+        Qwen3MoeConfig(**SMALL, **EXPERTS, head_dim=32, norm_topk_prob=True),
+        "qwen3moe",
+        EXPERTS_KEYS | {"attention.key_length": 32},
     ),
     "phi3": (Phi3Config(**SMALL, sliding_window=9), "phi3", {"attention.sliding_window": 9}),
     "phi3, longrope": (
@@ -160,6 +187,21 @@ def random_model(config: PreTrainedConfig) -> torch.nn.Module:
     return model
 
 
+def stacked(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Experts as llama.cpp has them; and the gate of a shared one, whose only output it leaves out."""
+    written: dict[str, np.ndarray] = {}
+    for name, values in weights.items():
+        layer = f"blk.{name.split('.')[2]}" if ".layers." in name else ""
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = np.split(values, 2, axis=1)
+            written |= {f"{layer}.ffn_gate_exps.weight": gate, f"{layer}.ffn_up_exps.weight": up}
+        elif name.endswith("experts.down_proj"):
+            written[f"{layer}.ffn_down_exps.weight"] = values
+        else:
+            written[name] = values[0] if name.endswith("shared_expert_gate.weight") else values
+    return written
+
+
 def write(
     directory: Path,
     case: str,
@@ -169,6 +211,7 @@ def write(
 ) -> Path:
     config, architecture, more = CASES[case]
     weights = {name: tensor.detach().numpy() for name, tensor in (model or random_model(config)).named_parameters()}
+    weights = stacked(weights)
     if architecture.startswith("gemma"):
         weights = {name: tensor + 1.0 if "norm" in name else tensor for name, tensor in weights.items()}
     if "longrope" in case:

@@ -137,9 +137,13 @@ def without(name: str) -> dict[str, np.ndarray]:
 BROKEN = {
     "architecture": (
         {"architecture": "mamba"},
-        "'mamba' cannot be converted; known: llama, qwen2, qwen3, phi3, gemma3",
+        "'mamba' cannot be converted; known: llama, qwen2, qwen3, .*, phi3, gemma3",
     ),
-    "experts": ({"metadata": {"llama.expert_count": 8}}, "mixture of experts"),
+    "experts": ({"metadata": {"qwen2.expert_count": 8}, "architecture": "qwen2"}, "mixture of experts of architecture"),
+    "no experts": (
+        {"metadata": {"llama.expert_count": 8, "llama.expert_used_count": 2}},
+        "ffn_gate_inp.weight is miss",
+    ),
     "scaling": ({"metadata": {"llama.rope.scaling.type": "su"}}, "RoPE scaling 'su' is not known"),
     "divisors": ({"tensors": llama_tensors() | {"rope_freqs.weight": np.arange(8, dtype=np.float32)}}, "rope_freqs"),
     "metadata": ({"metadata": {"llama.block_count": None}}, "no llama.block_count"),

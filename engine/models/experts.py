@@ -1,0 +1,43 @@
+"""A mixture of experts in place of a layer's MLP: each row goes to the few that its router chooses."""
+
+import torch
+
+from ...kernels.routing import RoutingRule
+from .config import ExpertsConfig, ModelConfig
+from .mlp import GatedMlp
+from .weights import WeightLoader
+
+
+class Experts:
+    """``sum_i weight_i * down_i(act(gate_i(x)) * up_i(x))`` over a row's experts i; ``prefix``: the layer's name."""
+
+    def __init__(self, config: ModelConfig, experts: ExpertsConfig, load: WeightLoader, prefix: str) -> None:
+        hidden, backend, module = config.hidden_size, load.backend, f"{prefix}.{experts.module}"
+        self._backend = backend
+        self._rule = RoutingRule(experts.slots, experts.scoring, experts.renormalise, experts.scale, experts.tolerance)
+        self._rows_dtype = load.dtypes.rows
+        self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
+        self._router = load.float_linear(f"{module}.gate", experts.count, hidden)
+        before, width = load.linear_bytes, experts.width
+        gate, up, down = experts.names
+        names = [f"{module}.experts.{index}" for index in range(experts.count)]
+        self._gate_up = backend.group_linears(
+            [load.expert_linear([(f"{name}.{gate}", width), (f"{name}.{up}", width)], hidden) for name in names]
+        )
+        self._down = backend.group_linears([load.expert_linear([(f"{name}.{down}", hidden)], width) for name in names])
+        # What a row reads; many rows read up to all of them.
+        load.linear_bytes = before + (load.linear_bytes - before) * experts.slots // experts.count
+        self._shared = self._shared_gate = None
+        if experts.shared_width:
+            self._shared = GatedMlp(config, load, f"{module}.shared_expert", experts.shared_width)
+            self._shared_gate = load.float_linear(f"{module}.shared_expert_gate", 1, hidden)
+
+    def __call__(self, normed: torch.Tensor) -> torch.Tensor:
+        """Normalised rows in, rows [rows, hidden] out."""
+        backend = self._backend
+        routing = backend.route(self._router(normed), self._rule)
+        gate_up = self._gate_up(backend.take_rows(normed, routing.rows), routing)
+        y = self._down(self._act_and_mul(gate_up, self._rows_dtype), routing)
+        if self._shared is None or self._shared_gate is None:
+            return backend.combine(y, routing)
+        return backend.combine(y, routing, self._shared(normed), self._shared_gate(normed))
