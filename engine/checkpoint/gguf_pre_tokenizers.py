@@ -108,7 +108,7 @@ _QWEN2 = PreTokenization(_splits(QWEN2_SPLIT))
 PRE_TOKENIZERS: dict[str, PreTokenization] = {
     "default": PreTokenization(_splits(*DEFAULT_SPLITS)),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0"), _LLAMA3),
-    **dict.fromkeys(("dbrx", "smaug-bpe"), PreTokenization(_splits(LLAMA3_SPLIT))),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), PreTokenization(_splits(LLAMA3_SPLIT))),
     "qwen2": replace(_QWEN2, nfc=True),
     **dict.fromkeys(("deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"), _QWEN2),
     **dict.fromkeys(("smollm", "starcoder", "refact", "minerva-7b"), _DIGITS),

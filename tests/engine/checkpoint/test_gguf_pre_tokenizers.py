@@ -100,6 +100,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "deepseek-v3": sequence(
         split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"), split(DEEPSEEK_V3_WORDS), byte_level(use_regex=False)
     ),
+    # pat_str of GLM-4's tokenization_chatglm.py.
+    **dict.fromkeys(
+        ("glm4", "chatglm-bpe"),
+        sequence(
+            split(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+                r"|\s+(?!\S)|\s+"
+            ),
+            byte_level(use_regex=False),
+        ),
+    ),
     "seed-coder": sequence(
         split(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+"
