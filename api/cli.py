@@ -131,6 +131,8 @@ def _serve(model: str | None, given: dict[str, Any], begin: float) -> int:
     if choice.tokenizer_config_path is not None:
         directory = with_tokenizer_config(directory, choice.tokenizer_config_path)
     adapters = resolve_adapters(choice.lora_adapters or "", found.model_id)
+    if (draft := given.get("speculative_model")) is not None:
+        given["speculative_model"] = resolve_model(str(draft), dtype=given.get("dtype")).directory
     with socket_dir() as sockets:
         shared = {"model_dir": directory, "model_id": found.model_id}
         engine = configure(EngineConfig, given, **shared, socket=sockets / "engine-0.sock", adapters=adapters)

@@ -116,7 +116,13 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         ),
     ] = True
     speculate: Annotated[
-        int, Flag(ENGINE, ("--speculate",), "Tokens guessed in each step from the text so far; 0: none.", min=0)
+        int,
+        Flag(
+            ENGINE,
+            ("--speculate",),
+            "Tokens guessed in each step, from the text so far or by --speculative-model (3 unless said); 0: none.",
+            min=0,
+        ),
     ] = 0
     max_loras: Annotated[
         int | None,
@@ -129,6 +135,16 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         ),
     ] = None
     adapters: tuple[Adapter, ...] = ()  # loaded at start
+    speculative_model: Annotated[
+        Path | None,
+        Flag(
+            ENGINE,
+            ("--speculative-model",),
+            "A small model of the same vocabulary that makes the guesses: directory, .gguf file or Hub id.",
+            tgi=False,
+        ),
+    ] = None
+    speculate_always: bool = False  # guess with it even where that is slower: for tests and measurements
     # Of an engine that follows one that died: as many pages as that had, so that whatever it took still fits.
     num_pages: int | None = None
     crashed: tuple[int, ...] = ()  # messages.Hello.crashed

@@ -24,6 +24,7 @@ from .sampling_results import HostSampled
 from .sampling_rules import can_speculate, needs_sync
 from .scheduler import Scheduler
 from .sequence import Sequence, SequenceKey
+from .speculation.guesser import Guesser
 from .validation import refuse
 
 Steps = dict[int, Step]  # what each connection is to be told
@@ -55,25 +56,25 @@ class Engine:
         *,
         compiler: GrammarCompiler | None = None,
         prefix_cache: bool = True,
-        speculate: int = 0,
         adapters: AdapterSet | None = None,
+        guesser: Guesser | None = None,
     ) -> None:
         """
         Args:
             max_waiting: sequences that may wait; more are refused.
             compiler: without one, grammars are refused.
-            speculate: tokens guessed for a sequence in a step, at most.
             adapters: without them, sequences that name one are refused.
+            guesser: of tokens to come; without one, each is waited for.
         """
         self._runner = runner
         self._limits = limits
         self._max_waiting = max_waiting
         self._compiler = compiler
-        self._speculate = speculate
         self.adapters = adapters
+        self._guesser = guesser or Guesser()
         self._scheduler = Scheduler(
             PagePool(limits.num_pages), limits.page_size, limits.max_sequences, limits.max_rows,
-            prefix_cache=prefix_cache, propose=self._guess if speculate else None,
+            prefix_cache=prefix_cache, propose=guesser.propose if guesser else None,
         )  # fmt: skip
         self._compiling: dict[SequenceKey, tuple[Sequence, Future[Compiled]]] = {}
         self._grammars: dict[SequenceKey, Compiled] = {}
@@ -90,6 +91,7 @@ class Engine:
         """Start counting at zero: the warm-up is nobody's traffic."""
         self._counters = _Counters()
         self._scheduler.cached_tokens = self._scheduler.preemptions = 0
+        self._guesser.reset()
 
     @property
     def runner(self) -> Runner:
@@ -177,11 +179,14 @@ class Engine:
         self._queue_compiled(steps)
         self._expire(begin, steps)
         last, self._launched = self._launched, None
+        generated = self._counters.generated_tokens
+        self._guesser.begin(len(self._scheduler.running))
         scheduled = self._scheduler.schedule()
         if scheduled.chunks:
             self.before_step(scheduled.chunks)
         self._enter(scheduled, steps, begin)
         if scheduled.chunks:
+            self._guesser.fill(scheduled.chunks)
             self._launched = self._launch(scheduled.chunks)
         if last is not None:
             self._collect(last, steps)
@@ -190,6 +195,7 @@ class Engine:
             self._launched = None
         self._step_end = time.monotonic()
         self._step_s = self._step_end - begin
+        self._guesser.end(self._counters.generated_tokens - generated, self._step_s)
         for step in steps.values():
             step.stats = self.stats()
         return steps
@@ -271,6 +277,7 @@ class Engine:
                 generated = sequence.tokens[sequence.prompt_tokens :]
                 matcher = self._matchers[key] = grammar.matcher(sequence.sampling.stop_token_ids, generated)
             self._runner.start(sequence, matcher)
+            self._guesser.start(sequence)
             if not sequence.was_started:
                 sequence.was_started = True
                 steps[key.connection].started.append(Started(key.request_id, now - sequence.arrival, sequence.cached))
@@ -290,7 +297,9 @@ class Engine:
         return launched
 
     def _must_know(self, chunks: list[Chunk]) -> bool:
-        return self._speculate > 0 or any(chunk.samples and needs_sync(chunk.sequence.sampling) for chunk in chunks)
+        guesses = self._guesser.is_on
+        samplings = (chunk.sequence.sampling for chunk in chunks if chunk.samples)
+        return any(needs_sync(sampling) or (guesses and can_speculate(sampling)) for sampling in samplings)
 
     def _collect(self, launched: Launched, steps: Steps) -> None:
         """Read the tokens of a step and hand them out."""
@@ -346,11 +355,6 @@ class Engine:
             step.prompts.append(PromptLogprobs(key.request_id, sequence.prompt_scores))
         told.finish_reason = sequence.finish_reason
         step.tokens.append(told)
-
-    def _guess(self, sequence: Sequence) -> list[int]:
-        if not can_speculate(sequence.sampling):
-            return []
-        return sequence.ngrams.guess(sequence.tokens, self._speculate)
 
 
 def _computes_prompt(chunks: list[Chunk]) -> bool:

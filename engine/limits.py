@@ -44,8 +44,13 @@ def _graph_rows(max_sequences: int) -> tuple[int, ...]:
     return (*(size for size in (1, 2, 4) if size < max_sequences), *range(8, max_sequences, 8), max_sequences)
 
 
-def choose_limits(config: EngineConfig, model: ModelConfig, pages_dtype: torch.dtype, device: torch.device) -> Limits:
-    """Fill in what the user left open. Raises ModelError if the model can't be served within the limits."""
+def choose_limits(
+    config: EngineConfig, model: ModelConfig, pages_dtype: torch.dtype, device: torch.device, draft_page_bytes: int = 0
+) -> Limits:
+    """Fill in what the user left open. Raises ModelError if the model can't be served within the limits.
+
+    ``draft_page_bytes``: what a page takes in the cache of the draft model, which has as many.
+    """
     reasons = []
     max_sequences = config.max_batch_size or DEFAULT_SEQUENCES[device.type]
     max_rows = max(config.max_batch_prefill_tokens or DEFAULT_ROWS[device.type], max_sequences)
@@ -53,7 +58,7 @@ def choose_limits(config: EngineConfig, model: ModelConfig, pages_dtype: torch.d
         reasons.append("--threads changes nothing: it is for the cpu backend")
     reasons.append(f"step: up to {max_sequences} sequences and {max_rows} rows")
 
-    per_page = page_bytes(model, config.page_size, pages_dtype)
+    per_page = page_bytes(model, config.page_size, pages_dtype) + draft_page_bytes
     longest = min(config.max_total_tokens or model.max_positions, model.max_positions)
     wanted = max_sequences * -(-longest // config.page_size) + 1  # every sequence at its longest: more is of no use
     if config.num_pages is not None:

@@ -29,7 +29,8 @@ class Scheduler:
     ) -> None:
         """``budget`` is rows of one step, at least ``max_sequences`` so that every running sequence can decode.
 
-        ``propose`` guesses the next tokens of a decoding sequence; with it, no token may be in flight.
+        ``propose`` guesses the next tokens of a decoding sequence that has none in flight; who launches the step may
+        replace the guesses or take them back.
         """
         assert budget >= max_sequences, f"budget {budget} < {max_sequences} sequences"
         self.pool = pool
@@ -208,7 +209,8 @@ class Scheduler:
         assert self._propose is not None
         for chunk in decoding:
             sequence = chunk.sequence
-            assert sequence.in_flight == 0, "a guess needs to know the token before it"
+            if sequence.in_flight:  # a guess needs to know the token before it
+                continue
             positions = (len(sequence.pages) + self.pool.num_free) * self._page_size
             # The last row's token comes after all guesses, so one less than may still be generated.
             room = min(budget, sequence.max_total - sequence.total - 1, positions - sequence.total)

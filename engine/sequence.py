@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .messages import FinishReason, PromptScores, SamplingParams, Submit
-from .ngram import NgramIndex
+from .speculation.ngram import NgramIndex
 
 
 class SequenceKey(NamedTuple):

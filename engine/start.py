@@ -5,6 +5,7 @@ import os
 import time
 
 import torch
+from msgspec.structs import replace
 
 from ..kernels import BackendName, Unsupported, load_backend
 from .adapter_set import AdapterSet, load_at_start
@@ -20,6 +21,8 @@ from .models.dtypes import choose_dtypes, kv_cache_name
 from .models.families import read_config
 from .models.load import load_model
 from .runner import Runner
+from .speculation.guesser import Guesser, NgramGuesser
+from .speculation.load import DEFAULT_GUESSES, load_draft
 
 _CPU_WARM_UP_ROWS = 16  # its kernels have no variants for row counts; on a GPU the largest step shows that it fits
 
@@ -39,6 +42,10 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     dtype_name = config.dtype or model_config.dtype
     dtypes = choose_dtypes(backend, dtype_name, config.activation_dtype, config.kv_cache_dtype)
     quantize = rounding(config.quantize, model_config)
+    draft = None
+    if config.speculative_model is not None:
+        config = replace(config, speculate=config.speculate or DEFAULT_GUESSES)
+        draft = load_draft(config, model_config, backend, device)
     model = load_model(
         config.model_dir, model_config, backend, dtypes, device,
         min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), quantize,
@@ -47,7 +54,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     loaded = time.monotonic()
     if device.type == "cpu":
         torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
-    limits = choose_limits(config, model_config, dtypes.pages, device)
+    limits = choose_limits(config, model_config, dtypes.pages, device, draft.page_bytes if draft else 0)
     try:
         runner = Runner(model, backend, limits, dtypes, device)
     except Unsupported as error:
@@ -56,20 +63,24 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     if model.adapters is not None:
         adapters = AdapterSet(model.adapters)
         load_at_start(adapters, config.adapters, config.socket)
+    guesser: Guesser | None = NgramGuesser(config.speculate) if config.speculate else None
+    if draft is not None:
+        guesser = draft.guesser(config, limits)
     engine = Engine(
         runner, limits, config.max_waiting,
         compiler=GrammarCompiler(config.model_dir, model_config.vocab_size),
-        prefix_cache=config.prefix_cache, speculate=config.speculate, adapters=adapters,
+        prefix_cache=config.prefix_cache, guesser=guesser, adapters=adapters,
     )  # fmt: skip
     logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
-    _warm_up(engine, limits.max_rows if device.type == "cuda" else _CPU_WARM_UP_ROWS, limits.max_total_tokens)
+    warm_up_rows = limits.max_rows if device.type == "cuda" else _CPU_WARM_UP_ROWS
+    _warm_up(engine, warm_up_rows, limits.max_total_tokens, config.speculate)
     ready = time.monotonic()
 
     name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
     rounded = f" with {quantize or model_config.stored_form} weights" if quantize or model_config.stored_form else ""
     what = f"{model_config.architecture}, {dtype_name}{rounded} on {name}, {backend_name} kernels"
     logger.info("%s: %s", config.model_id, what)
-    for reason in (*model_config.notes, *limits.reasons):
+    for reason in (*model_config.notes, *limits.reasons, *([draft.reason(config, limits)] if draft else [])):
         logger.info("%s", reason)
     logger.info("ready: weights %.1f s, warm-up %.1f s", loaded - begin, ready - loaded)
     hello = Hello(
@@ -100,13 +111,13 @@ def _use_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
-def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int) -> None:
-    """Compile or load every kernel variant: prompts of up to ``max_rows`` rows, then decoding.
+def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int, guesses: int) -> None:
+    """Compile or load every kernel variant: prompts of up to ``max_rows`` rows, then decoding, with guesses if any.
 
     Greedy, sampled, and both in one batch: the sampler has a variant for one row and one for several; a GPU has one for
     the parameters that are rarely used.
     """
-    new_tokens = min(2, max_total_tokens - 1)
+    new_tokens = min(2 + guesses, max_total_tokens - 1)
     prompt = [0] * min(max_rows, max_total_tokens - new_tokens)
     both = (
         SamplingParams(new_tokens, greedy=True),

@@ -42,6 +42,13 @@ def test_the_size_of_the_cache(directory: Path) -> None:
     assert (limits.num_pages, limits.max_total_tokens) == (5, 64)
 
 
+def test_the_draft_models_pages_come_out_of_the_same_memory(directory: Path) -> None:
+    per_page = page_bytes(read_config(directory), 16, torch.float32)
+    config = EngineConfig(model_dir=directory, model_id="tiny", socket=directory, kv_cache_bytes=12 * per_page)
+    limits = choose_limits(config, read_config(directory), torch.float32, torch.device("cpu"), per_page // 2)
+    assert limits.num_pages == 8
+
+
 def test_threads_are_said_to_change_nothing_on_a_gpu(directory: Path) -> None:
     note = "--threads changes nothing: it is for the cpu backend"
     assert note in limits_of(directory, "cuda", threads=2, kv_cache_bytes=1 << 20).reasons

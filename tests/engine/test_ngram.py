@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.engine.ngram import LENGTHS, NgramIndex
+from headwater.engine.speculation.ngram import LENGTHS, NgramIndex
 
 TEXT = st.lists(st.integers(0, 3), max_size=60)
 

@@ -156,6 +156,18 @@ def test_the_newer_flags_reach_their_process(model: str) -> None:
     assert settings_of(model)[0].prefix_cache
 
 
+def test_a_draft_model_is_found_as_the_model_is(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    for engine, api in (
+        settings_of(model, "--speculative-model", tmp_path.name),
+        settings_of(model, HEADWATER_SPECULATIVE_MODEL=tmp_path.name),
+    ):
+        assert (engine.speculative_model, engine.speculate, api.model_id) == (tmp_path, 0, model)
+    assert settings_of(model)[0].speculative_model is None
+    result = CliRunner().invoke(app, ["serve", model, "--port", "0", "--speculative-model", "./nowhere"])
+    assert result.exit_code == 1
+
+
 def test_flags_reach_both_processes_in_either_spelling(model: str) -> None:
     flags = [
         "--max_total_tokens",
