@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from ..kernels import PROCESSED
+from ..kernels.sampling_batch import PROCESSED
 from .adapter_set import AdapterSet
 from .chunk import Chunk, Scheduled
 from .grammar import GrammarError, Matcher

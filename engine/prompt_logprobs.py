@@ -2,7 +2,8 @@
 
 import torch
 
-from ..kernels import RAW, TOP_WIDTH, Backend, SamplingBatch
+from ..kernels import Backend
+from ..kernels.sampling_batch import RAW, TOP_WIDTH, SamplingBatch
 from .chunk import Chunk
 from .limits import Limits
 from .messages import MAX_TOP_N, PromptScores

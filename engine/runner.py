@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels import TOP_WIDTH, Backend, Event, Program, Sampled, SamplingBatch
+from ..kernels import Backend, Event, Program
+from ..kernels.sampling_batch import TOP_WIDTH, Sampled, SamplingBatch
 from .chunk import Chunk
 from .grammar import Matcher
 from .limits import Limits

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from llguidance import LLExecutor
 
-from ..kernels import SamplingBatch
+from ..kernels.sampling_batch import SamplingBatch
 from ..kernels.sampling_fields import FIELDS, INDEX
 from .grammar import Matcher, allow_all
 from .messages import SamplingParams

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..kernels import PROCESSED, RAW, Sampled
+from ..kernels.sampling_batch import PROCESSED, RAW, Sampled
 from .messages import SamplingParams
 
 

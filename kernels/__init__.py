@@ -14,14 +14,14 @@ On the CPU, sums stay in fp32 between the linears: it costs nothing there. Pages
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 
 from .block_weight import BlockSource
-from .low_rank import LowRank
+from .low_rank import AdapterTable
 from .routing import GroupedLinear, Routing, RoutingRule
-from .sampling_fields import FIELDS, INDEX
+from .sampling_batch import Sampled, SamplingBatch
 
 BackendName = Literal["cpu", "triton"]
 PlainActivation = Literal["gelu", "gelu_tanh", "relu"]  # of an MLP without a gate; gelu: with erf
@@ -44,81 +44,6 @@ class StepBatch:
     query_start: torch.Tensor  # int32 [sequences + 1], rows of sequence i: query_start[i] .. query_start[i + 1]
     kv_lengths: torch.Tensor  # int32 [sequences], tokens with KV once this step's rows are written
     page_table: torch.Tensor  # int32 [sequences, max_pages]
-
-
-@dataclass
-class SamplingBatch:
-    """How each row of a logits matrix is to be sampled; every row may differ.
-
-    A logit is processed in this order, in fp32: bias, repetition penalty, frequency penalty, output frequency and
-    presence penalties, grammar, temperature. Then the allowed set shrinks by top-k, top-p, min-p and typical-p, each
-    taken from the distribution that the one before it left. Top-p (typical-p) keeps a token if the tokens with strictly
-    larger probability (the strictly more typical ones) weigh less than p: equal ones stay or go together. The token is
-    the one with the largest sum of logit and noise, the lowest id of equals. NaN is never allowed. ``kernels/exact.py``
-    says how weights and noise are computed bit for bit.
-    """
-
-    fields: torch.Tensor  # int32 [FIELDS, at least rows], see kernels/sampling_fields.py
-    token_counts: torch.Tensor  # int32 [penalised sequences, vocab], occurrences in prompt and output
-    output_counts: torch.Tensor  # like ``token_counts``, of the output alone
-    bias_ids: torch.Tensor  # int32 [biases], ascending within a row, each token once
-    bias_values: torch.Tensor  # fp32 [biases]
-    grammar_bits: torch.Tensor  # int32 [grammars, ceil(vocab / 32)], bit i % 32 of word i // 32: token i is allowed
-    full: bool  # rows use optional fields; all of Sampled is filled then, where a row's ``top_n`` isn't -1
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        """One field of every row, int32 or fp32, over the same memory."""
-        field = self.fields[INDEX[name]]
-        return field.view(torch.float32) if FIELDS[name].kind == "float" else field
-
-    @classmethod
-    def neutral(cls, rows: int, vocab: int, *, full: bool) -> "SamplingBatch":
-        """Rows that are drawn at temperature 1 from all tokens, on the CPU; with room for one sequence's counts."""
-        batch = cls(
-            fields=torch.empty((len(FIELDS), rows), dtype=torch.int32),
-            token_counts=torch.zeros((1, vocab), dtype=torch.int32),
-            output_counts=torch.zeros((1, vocab), dtype=torch.int32),
-            bias_ids=torch.zeros(1, dtype=torch.int32),
-            bias_values=torch.zeros(1),
-            grammar_bits=torch.zeros((1, -(-vocab // 32)), dtype=torch.int32),
-            full=full,
-        )
-        for name, field in FIELDS.items():
-            batch[name][:] = field.neutral
-        return batch
-
-    def set_seeds(self, seeds: torch.Tensor) -> None:
-        """``seeds``: int64 [rows], the bits of u64."""
-        halves = seeds.contiguous().view(torch.int32).view(-1, 2)  # little-endian
-        self["seed_low"][:], self["seed_high"][:] = halves[:, 0], halves[:, 1]
-
-
-TOP_WIDTH = 32  # columns of the lists of best tokens: 20, and room for ties at the cut-off
-PROCESSED, RAW = 0, 1  # after the processing, within the allowed set; the model's own distribution
-
-
-@dataclass
-class Sampled:
-    """What the sampler returns for each row. A row without any finite logit gives token 0, with logprob -inf.
-
-    The lists hold the best tokens, best first, equal ones by id, ties at the cut-off included while there is room.
-    Unless the batch is full, and of rows whose ``top_n`` is -1, only tokens and processed logprobs are written.
-    """
-
-    token_ids: torch.Tensor  # int64 [rows]
-    logprobs: torch.Tensor  # fp32 [rows, 2], natural log, PROCESSED and RAW
-    top_ids: torch.Tensor  # int64 [rows, 2, TOP_WIDTH], -1 beyond the row's last
-    top_logprobs: torch.Tensor  # fp32 [rows, 2, TOP_WIDTH], -inf beyond the row's last
-
-    @classmethod
-    def empty(cls, rows: int, device: torch.device) -> "Sampled":
-        """Room for so many rows."""
-        return cls(
-            torch.empty(rows, dtype=torch.int64, device=device),
-            torch.empty((rows, 2), device=device),
-            torch.empty((rows, 2, TOP_WIDTH), dtype=torch.int64, device=device),
-            torch.empty((rows, 2, TOP_WIDTH), device=device),
-        )
 
 
 @dataclass(frozen=True)
@@ -151,25 +76,6 @@ class BlockTable(Linear, Protocol):
 
 
 Embedding = torch.Tensor | BlockTable
-
-
-class AdapterTable(Protocol):
-    """The adapters of one linear by slot, 1 and up; rows of slot 0 have none."""
-
-    def pack(self, parts: Sequence[LowRank | None]) -> Any:
-        """An adapter as the backend reads it: an update or None for each part. Any thread may call it."""
-        ...
-
-    def put(self, slot: int, packed: Any) -> None:
-        """Let a slot have what ``pack`` returned, or nothing (None). No step under way may have rows of that slot."""
-        ...
-
-    def add(self, x: torch.Tensor, slots: torch.Tensor, y: torch.Tensor) -> None:
-        """Add to y [rows, out], in the stream's dtype, what the slots (int32 [rows]) of the rows x [rows, in] have.
-
-        Rows of one slot should be neighbours. Rows of slot 0 are not touched.
-        """
-        ...
 
 
 class AttentionPlan(Protocol):

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ...kernels import AdapterTable, Backend, Linear
-from ...kernels.low_rank import LowRank
+from ...kernels import Backend, Linear
+from ...kernels.low_rank import AdapterTable, LowRank
 
 # Those of a layer's attention and MLP, or the layer's own. The head, embeddings and experts have no adapters.
 _ADAPTABLE = re.compile(r"[A-Za-z_.]+\.\d+\.\w+(\.\w+)?")

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numba import njit, types
 
-from .. import PROCESSED, RAW, TOP_WIDTH, Sampled, SamplingBatch, exact
+from .. import exact
+from ..sampling_batch import PROCESSED, RAW, TOP_WIDTH, Sampled, SamplingBatch
 from ..sampling_fields import FIELDS, INDEX
 from .candidates import BLOCK, BUCKETS, allowed, total
 from .machine import array_at

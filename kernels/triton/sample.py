@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import triton
 
-from .. import Sampled, SamplingBatch
+from ..sampling_batch import Sampled, SamplingBatch
 from .sample_rows import rows_kernel
 from .sample_tiles import TILE_WORDS, tiles_kernel
 

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from .. import PROCESSED, RAW, TOP_WIDTH, exact
+from .. import exact
+from ..sampling_batch import PROCESSED, RAW, TOP_WIDTH
 from .exact import clean, distance_of_min_p
 from .sample_fields import POSITION, TOP_N, load_bounds, load_int, load_seed
 from .sample_sets import (

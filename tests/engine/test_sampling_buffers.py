@@ -13,8 +13,8 @@ from headwater.engine.sampling_buffers import SamplingBuffers
 from headwater.engine.sampling_results import HostSampled
 from headwater.engine.sampling_rules import can_speculate, needs_sync
 from headwater.engine.sequence import Sequence, SequenceKey
-from headwater.kernels import SamplingBatch
 from headwater.kernels.cpu import sample
+from headwater.kernels.sampling_batch import SamplingBatch
 from headwater.kernels.sampling_fields import FIELDS
 
 VOCAB = 200

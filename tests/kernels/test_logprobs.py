@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from headwater.bench.device.gpu.check_sampling import plain_batch
-from headwater.kernels import RAW
 from headwater.kernels.cpu import sample
 from headwater.kernels.cpu.logprobs import token_logprobs as cpu
+from headwater.kernels.sampling_batch import RAW
 from headwater.kernels.triton.logprobs import token_logprobs as triton
 
 backends = pytest.mark.parametrize("token_logprobs", [cpu, triton], ids=["cpu", "triton"])

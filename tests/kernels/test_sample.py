@@ -17,8 +17,8 @@ from headwater.bench.device.gpu.check_sampling import (
     row_of,
 )
 from headwater.bench.device.gpu.sampling_oracle import allowed, noise, process
-from headwater.kernels import PROCESSED, RAW, TOP_WIDTH, SamplingBatch
 from headwater.kernels.cpu.sample import sample as cpu
+from headwater.kernels.sampling_batch import PROCESSED, RAW, TOP_WIDTH, SamplingBatch
 from headwater.kernels.triton.sample import sample as triton
 
 triton_module = importlib.import_module("headwater.kernels.triton.sample")  # the package's ``sample`` is the function

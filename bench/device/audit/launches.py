@@ -14,7 +14,8 @@ import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 
-from ....kernels import SamplingBatch, StepBatch
+from ....kernels import StepBatch
+from ....kernels.sampling_batch import SamplingBatch
 from ....kernels.triton import (
     activation,
     adapters,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from ....kernels import PROCESSED, RAW, TOP_WIDTH, Sampled, SamplingBatch
+from ....kernels.sampling_batch import PROCESSED, RAW, TOP_WIDTH, Sampled, SamplingBatch
 from ....kernels.triton import sample
 from .sampling_oracle import sample_row
 from .setup import Comparison, Results, Setup, equal

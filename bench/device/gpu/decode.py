@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ....kernels import Linear, Sampled, load_backend
+from ....kernels import Linear, load_backend
+from ....kernels.sampling_batch import Sampled
 from ....kernels.triton import (
     add_rms_norm,
     attention_plan,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ....kernels import TOP_WIDTH, SamplingBatch, exact
+from ....kernels import exact
+from ....kernels.sampling_batch import TOP_WIDTH, SamplingBatch
 
 NEVER = -torch.inf
 
