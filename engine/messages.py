@@ -26,7 +26,7 @@ class Grammar(Struct, frozen=True, array_like=True, gc=False):
 class SamplingParams(Struct, frozen=True, array_like=True, gc=False):
     """How to choose the tokens of one sequence; every default resolved, the seed drawn at admission.
 
-    The order in which they apply is that of kernels.SamplingBatch.
+    The order in which they apply is that of kernels.sampling_batch.SamplingBatch.
     """
 
     max_new_tokens: int
