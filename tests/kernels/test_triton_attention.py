@@ -7,6 +7,7 @@ import triton.language as tl
 
 from headwater.bench.device.gpu import check_attention
 from headwater.bench.device.gpu.check_attention import Heads, attend, attended, make_batch, make_cache
+from headwater.bench.device.gpu.interpreted import dots_in_float64
 from headwater.bench.device.gpu.setup import Setup, compare
 from headwater.kernels.triton import new_plan
 from headwater.kernels.triton.splits import SHORT_TOKENS, max_splits, split_of, split_start
@@ -15,6 +16,12 @@ from headwater.kernels.triton.tiles import TILES
 
 def setup(dtype: torch.dtype = torch.float32) -> Setup:
     return Setup(torch.device("cpu"), dtype, tiny=True)
+
+
+@pytest.fixture(autouse=True)
+def exact_dots():
+    with dots_in_float64():
+        yield
 
 
 def check(rows, lengths, heads, dtype=torch.float32):

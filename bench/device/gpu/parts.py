@@ -8,6 +8,7 @@ import multiprocessing
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from . import check_sampling as sampling
 from . import decode as decode
 from . import figures as figures
 from . import figures_attention as attention_figures
+from .interpreted import dots_in_float64
 from .setup import Comparison, Figure, Results, Setup, Skipped
 
 PART_LIMIT_S = 100.0  # a part's kernels are compiled in it
@@ -88,11 +90,12 @@ def run_part(part: Part, setup: Setup) -> Outcome:
     status: Status = "ok"
     reason = ""
     try:
-        for result in part.run(setup):
-            if isinstance(result, Comparison):
-                comparisons.append(result)
-            else:
-                timed.append(result)
+        with nullcontext() if setup.device.type == "cuda" else dots_in_float64():
+            for result in part.run(setup):
+                if isinstance(result, Comparison):
+                    comparisons.append(result)
+                else:
+                    timed.append(result)
     except Skipped as skipped:
         status, reason = "skipped", str(skipped)
     except Exception:  # the report is where it is handled
