@@ -17,11 +17,17 @@ class ExpertsFields(HfConfig, kw_only=True):
     mlp_only_layers: list[int] | None = None
 
 
+def _positive(name: str, size: int | None) -> int:
+    if size is None or size < 1:
+        raise ModelError(f"a mixture of experts, but {name} is {'missing' if size is None else size}")
+    return size
+
+
 def read_experts(hf: ExpertsFields, width: int | None, renormalise: bool) -> ExpertsConfig:
     """The experts of a layer, each of that width. Raises ModelError for what is missing or cannot be."""
-    count, slots = hf.num_experts or hf.num_local_experts, hf.num_experts_per_tok
-    if not count or not slots or not width or min(count, slots, width) < 1:
-        raise ModelError(f"a mixture of {count} experts (num_experts) {width} wide, {slots} of them for a row")
+    count = _positive("num_experts", hf.num_experts or hf.num_local_experts)
+    slots = _positive("num_experts_per_tok", hf.num_experts_per_tok)
+    width = _positive("the experts' intermediate_size", width)
     if slots > count:
         raise ModelError(f"num_experts_per_tok is {slots}, of {count} experts in all")
     return ExpertsConfig(count=count, slots=slots, width=width, renormalise=renormalise)

@@ -59,7 +59,7 @@ REPOSITORIES = {
         "additional_chat_templates/tool_use.jinja": b"t", "chat_template.json": b"{}", "processor_config.json": b"{}"
     },
     "owner/unknown": with_config(architectures=["FooForCausalLM"]),
-    "owner/moe": with_config(architectures=None, model_type="mixtral"),
+    "owner/moe": with_config(architectures=None, model_type="dbrx"),
     "owner/dtype": with_config(torch_dtype="float64"),
     "owner/eetq": with_config(quantization_config={"quant_method": "eetq"}),
     "owner/cut": FILES | {"config.json": b'{"architectures": ["Llama'},
@@ -226,7 +226,7 @@ def test_one_set_of_weights_and_all_templates_are_downloaded(
     ("model", "message"),
     [
         ("owner/unknown", "architecture FooForCausalLM is not known (known: LlamaForCausalLM, MistralForCausalLM, "),
-        ("owner/moe", "no architectures, and model_type mixtral is not known (known: LlamaForCausalLM, "),
+        ("owner/moe", "no architectures, and model_type dbrx is not known (known: LlamaForCausalLM, "),
         ("owner/dtype", "dtype float64 is not supported (known: bfloat16, float16, float32); --dtype chooses one"),
         ("owner/eetq", "weights quantised by 'eetq' are not supported"),
         ("owner/cut", "config.json: this is no JSON that can be used: Unterminated string"),
