@@ -21,8 +21,8 @@ PROMPT = [1, 5, 9, 2, 7, 7, 3]
 def linears_of(directory: Path) -> list[object]:
     """Of the first layer and the head, of an engine that was started with the flag."""
     model = tiny_engine(directory, quantize="int4").runner._model
-    layer = model._layers[0]
-    return [layer._qkv, layer._output, layer._gate_up, layer._down, model._head]
+    attention, mlp = model._layers[0]._attention, model._layers[0]._mlp
+    return [attention._qkv, attention._output, mlp._gate_up, mlp._down, model._head]
 
 
 def test_logits_are_those_of_the_rounded_weights(tiny_llama: tuple[Path, LlamaForCausalLM]) -> None:
