@@ -100,7 +100,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "deepseek-v3": sequence(
         split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"), split(DEEPSEEK_V3_WORDS), byte_level(use_regex=False)
     ),
-    # pat_str of GLM-4's tokenization_chatglm.py.
+    # pat_str of GLM-4's published tokenizer.
     **dict.fromkeys(
         ("glm4", "chatglm-bpe"),
         sequence(
