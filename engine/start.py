@@ -14,15 +14,16 @@ from .checkpoint.quantized import QuantizeName
 from .config import EngineConfig, Quantization, max_adapters
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
-from .limits import choose_limits
+from .limits import Limits, choose_limits
 from .messages import Hello, SamplingParams, Submit
 from .models.config import ModelConfig
-from .models.dtypes import choose_dtypes, kv_cache_name
+from .models.decoder import DecoderModel
+from .models.dtypes import Dtypes, choose_dtypes, kv_cache_name
 from .models.families import read_config
 from .models.load import load_model
 from .runner import Runner
 from .speculation.guesser import Guesser, NgramGuesser
-from .speculation.load import DEFAULT_GUESSES, load_draft
+from .speculation.load import DEFAULT_GUESSES, LoadedDraft, load_draft
 
 _CPU_WARM_UP_ROWS = 16  # its kernels have no variants for row counts; on a GPU the largest step shows that it fits
 
@@ -39,8 +40,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     if device.type == "cpu":
         _use_threads(config.threads)
     model_config = read_config(config.model_dir)
-    dtype_name = config.dtype or model_config.dtype
-    dtypes = choose_dtypes(backend, dtype_name, config.activation_dtype, config.kv_cache_dtype)
+    dtypes = choose_dtypes(backend, config.dtype or model_config.dtype, config.activation_dtype, config.kv_cache_dtype)
     quantize = rounding(config.quantize, model_config)
     draft = None
     if config.speculative_model is not None:
@@ -59,36 +59,33 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         runner = Runner(model, backend, limits, dtypes, device)
     except Unsupported as error:
         raise ModelError(f"{config.model_id}: {error}") from error
-    adapters = None
-    if model.adapters is not None:
-        adapters = AdapterSet(model.adapters)
-        load_at_start(adapters, config.adapters, config.socket)
-    guesser: Guesser | None = NgramGuesser(config.speculate) if config.speculate else None
-    if draft is not None:
-        guesser = draft.guesser(config, limits)
     engine = Engine(
         runner, limits, config.max_waiting,
         compiler=GrammarCompiler(config.model_dir, model_config.vocab_size),
-        prefix_cache=config.prefix_cache, guesser=guesser, adapters=adapters,
+        prefix_cache=config.prefix_cache, guesser=_guesser(config, limits, draft), adapters=_adapters(config, model),
     )  # fmt: skip
     logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
     warm_up_rows = limits.max_rows if device.type == "cuda" else _CPU_WARM_UP_ROWS
     _warm_up(engine, warm_up_rows, limits.max_total_tokens, config.speculate)
     ready = time.monotonic()
 
-    name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
-    rounded = f" with {quantize or model_config.stored_form} weights" if quantize or model_config.stored_form else ""
-    what = f"{model_config.architecture}, {dtype_name}{rounded} on {name}, {backend_name} kernels"
-    logger.info("%s: %s", config.model_id, what)
+    hello = _hello(config, model_config, limits, dtypes, device, backend_name)
+    _log_choices(hello, model_config, quantize or model_config.stored_form)
     for reason in (*model_config.notes, *limits.reasons, *([draft.reason(config, limits)] if draft else [])):
         logger.info("%s", reason)
     logger.info("ready: weights %.1f s, warm-up %.1f s", loaded - begin, ready - loaded)
-    hello = Hello(
+    return engine, hello
+
+
+def _hello(
+    config: EngineConfig, model: ModelConfig, limits: Limits, dtypes: Dtypes, device: torch.device, backend: BackendName
+) -> Hello:
+    return Hello(
         model_id=config.model_id,
-        device=name,
-        backend=backend_name,
-        dtype=dtype_name,
-        vocab_size=model_config.vocab_size,
+        device=f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu",
+        backend=backend,
+        dtype=config.dtype or model.dtype,
+        vocab_size=model.vocab_size,
         max_total_tokens=limits.max_total_tokens,
         max_sequences=limits.max_sequences,
         page_size=limits.page_size,
@@ -100,7 +97,27 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         crashed=config.crashed,
         killed=config.killed,
     )
-    return engine, hello
+
+
+def _guesser(config: EngineConfig, limits: Limits, draft: LoadedDraft | None) -> Guesser | None:
+    if draft is not None:
+        return draft.guesser(config, limits)
+    return NgramGuesser(config.speculate) if config.speculate else None
+
+
+def _adapters(config: EngineConfig, model: DecoderModel) -> AdapterSet | None:
+    if model.adapters is None:
+        return None
+    adapters = AdapterSet(model.adapters)
+    load_at_start(adapters, config.adapters, config.socket)
+    return adapters
+
+
+def _log_choices(hello: Hello, model: ModelConfig, weights: str | None) -> None:
+    """``weights``: how they are quantised, if they are."""
+    rounded = f" with {weights} weights" if weights else ""
+    what = f"{model.architecture}, {hello.dtype}{rounded} on {hello.device}, {hello.backend} kernels"
+    logger.info("%s: %s", hello.model_id, what)
 
 
 def _use_threads(threads: int | None) -> None:

@@ -26,6 +26,16 @@ NAMES = Names(
 SPELLINGS = tuple((f"{name}.", f"transformer.{name}.") for name in ("wte", "wpe", "h", "ln_f"))
 
 
+def named_as_gpt2(said: Fields) -> Fields:
+    """Fields of config.json by the names that others have for them; an MLP is 4 times as wide unless said."""
+    fields = renamed(
+        said, hidden_size="n_embd", num_hidden_layers="n_layer", num_attention_heads="n_head",
+        intermediate_size="n_inner", max_position_embeddings="n_positions", hidden_act="activation_function",
+        rms_norm_eps="layer_norm_epsilon",
+    )  # fmt: skip
+    return {"intermediate_size": 4 * fields.get("hidden_size", 0), **fields}
+
+
 class Gpt2Fields(HfConfig, kw_only=True):
     hidden_act: str | None = "gelu_new"
     scale_attn_weights: bool = True
@@ -35,12 +45,7 @@ class Gpt2Fields(HfConfig, kw_only=True):
 
     @classmethod
     def fields(cls, said: Fields) -> Fields:
-        fields = renamed(
-            said, hidden_size="n_embd", num_hidden_layers="n_layer", num_attention_heads="n_head",
-            intermediate_size="n_inner", max_position_embeddings="n_positions", hidden_act="activation_function",
-            rms_norm_eps="layer_norm_epsilon",
-        )  # fmt: skip
-        return {"intermediate_size": 4 * fields.get("hidden_size", 0), **fields}
+        return named_as_gpt2(said)
 
 
 def gpt2(hf: Gpt2Fields) -> ModelConfig:

@@ -4,7 +4,8 @@ rotation of a head's first dims, biases in the MLP and the head.
 
 from msgspec.structs import replace
 
-from .config import Fields, HfConfig, LayerConfig, ModelConfig, base_config, renamed, rope_config
+from .config import Fields, HfConfig, LayerConfig, ModelConfig, base_config, rope_config
+from .gpt2 import named_as_gpt2
 from .names import Names
 
 NAMES = Names(
@@ -26,12 +27,7 @@ class GptJFields(HfConfig, kw_only=True):
 
     @classmethod
     def fields(cls, said: Fields) -> Fields:
-        fields = renamed(
-            said, hidden_size="n_embd", num_hidden_layers="n_layer", num_attention_heads="n_head",
-            intermediate_size="n_inner", max_position_embeddings="n_positions", hidden_act="activation_function",
-            rms_norm_eps="layer_norm_epsilon",
-        )  # fmt: skip
-        return {"intermediate_size": 4 * fields.get("hidden_size", 0), **fields}
+        return named_as_gpt2(said)
 
 
 def gptj(hf: GptJFields) -> ModelConfig:

@@ -11,12 +11,8 @@ class GatedMlp:
 
     def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str, width: int | None = None) -> None:
         """``width``: if not the model's."""
-        hidden, width, backend, names = (
-            config.hidden_size,
-            width or config.intermediate_size,
-            load.backend,
-            config.names,
-        )
+        hidden, width = config.hidden_size, width or config.intermediate_size
+        backend, names = load.backend, config.names
         self._rows_dtype = load.dtypes.rows
         self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
         gate_up = [(f"{prefix}.{name}", 2 * width // len(names.up)) for name in names.up]

@@ -18,19 +18,17 @@ import torch.nn.functional as F
 from numba import njit, types
 
 from ..low_rank import MAX_RANK, LowRank
+from .llvm import LANES
 from .machine import aligned_empty, array_at
 from .op_graph import empty, run, struct_dtype, work_item
 from .thread_pool import thread_pool
-from .tile import LANES, make_tile
+from .tile_rows import make_cover
 
 _ROWS = 16  # of a work item
 _RANK_PANELS = 4  # of a work item that computes h
 _OUT_PANELS = 8  # of a work item that adds to y
 
-_tile_4x4, _tile_2x4, _tile_1x4 = (make_tile(rows, 4) for rows in (4, 2, 1))
-_tile_8x1, _tile_4x1, _tile_2x1, _tile_1x1 = (make_tile(rows, 1) for rows in (8, 4, 2, 1))
-_add_4x4, _add_2x4, _add_1x4 = (make_tile(rows, 4, accumulate=True) for rows in (4, 2, 1))
-_add_8x1, _add_4x1, _add_2x1, _add_1x1 = (make_tile(rows, 1, accumulate=True) for rows in (8, 4, 2, 1))
+_cover, _add_cover = make_cover(), make_cover(accumulate=True)
 
 # Of one part of a slot: addresses of its panels (0: no update), its padded rank, and its scale.
 _ENTRY = struct_dtype(a=int, b=int, rank=int, scale=float)
@@ -39,64 +37,6 @@ _ARGUMENTS = struct_dtype(
     x=int, y=int, h=int, slots=int, table=int, entries=int, parts=int, num_parts=int, scratch=int, out=int, inner=int,
     chunks=int,
 )  # fmt: skip
-
-
-@njit
-def _four_panels(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
-    row = 0
-    while rows - row >= 4:
-        _tile_4x4(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 4
-    if rows - row >= 2:
-        _tile_2x4(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 2
-    if rows - row >= 1:
-        _tile_1x4(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-
-
-@njit
-def _one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
-    row = 0
-    while rows - row >= 8:
-        _tile_8x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 8
-    if rows - row >= 4:
-        _tile_4x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 4
-    if rows - row >= 2:
-        _tile_2x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 2
-    if rows - row >= 1:
-        _tile_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-
-
-@njit
-def _add_four_panels(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
-    row = 0
-    while rows - row >= 4:
-        _add_4x4(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 4
-    if rows - row >= 2:
-        _add_2x4(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 2
-    if rows - row >= 1:
-        _add_1x4(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-
-
-@njit
-def _add_one_panel(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
-    row = 0
-    while rows - row >= 8:
-        _add_8x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 8
-    if rows - row >= 4:
-        _add_4x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 4
-    if rows - row >= 2:
-        _add_2x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
-        row += 2
-    if rows - row >= 1:
-        _add_1x1(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
 
 
 @njit
@@ -141,14 +81,7 @@ def _shrink_adapters(x_type):
                 if panels > 0:
                     x, w = a.x + row * x_stride, entry.a + first * w_stride
                     h = a.h + row * h_stride + (part * MAX_RANK + first * LANES) * 4
-                    if panels == _RANK_PANELS:
-                        _four_panels(like, like, x, x_stride, w, w_stride, h, h_stride, last - row, steps)
-                    else:
-                        for p in range(panels):
-                            to = h + p * LANES * 4
-                            _one_panel(
-                                like, like, x, x_stride, w + p * w_stride, w_stride, to, h_stride, last - row, steps
-                            )
+                    _cover(like, like, x, x_stride, w, w_stride, h, h_stride, last - row, panels, steps, w)
                     _scale_rows(h, panels * LANES, h_stride, last - row, entry.scale)
             row = last
 
@@ -186,26 +119,17 @@ def _add_adapters(w_type):
                     count, steps = last - row, entry.rank // per_step
                     h = a.h + row * h_stride + part * MAX_RANK * 4
                     w_stride = entry.rank * LANES * itemsize
-                    panel = first
-                    while panel < last_panel:
-                        y = a.y + row * y_stride + (start + panel * LANES) * 4
-                        w = entry.b + panel * w_stride
-                        columns = min(width - panel * LANES, 4 * LANES)
-                        if columns == 4 * LANES and panel + 4 <= last_panel:
-                            _add_four_panels(h_like, w_like, h, h_stride, w, w_stride, y, y_stride, count, steps)
-                            panel += 4
-                        elif columns >= LANES:
-                            _add_one_panel(h_like, w_like, h, h_stride, w, w_stride, y, y_stride, count, steps)
-                            panel += 1
-                        else:  # the tile reads and writes whole panels
-                            y_rows = array_at(a.y, (rows, a.out), types.float32)
-                            begin = start + panel * LANES
-                            scratch = a.scratch + thread * _ROWS * LANES * 4
-                            copied = array_at(scratch, (count, LANES), types.float32)
-                            copied[:, :columns] = y_rows[row:last, begin : begin + columns]
-                            _add_one_panel(h_like, w_like, h, h_stride, w, w_stride, scratch, LANES * 4, count, steps)
-                            y_rows[row:last, begin : begin + columns] = copied[:, :columns]
-                            panel += 1
+                    full = min(last_panel, width // LANES) - first
+                    y, w = a.y + row * y_stride + (start + first * LANES) * 4, entry.b + first * w_stride
+                    _add_cover(h_like, w_like, h, h_stride, w, w_stride, y, y_stride, count, full, steps, w)
+                    if first + full < last_panel:  # the tile reads and writes whole panels
+                        y_rows = array_at(a.y, (rows, a.out), types.float32)
+                        begin, w = start + (first + full) * LANES, w + full * w_stride
+                        scratch = a.scratch + thread * _ROWS * LANES * 4
+                        copied = array_at(scratch, (count, LANES), types.float32)
+                        copied[:, : start + width - begin] = y_rows[row:last, begin : start + width]
+                        _add_cover(h_like, w_like, h, h_stride, w, 0, scratch, LANES * 4, count, 1, steps, w)
+                        y_rows[row:last, begin : start + width] = copied[:, : start + width - begin]
             row = last
 
     return kernel

@@ -20,12 +20,12 @@ from .. import StepBatch
 from .attention_plan import ITEM, AttentionPlan, fill_plan, new_plan
 from .attention_tiles import PANELS, scores, values
 from .exp import LOG2_E, exp2
+from .llvm import LANES
 from .machine import array_at, atomic_add, atomic_exchange, prefetch
 from .op_graph import empty, run, struct_dtype, work_item
 from .softmax import cap, softmax_row
 from .storage import put
 from .thread_pool import thread_pool
-from .tile import LANES
 from .widen_fp8 import widen_fp8_values
 
 __all__ = ["AttentionPlan", "fill_plan", "new_plan", "paged_attention"]

@@ -13,8 +13,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .features import HAS_32_REGISTERS
-from .llvm import I64, SUMS, load, prefetch
-from .tile import LANES
+from .llvm import I64, LANES, SUMS, load, prefetch
 from .tile_products import PRODUCTS
 
 PANELS = 4  # a segment's list of panels is padded to a multiple of this

@@ -15,10 +15,10 @@ from .block_pack import MOST_CHUNKS, form_of, pack
 from .block_rows import prepare_rows, take_columns
 from .block_tile import make_block_tile
 from .block_tile_rows import cover_blocks
+from .llvm import LANES
 from .machine import aligned_empty, array_at
 from .op_graph import empty, is_recording, run, struct_dtype, work_item
 from .thread_pool import thread_pool
-from .tile import LANES
 
 _ROWS = 64  # of a work item
 _PANELS = 3  # that a work item covers; with few rows two items' worth

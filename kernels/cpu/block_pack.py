@@ -9,9 +9,9 @@ from numba import njit
 
 from ..block_weight import BlockSource, BlockWeight
 from .block_form import CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm
+from .llvm import LANES
 from .machine import lasting_empty
 from .thread_pool import thread_pool
-from .tile import LANES
 
 MOST_CHUNKS = 8  # of a record
 _CODES_AT_A_TIME = 1 << 20  # of a thread: one byte each, and what the reader needs beside them, stay in the cache

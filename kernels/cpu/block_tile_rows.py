@@ -3,6 +3,8 @@
 As tile_rows.py, for block_tile.py's tiles.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, types
 
@@ -14,87 +16,66 @@ from .machine import array_at, prefetch
 
 _MANY_ROWS = 16
 
-_tile_8x3, _tile_4x3, _tile_1x3 = (make_block_tile(rows, 3) for rows in (8, 4, 1))
-# 4 rows: sums of a group and of all groups are in registers.
-_widened_4x3, _widened_1x3 = (make_block_tile(rows, 3, widened=True) for rows in (4, 1))
-_tile_2x6, _tile_1x6 = (make_block_tile(rows, 6) for rows in (2, 1))
-_tile_4x1, _tile_3x1, _tile_2x1, _tile_1x1 = (make_block_tile(rows, 1) for rows in (4, 3, 2, 1))
-_tile_1x2 = make_block_tile(1, 2)
-_widened_4x1, _widened_1x1 = (make_block_tile(rows, 1, widened=True) for rows in (4, 1))
 
+def _rows_of(panels: int, heights: Sequence[int], widened: bool = False):
+    """Any number of rows times so many panels, by tiles of so many rows, from the tallest to 1.
 
-@njit
-def _three_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
-    row = 0
-    while rows - row >= 8:
-        _tile_8x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
-        row += 8
-    if rows - row >= 4:
-        _tile_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
-        row += 4
-    while rows - row >= 1:
-        _tile_1x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
-        row += 1
+    Its last argument is the number of records; of widened ones, the record's.
+    """
+    height, *lower = heights
+    tile = make_block_tile(height, panels, widened)
+    if not lower:
+        assert height == 1
 
+        @njit
+        def each_row(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
+            for row in range(rows):
+                tile(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                     y + row * y_stride, y_stride, records)  # fmt: skip
 
-@njit
-def _three_panels_widened(
-    form,
-    x_like,
-    x,
-    x_stride,
-    s,
-    s_stride,
-    w,
-    w_stride,
-    y,
-    y_stride,
-    rows,
-    records,
-    widened,
-    record_bytes,
-    widened_bytes,
-    next_w,
-):
-    """Many rows: codes are widened once for all of them, into the first-level cache; the next are fetched meanwhile."""
-    for row in range(rows):
-        array_at(y + row * y_stride, 3 * LANES, types.float32)[:] = np.float32(0.0)
-    for record in range(records):
-        for panel in range(3):
-            widen_record(form, w + panel * w_stride + record * record_bytes, widened + panel * widened_bytes)
-        ahead = w + (record + 1) * record_bytes if record + 1 < records else next_w
-        for panel in range(3):
-            prefetch(ahead + panel * w_stride, record_bytes)
+        return each_row
+    rest = _rows_of(panels, lower, widened)
+
+    @njit
+    def tallest_first(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
         row = 0
-        while rows - row >= 4:
-            _widened_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, widened,
-                         widened_bytes, y + row * y_stride, y_stride, record)  # fmt: skip
-            row += 4
-        while rows - row >= 1:
-            _widened_1x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, widened,
-                         widened_bytes, y + row * y_stride, y_stride, record)  # fmt: skip
-            row += 1
+        while rows - row >= height:
+            tile(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                 y + row * y_stride, y_stride, records)  # fmt: skip
+            row += height
+        if row < rows:
+            x, s, y = x + row * x_stride, s + row * s_stride, y + row * y_stride
+            rest(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows - row, records)
+
+    return tallest_first
 
 
-@njit
-def _six_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
-    row = 0
-    while rows - row >= 4:
-        for half in range(2):
-            _tile_4x3(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride,
-                      w + 3 * half * w_stride, w_stride, y + row * y_stride + half * 3 * LANES * 4, y_stride,
-                      records)  # fmt: skip
-        row += 4
-    if rows - row >= 2:
-        _tile_2x6(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
-        row += 2
-    if rows - row >= 1:
-        _tile_1x6(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                  y + row * y_stride, y_stride, records)  # fmt: skip
+def _make_widened(panels: int):
+    """Many rows: codes are widened once for all of them, into the first-level cache; the next are fetched meanwhile."""
+    # 4 rows: of three panels and 32 registers, sums of a group and of all groups are in registers.
+    cover = _rows_of(panels, (4, 1), widened=True)
+
+    @njit
+    def widen_and_cover(
+        form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, widened, record_bytes,
+        widened_bytes, next_w,
+    ):  # fmt: skip
+        for row in range(rows):
+            array_at(y + row * y_stride, panels * LANES, types.float32)[:] = np.float32(0.0)
+        for record in range(records):
+            for panel in range(panels):
+                widen_record(form, w + panel * w_stride + record * record_bytes, widened + panel * widened_bytes)
+            ahead = w + (record + 1) * record_bytes if record + 1 < records else next_w
+            for panel in range(panels):
+                prefetch(ahead + panel * w_stride, record_bytes)
+            cover(form, x_like, x, x_stride, s, s_stride, widened, widened_bytes, y, y_stride, rows, record)
+
+    return widen_and_cover
+
+
+_three, _two, _one = _rows_of(3, (8, 4, 1)), _rows_of(2, (1,)), _rows_of(1, (4, 3, 2, 1))
+_four_rows_of_three, _six = _rows_of(3, (4, 1)), _rows_of(6, (2, 1))
+_widened_three, _widened_one = _make_widened(3), _make_widened(1)
 
 
 @njit
@@ -102,15 +83,24 @@ def _in_32_registers(
     form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, panels, records, widened, record_bytes,
     widened_bytes, next_w,
 ):  # fmt: skip
-    if HAS_BF16_DOT and rows >= _MANY_ROWS and panels == 3:
-        _three_panels_widened(
-            form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, widened, record_bytes,
-            widened_bytes, next_w,
-        )  # fmt: skip
-    elif panels == 3:
-        _three_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records)
-    else:
-        _six_panels(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records)
+    if panels == 3:
+        if HAS_BF16_DOT and rows >= _MANY_ROWS:
+            _widened_three(
+                form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, widened, record_bytes,
+                widened_bytes, next_w,
+            )  # fmt: skip
+        else:
+            _three(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records)
+        return
+    four = rows // 4 * 4  # fewer than 8 rows
+    if four > 0:
+        for half in range(2):
+            w_half, y_half = w + 3 * half * w_stride, y + 3 * half * LANES * 4
+            _four_rows_of_three(form, x_like, x, x_stride, s, s_stride, w_half, w_stride, y_half, y_stride, four,
+                                records)  # fmt: skip
+    if four < rows:
+        x, s, y = x + four * x_stride, s + four * s_stride, y + four * y_stride
+        _six(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows - four, records)
 
 
 @njit
@@ -119,41 +109,22 @@ def _in_16_registers(
     widened_bytes, next_w,
 ):  # fmt: skip
     """Up to 15 rows, codes are widened again for every 4: while these are multiplied, there are units free to do it."""
-    if rows >= _MANY_ROWS:
-        for panel in range(panels):
-            w_panel, y_panel = w + panel * w_stride, y + panel * LANES * 4
-            for row in range(rows):
-                array_at(y_panel + row * y_stride, LANES, types.float32)[:] = np.float32(0.0)
-            for record in range(records):
-                widen_record(form, w_panel + record * record_bytes, widened)
-                row = 0
-                while rows - row >= 4:
-                    _widened_4x1(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, widened, 0,
-                                 y_panel + row * y_stride, y_stride, record)  # fmt: skip
-                    row += 4
-                while rows - row >= 1:
-                    _widened_1x1(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, widened, 0,
-                                 y_panel + row * y_stride, y_stride, record)  # fmt: skip
-                    row += 1
-        return
-    if rows == 1 and panels % 2 == 0:
-        for panel in range(0, panels, 2):
-            w_panel, y_panel = w + panel * w_stride, y + panel * LANES * 4
-            _tile_1x2(form, x_like, x, x_stride, s, s_stride, w_panel, w_stride, y_panel, y_stride, records)
-        return
-    for panel in range(panels):
-        row, w_panel, y_panel = 0, w + panel * w_stride, y + panel * LANES * 4
-        while rows - row >= 4:
-            _tile_4x1(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w_panel, 0,
-                      y_panel + row * y_stride, y_stride, records)  # fmt: skip
-            row += 4
-        x_rows, s_rows, y_rows = x + row * x_stride, s + row * s_stride, y_panel + row * y_stride
-        if rows - row == 3:
-            _tile_3x1(form, x_like, x_rows, x_stride, s_rows, s_stride, w_panel, 0, y_rows, y_stride, records)
-        elif rows - row == 2:
-            _tile_2x1(form, x_like, x_rows, x_stride, s_rows, s_stride, w_panel, 0, y_rows, y_stride, records)
-        elif rows - row == 1:
-            _tile_1x1(form, x_like, x_rows, x_stride, s_rows, s_stride, w_panel, 0, y_rows, y_stride, records)
+    panel = 0
+    while rows == 1 and panels - panel >= 2:
+        w_panels, y_panels = w + panel * w_stride, y + panel * LANES * 4
+        _two(form, x_like, x, x_stride, s, s_stride, w_panels, w_stride, y_panels, y_stride, rows, records)
+        panel += 2
+    while panel < panels:
+        w_panel, y_panel = w + panel * w_stride, y + panel * LANES * 4
+        if rows >= _MANY_ROWS:
+            ahead = w_panel + w_stride if panel + 1 < panels else next_w
+            _widened_one(
+                form, x_like, x, x_stride, s, s_stride, w_panel, w_stride, y_panel, y_stride, rows, records, widened,
+                record_bytes, widened_bytes, ahead,
+            )  # fmt: skip
+        else:
+            _one(form, x_like, x, x_stride, s, s_stride, w_panel, 0, y_panel, y_stride, rows, records)
+        panel += 1
 
 
 cover_blocks = _in_32_registers if HAS_32_REGISTERS else _in_16_registers

@@ -5,7 +5,7 @@ from numba import njit, types
 
 from .machine import array_at
 from .op_graph import empty, run, struct_dtype, work_item
-from .storage import put
+from .storage import put, widen
 
 _ROWS = 4  # of a work item
 _ADD = struct_dtype(x=int, residual=int, width=int)
@@ -39,14 +39,14 @@ def add(x: torch.Tensor, residual: torch.Tensor) -> None:
 @njit(error_model="numpy")
 def _put_row(y, x):
     for i in range(x.shape[0]):
-        put(y, i, x[i])
+        put(y, i, widen(x[i]))
 
 
 @work_item
-def _cast(y_type):
+def _cast(x_type, y_type):
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _CAST)[0]
-        x, y = array_at(a.x, (rows, a.width), types.float32), array_at(a.y, (rows, a.width), y_type)
+        x, y = array_at(a.x, (rows, a.width), x_type), array_at(a.y, (rows, a.width), y_type)
         for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
             _put_row(y[row], x[row])
 
@@ -54,11 +54,11 @@ def _cast(y_type):
 
 
 def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``x`` [rows, width], fp32, in ``dtype``: itself where it has that."""
+    """``x`` [rows, width], fp32 or bf16, in ``dtype``: itself where it has that."""
     if x.dtype == dtype:
         return x
     y = empty((x.shape[0], x.shape[1]), dtype)
-    run(_cast(dtype), _CAST, {"x": x, "y": y, "width": x.shape[1]}, x.shape[0], per_rows=_ROWS)
+    run(_cast(x.dtype, dtype), _CAST, {"x": x, "y": y, "width": x.shape[1]}, x.shape[0], per_rows=_ROWS)
     return y
 
 

@@ -13,18 +13,20 @@ from numba import types
 
 from ..quantize import round_weight
 from . import amx, amx_linear
+from .elementwise import cast
+from .features import HAS_BF16_DOT
 from .finish import finish
+from .llvm import LANES
 from .machine import aligned_empty, array_at, lasting_empty
 from .op_graph import empty, run, struct_dtype, work_item
 from .thread_pool import thread_pool
-from .tile import LANES
-from .tile_rows import cover
-from .wide_rows import wide_rows
+from .tile_rows import make_cover
 
 _ROWS = 64  # of a work item: with the weights of a group they fit a core's second-level cache
 
 _PANELS = 3  # that a work item covers; with few rows two items' worth, as more accumulators are needed
 _FEW_ROWS = 8
+_cover = make_cover()
 
 _ARGUMENTS = struct_dtype(
     x=int, w=int, y=int, scale=int, bias=int, scratch=int, out=int, steps=int, x_stride=int, w_stride=int, threads=int
@@ -51,17 +53,17 @@ def _linear(x_type, w_type, finishes):
             w = a.w + first * a.w_stride
             ahead = first + _PANELS * a.threads  # threads take turns, nearly always
             next_w = a.w + ahead * a.w_stride if blocks == 1 and ahead + _PANELS <= all_panels else w
-            cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, panels, a.steps, next_w)
+            _cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, panels, a.steps, next_w)
         else:
             for panel in range(first, last):
                 w = a.w + panel * a.w_stride
                 width = min(LANES, a.out - panel * LANES)
                 if width == LANES:
                     y = a.y + row * y_stride + panel * LANES * 4
-                    cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, 1, a.steps, w)
+                    _cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, y_stride, count, 1, a.steps, w)
                 else:  # the tile writes whole panels
                     y = a.scratch + thread * _ROWS * LANES * 4
-                    cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, LANES * 4, count, 1, a.steps, w)
+                    _cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, LANES * 4, count, 1, a.steps, w)
                     whole = array_at(y, (count, LANES), types.float32)
                     part = array_at(a.y, (rows, a.out), types.float32)[row : row + count, panel * LANES :]
                     part[:] = whole[:, :width]
@@ -109,7 +111,8 @@ class PackedLinear:
         if amx.HAS_AMX and x.dtype == torch.bfloat16 and self._inner % amx_linear.CHUNK == 0:
             amx_linear.write_product(x, self._panels, y, self._scale, self._bias)
             return y
-        x = wide_rows(x)
+        if not HAS_BF16_DOT:  # widened once, not once for each panel: the same values
+            x = cast(x, torch.float32)
         arguments = {
             "x": x, "w": self._panels, "y": y, "scale": self._scale, "bias": self._bias, "scratch": self._scratch,
             "out": self._out, "steps": self._steps, "x_stride": self._inner * x.itemsize,

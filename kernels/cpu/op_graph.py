@@ -175,8 +175,8 @@ def run(
         _recording.add(Phase(kernel, kind, arguments, fixed, per_rows, times))
         return
     values, tensors = fill(kind, arguments)
-    widened = 1 if _graph is None else max(1, rows // _graph.rows)
-    phase = (kernel, values.ctypes.data, fixed, per_rows, per_sequence, times, widened)
+    row_factor = 1 if _graph is None else max(1, rows // _graph.rows)
+    phase = (kernel, values.ctypes.data, fixed, per_rows, per_sequence, times, row_factor)
     assert len(phase) == PHASE_WORDS
     if _graph is not None:
         _graph.phases.append(phase)

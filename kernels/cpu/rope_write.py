@@ -17,11 +17,11 @@ import torch
 from numba import njit, types
 
 from .. import QkNorm, StepBatch
+from .llvm import LANES
 from .machine import array_at
 from .op_graph import empty, run, struct_dtype, work_item
 from .storage import put, widen
 from .thread_pool import thread_pool
-from .tile import LANES
 
 _ROWS = 2  # of a work item
 _NO_NORM = QkNorm(torch.ones(0), torch.ones(0), eps=0.0)

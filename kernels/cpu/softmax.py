@@ -6,8 +6,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .exp import LOG2_E, exp2, exp2_lanes
-from .llvm import I64, SUMS, declare, load
-from .tile import LANES
+from .llvm import I64, LANES, SUMS, declare, load
 from .tile_products import rounded_to_bf16
 
 _I32 = ir.IntType(32)

@@ -24,7 +24,7 @@ RING = 16  # launches that may be under way
 MAX_PHASES = 8192
 
 # int64 fields of a phase
-KERNEL, ARGUMENTS, FIXED, PER_ROWS, PER_SEQUENCE, TIMES, WIDENED, PHASE_WORDS = range(8)
+KERNEL, ARGUMENTS, FIXED, PER_ROWS, PER_SEQUENCE, TIMES, ROW_FACTOR, PHASE_WORDS = range(8)
 
 # Lines of the control block: launches published, launches completed, whether somebody waits for that, one line per
 # ring slot, one per thread.
@@ -59,7 +59,7 @@ def _run_launch(slot, counters, thread):
     for index in range(atomic_load(slot + _COUNT)):
         phase, counter = phases + index * PHASE_WORDS * 8, counters + index * _LINE
         kernel, arguments = atomic_load(phase + KERNEL * 8), atomic_load(phase + ARGUMENTS * 8)
-        phase_rows = rows * atomic_load(phase + WIDENED * 8)
+        phase_rows = rows * atomic_load(phase + ROW_FACTOR * 8)
         items = _items(phase, phase_rows, sequences)
         done = 0
         item = atomic_add(counter, 1)

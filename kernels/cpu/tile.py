@@ -14,9 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .llvm import I64, LANES, SUMS, load, prefetch
-from .tile_products import HAS_BF16_DOT, PRODUCTS
-
-__all__ = ["HAS_BF16_DOT", "LANES", "make_tile"]
+from .tile_products import PRODUCTS
 
 # How far ahead panels are asked for where memory is the limit. Measured, one row over the weights of the default model:
 # bf16 40 to 44 GB/s, int8 25 to 33.

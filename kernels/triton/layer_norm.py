@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .norm import row_block
+
 
 @triton.jit
 def _layer_norm_kernel(
@@ -84,8 +86,7 @@ def _launch(
     add: bool,
 ) -> None:
     rows, hidden = x.shape
-    block = triton.next_power_of_2(hidden)
-    warps = min(max(block // 512, 1), 16)  # as for RMSNorm, see norm.py
+    block, warps = row_block(hidden)
     _layer_norm_kernel[(rows,)](
         x, residual, weight, weight if bias is None else bias, y, eps,
         HIDDEN=hidden, BLOCK=block, ADD=add, BIAS=bias is not None, num_warps=warps,

@@ -71,6 +71,15 @@ def add_rms_norm(
     return y
 
 
+def row_block(hidden: int) -> tuple[int, int]:
+    """Columns of a block that holds a row, and warps for it.
+
+    512 columns a warp are two 16-byte loads a lane; a wide row is spread over more warps instead of more registers.
+    """
+    block = triton.next_power_of_2(hidden)
+    return block, min(max(block // 512, 1), 16)
+
+
 def _launch(
     x: torch.Tensor,
     residual: torch.Tensor,
@@ -81,9 +90,7 @@ def _launch(
     add: bool,
 ) -> None:
     rows, hidden = x.shape
-    block = triton.next_power_of_2(hidden)
-    # 512 columns a warp are two 16-byte loads a lane; a wide row is spread over more warps instead of more registers.
-    warps = min(max(block // 512, 1), 16)
+    block, warps = row_block(hidden)
     _rms_norm_kernel[(rows,)](
         x, residual, weight, y, eps, weight_offset, HIDDEN=hidden, BLOCK=block, ADD=add, num_warps=warps
     )

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .. import QkNorm, StepBatch
+from .norm import row_block
 from .tiles import check_pages
 
 _HEADS = 4  # of a program: with 64 columns a half one 16-byte load a lane, and 10 programs a row for 8B models
@@ -120,10 +121,10 @@ def _norm_width_kernel(
 def norm_width(qkv: torch.Tensor, qk_norm: QkNorm) -> None:
     """Normalise all of Q and all of K, in place."""
     q_width, k_width = qk_norm.q_weight.numel(), qk_norm.k_weight.numel()
-    block = triton.next_power_of_2(max(q_width, k_width))
+    block, warps = row_block(max(q_width, k_width))
     _norm_width_kernel[(qkv.shape[0], 2)](
         qkv, qk_norm.q_weight, qk_norm.k_weight, qk_norm.eps, qk_norm.weight_offset,
-        Q_WIDTH=q_width, K_WIDTH=k_width, BLOCK=block, num_warps=min(max(block // 512, 1), 16),
+        Q_WIDTH=q_width, K_WIDTH=k_width, BLOCK=block, num_warps=warps,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from .launches import (
     adapter_launches,
     attention_launches,
     block_launches,
+    eight_bit_launches,
     row_launches,
     sampler_launches,
 )
@@ -84,7 +85,8 @@ def launches_of(model: Model, arch: int) -> list[Launch]:
     """All of a model; with block-quantised weights and adapters for the one that stands for all."""
     others = block_launches(model, arch) + adapter_launches(model, arch) if model == LLAMA_8B else []
     others += expert_launches(model, arch) if model.experts else []
-    return attention_launches(model, arch) + row_launches(model, arch) + others
+    every = attention_launches(model, arch) + row_launches(model, arch) + eight_bit_launches(model, arch)
+    return every + others
 
 
 def audit(archs: list[int], models: list[str]) -> Iterator[Finding]:

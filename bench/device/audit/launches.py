@@ -149,7 +149,7 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
 
 
 def row_launches(model: Model, arch: int) -> list[Launch]:
-    """The kernels that work row by row, and the 8-bit linear layers, at the decode step."""
+    """The kernels that work row by row, at the decode step."""
     rows, heads = DECODE_ROWS, model.q_heads + 2 * model.kv_heads
     x, weight = _empty(rows, model.hidden), _empty(model.hidden)
     gate_up = _empty(rows, 2 * model.intermediate)
@@ -164,12 +164,6 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     q_weight, k_weight = (_empty(heads * model.head_dim) for heads in (model.q_heads, model.kv_heads))
     all_heads_norm = rope.QkNorm(q_weight, k_weight, 1e-6)
     token_ids = _empty(rows, dtype=torch.int64)
-    eight_bits = [
-        (dtype, count)
-        for dtype in ((torch.int8, torch.float8_e4m3fn) if arch >= FP8_FROM else (torch.int8,))
-        for count in (16, rows, PREFILL_ROWS)
-    ]
-    scale = _empty(model.hidden, dtype=torch.float32)
     logits = _empty(rows, LLAMA_3_VOCAB, dtype=torch.float32)
     with recording(arch) as launches:
         norm.rms_norm(x, weight, 1e-6)
@@ -182,41 +176,50 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         activation.act(gate_up, "gelu_tanh")
         activation.silu_and_mul(gate_up)
         activation.gelu_tanh_and_mul(gate_up)
-        for dtype, count in eight_bits:
-            down = _empty(model.hidden, model.intermediate, dtype=dtype)
-            linear.pack_quantized(down, scale)(_empty(count, model.intermediate))
         logprobs.token_logprobs(logits, token_ids)
         small_ops.soft_cap(logits, 30.0)
         small_ops.take_tokens(token_ids, token_ids, token_ids)
         small_ops.count_tokens(_empty(rows, LLAMA_3_VOCAB, dtype=torch.int32), positions, token_ids)
     traffic = (
-        ("rms_norm", 2 * x.nbytes, 0),
-        ("add_rms_norm", 4 * x.nbytes, 0),
-        ("rope_and_write", 2 * qkv.nbytes, 0),
-        ("layer_norm", 2 * x.nbytes, 0),
-        ("add_layer_norm", 4 * x.nbytes, 0),
-        ("norm of all heads", 2 * qkv.nbytes, 0),
-        ("gelu", 2 * gate_up.nbytes, 0),
-        ("gelu_tanh", 2 * gate_up.nbytes, 0),
-        ("silu_and_mul", gate_up.nbytes * 3 // 2, 0),
-        ("gelu_tanh_and_mul", gate_up.nbytes * 3 // 2, 0),
-        *(
-            (
-                f"{'int8' if dtype == torch.int8 else 'fp8'} linear, {count} rows",
-                down.nbytes + 2 * count * (model.hidden + model.intermediate),
-                2 * count * down.numel(),
-            )
-            for dtype, count in eight_bits
-        ),
-        ("token_logprobs", logits.nbytes, 0),
-        ("soft_cap", 2 * logits.nbytes, 0),
-        ("take_tokens", 3 * token_ids.nbytes, 0),
-        ("count_tokens", token_ids.nbytes + positions.nbytes, 0),
+        ("rms_norm", 2 * x.nbytes),
+        ("add_rms_norm", 4 * x.nbytes),
+        ("rope_and_write", 2 * qkv.nbytes),
+        ("layer_norm", 2 * x.nbytes),
+        ("add_layer_norm", 4 * x.nbytes),
+        ("norm of all heads", 2 * qkv.nbytes),
+        ("gelu", 2 * gate_up.nbytes),
+        ("gelu_tanh", 2 * gate_up.nbytes),
+        ("silu_and_mul", gate_up.nbytes * 3 // 2),
+        ("gelu_tanh_and_mul", gate_up.nbytes * 3 // 2),
+        ("token_logprobs", logits.nbytes),
+        ("soft_cap", 2 * logits.nbytes),
+        ("take_tokens", 3 * token_ids.nbytes),
+        ("count_tokens", token_ids.nbytes + positions.nbytes),
     )
     return [
-        launch._replace(name=name, traffic_bytes=traffic_bytes, flops=flops)
-        for launch, (name, traffic_bytes, flops) in zip(launches, traffic, strict=True)
+        launch._replace(name=name, traffic_bytes=traffic_bytes)
+        for launch, (name, traffic_bytes) in zip(launches, traffic, strict=True)
     ]
+
+
+def eight_bit_launches(model: Model, arch: int) -> list[Launch]:
+    """The linear layers with weights in 8 bits, in each of their tiles."""
+    found = []
+    scale = _empty(model.hidden, dtype=torch.float32)
+    for dtype in (torch.int8, torch.float8_e4m3fn) if arch >= FP8_FROM else (torch.int8,):
+        down = _empty(model.hidden, model.intermediate, dtype=dtype)
+        for count in (16, DECODE_ROWS, PREFILL_ROWS):
+            with recording(arch) as launches:
+                linear.pack_quantized(down, scale)(_empty(count, model.intermediate))
+            (launch,) = launches
+            found.append(
+                launch._replace(
+                    name=f"{'int8' if dtype == torch.int8 else 'fp8'} linear, {count} rows",
+                    traffic_bytes=down.nbytes + 2 * count * (model.hidden + model.intermediate),
+                    flops=2 * count * down.numel(),
+                )
+            )
+    return found
 
 
 def block_launches(model: Model, arch: int) -> list[Launch]:
