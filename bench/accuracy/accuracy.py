@@ -27,6 +27,7 @@ class Distributions(Protocol):
     """Next-token distributions over a text; see EngineLogprobs and LogitsFile."""
 
     vocab_size: int
+    least_logprob: float  # what is no more likely is not known
 
     def read(self, window: int, token_ids: list[int]) -> None: ...
 
@@ -99,7 +100,7 @@ def _compare(
     for start in range(0, len(targets), _LOT):
         lot = targets[start : start + _LOT]
         end = start + len(lot)
-        comparison.add(baseline.logprobs(start, end), measured.logprobs(start, end), lot)
+        comparison.add(baseline.logprobs(start, end), measured.logprobs(start, end), lot, baseline.least_logprob)
 
 
 def _report(

@@ -18,17 +18,20 @@ class Comparison(Struct):
     logprobs: list[float] = []
     same_best: int = 0
 
-    def add(self, baseline: torch.Tensor, measured: torch.Tensor, token_ids: list[int]) -> None:
+    def add(
+        self, baseline: torch.Tensor, measured: torch.Tensor, token_ids: list[int], least: float = -math.inf
+    ) -> None:
         """Some tokens more.
 
         Args:
             baseline: log-probabilities, fp64 [tokens, vocab].
             measured: the same.
             token_ids: what the text has in these places.
+            least: what the baseline has of tokens that are no more likely is left out of divergences.
         """
         own = torch.tensor(token_ids, device=measured.device)[:, None]
         baseline = baseline.to(measured.device)
-        likely = baseline > -math.inf  # 0 * log 0 is 0
+        likely = baseline > least  # 0 * log 0 is 0
         terms = torch.where(likely, baseline.exp() * (baseline - measured), 0.0)
         self.divergences += terms.sum(-1).tolist()
         self.baseline_logprobs += baseline.gather(1, own)[:, 0].tolist()

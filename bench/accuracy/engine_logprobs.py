@@ -1,5 +1,6 @@
 """The distributions of an engine over a text: prompts in chunks through the scheduler, runner and cache that serve."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 class EngineLogprobs:
     """One setting's distributions of a text, window by window; see LogitsFile for what both can be asked."""
+
+    least_logprob = -math.inf
 
     def __init__(
         self, settings: Settings, context: int, device: Literal["cpu", "cuda"] | None, threads: int | None

@@ -6,7 +6,8 @@
     logprob = scale * q + lowest
 
 Rows are those of a window's second half, but for its last token. What is more than 16 below the best logprob is raised
-to that. Numbers are little-endian.
+to that. Tens of thousands of raised tokens have a share that shows, so llama.cpp leaves logprobs of at most -16 out of
+its divergences. Numbers are little-endian.
 """
 
 from pathlib import Path
@@ -25,6 +26,8 @@ class LogitsFile:
     Attributes:
         windows: token ids of the text, int32 [windows, context].
     """
+
+    least_logprob = -16.0
 
     def __init__(self, path: Path) -> None:
         """Raises ValueError if it isn't such a file, or is cut off."""

@@ -89,6 +89,17 @@ def test_a_file_of_llama_cpp_is_read(tmp_path: Path) -> None:
         torch.testing.assert_close(file.logprobs(1, 4), want[index, 1:4], rtol=0.0, atol=16 / 65535)
 
 
+def test_unlikely_tokens_that_llama_cpp_raised_are_left_out_of_divergences(tmp_path: Path) -> None:
+    logits = np.full((1, 4, 20_000), -30, np.float32)  # all of them raised to -16: half a percent of the whole
+    logits[..., :9] = np.arange(9)
+    write_as_llama_cpp(tmp_path / "logits", np.zeros((1, 9), int), logits)
+    file = LogitsFile(tmp_path / "logits")
+    comparison = Comparison()
+    measured = torch.from_numpy(logits[0]).double().log_softmax(-1)
+    comparison.add(file.logprobs(0, 4), measured, [0, 1, 2, 3], file.least_logprob)
+    assert figures_of(comparison).mean_divergence == pytest.approx(0, abs=16 / 65535)
+
+
 def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "logits"
     write_as_llama_cpp(path, np.zeros((1, 8), int), np.zeros((1, 3, 4), np.float32) + np.arange(4, dtype=np.float32))
