@@ -4,12 +4,17 @@ A setting that has a flag says so beside its type, see engine/config.py.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Struct
 
-from ..engine.config import ADDRESS, LIMITS, SERVER, Flag
+from ..engine.config import ADDRESS, LIMITS, MODEL, SERVER, Flag
 from ..engine.messages import MAX_TOP_N
+
+# vLLM's names; api/chat/reasoning.py has the forms behind them.
+ReasoningParserName = Literal[
+    "openai_gptoss", "mistral", "seed_oss", "granite", "qwen3", "deepseek_v3", "glm45", "olmo3", "deepseek_r1"
+]
 
 
 class ApiConfig(Struct, frozen=True, kw_only=True):
@@ -44,6 +49,13 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     cors_allow_origin: Annotated[
         tuple[str, ...], Flag(ADDRESS, ("--cors-allow-origin",), "May be repeated; any if not given.")
     ] = ()
+
+    reasoning_parser: Annotated[
+        ReasoningParserName | None,
+        Flag(
+            MODEL, ("--reasoning-parser",), "How the model marks its thoughts; as its chat template shows.", tgi=False
+        ),
+    ] = None
 
     max_concurrent_requests: Annotated[
         int, Flag(LIMITS, ("--max-concurrent-requests",), "Requests at a time; more get 429.", min=1)

@@ -5,6 +5,7 @@ App finds handlers, methods (405) and protection (401) here, and OpenAPI, logs a
 
 from typing import Any
 
+from .chat.request import ChatRequest
 from .engine_client.health import Liveness
 from .http.error_body import OpenAIErrorResponse
 from .http.routing import Parameter, Route
@@ -14,7 +15,6 @@ from .openai.models import model, models
 from .openai.schema import (
     ChatChunk,
     ChatCompletion,
-    ChatRequest,
     ChatTokenizeResponse,
     Completion,
     CompletionRequest,

@@ -15,7 +15,8 @@ async def send_events(
     encode_error: Callable[[ApiError], bytes],
     headers: Headers,
     closing: Callable[[], bytes] | None = None,
-    opening: bytes = b"",
+    opening: Callable[[], bytes] | None = None,
+    keep_alive: bytes = KEEP_ALIVE,
 ) -> None:
     """Send what a generation generates, to its end; what is there together leaves in one send.
 
@@ -27,6 +28,7 @@ async def send_events(
         encode_error: last events of a stream that has begun.
         closing: what follows the last token.
         opening: sent in front of the first event.
+        keep_alive: sent when nothing else was for a time.
 
     Raises:
         ApiError: also after it was sent as an event.
@@ -39,9 +41,9 @@ async def send_events(
             if connection.started:
                 await connection.end(encode_error(error))
             raise
-        chunk = encode(output) if output else KEEP_ALIVE
-        if output and opening:
-            chunk, opening = opening + chunk, b""
+        chunk = encode(output) if output else keep_alive
+        if output and opening is not None:
+            chunk, opening = opening() + chunk, None
         if not connection.started:
             await connection.start_stream(headers)
         if generation.done:

@@ -1,7 +1,8 @@
 """The events of a chat sequence."""
 
-from collections.abc import Iterable
-
+from ..chat.answer import AnswerReader, finish_reason_of
+from ..chat.part import Part
+from ..chat.request import ChatRequest
 from ..generation.request import GenerationRequest
 from ..generation.sender import send_events
 from ..generation.service import Service
@@ -10,11 +11,9 @@ from ..http.errors import ApiError
 from ..http.sse import event_of
 from ..text.text_sequence import SequenceOutput, TextSequence
 from ..text.tokenizer import Tokenizer
-from .chunks import DONE, Chunks, ResponseInfo, encode, finish_reason_of
+from .chunks import DONE, Chunks, ResponseInfo, encode
 from .logprobs import chat_logprobs
-from .schema import ChatLogprobs, ChatRequest, Delta, FunctionCall, ToolCallDelta
-from .tools.parser import ParsedDelta
-from .tools.reader import ToolCallReader
+from .schema import ChatLogprobs, Delta, FunctionCall, ToolCallDelta
 
 _NULL = b"null"
 
@@ -24,23 +23,17 @@ async def stream_chat(
     generation: GenerationRequest,
     request: ChatRequest,
     info: ResponseInfo,
-    reader: ToolCallReader | None,
+    reader: AnswerReader,
 ) -> None:
-    """Send each token as it comes. Raises ApiError; a stream that has begun tells it in an event.
-
-    Args:
-        reader: finds calls; None if there are no tools.
-    """
+    """Send each token as it comes. Raises ApiError; a stream that has begun tells it in an event."""
     head = info.head("chat.completion.chunk")
-    chunks = Chunks(generation, head, request.stream_options, b'"delta":{"content":', b"}")
-    events = _Events(chunks, request, reader, service.tokenizer)
+    chunks = Chunks(generation, head, request.stream_options, b'"delta":{"content":', b"}", reader)
+    events = _Events(generation, chunks, request, reader, service.tokenizer)
     headers = [
         (b"x-compute-type", service.compute_type),
         (b"x-compute-characters", b"%d" % generation.stats.input_characters),
     ]
-    await send_events(
-        generation, events.encode, error_event, headers, chunks.closing, events.roles(generation.sequences)
-    )
+    await send_events(generation, events.encode, error_event, headers, chunks.closing, events.roles)
 
 
 def error_event(error: ApiError) -> bytes:
@@ -52,8 +45,14 @@ class _Events:
     """Encodes what comes. The finish reason goes with the last piece of text: a client of TGI looks for it there."""
 
     def __init__(
-        self, chunks: Chunks, request: ChatRequest, reader: ToolCallReader | None, tokenizer: Tokenizer
+        self,
+        generation: GenerationRequest,
+        chunks: Chunks,
+        request: ChatRequest,
+        reader: AnswerReader,
+        tokenizer: Tokenizer,
     ) -> None:
+        self._generation = generation
         self._chunks = chunks
         self._tokenizer = tokenizer
         self._reader = reader
@@ -61,13 +60,13 @@ class _Events:
         self._top = request.top_logprobs or 0
         self._calls: dict[int, int] = {}  # begun so far, by choice
 
-    def roles(self, sequences: Iterable[TextSequence]) -> bytes:
+    def roles(self) -> bytes:
         """The first event of each choice says who speaks, and no other does."""
         role = b'"delta":' + encode(Delta(role="assistant", content=""))
-        return b"".join([self._chunks.choice(sequence.index, role) for sequence in sequences])
+        return b"".join([self._chunks.choice(sequence.index, role) for sequence in self._generation.sequences])
 
     def encode(self, output: list[SequenceOutput]) -> bytes:
-        plain = self._reader is None and not self._logprobs
+        plain = self._reader.plain and not self._logprobs
         return b"".join([self._plain(one) if plain else self._any(one) for one in output])
 
     def _plain(self, output: SequenceOutput) -> bytes:
@@ -81,23 +80,18 @@ class _Events:
         return b"".join(events)
 
     def _any(self, output: SequenceOutput) -> bytes:
-        """With calls, or with logprobs, which go with the first event that their token gives."""
-        sequence, reader = output.sequence, self._reader
-        parts: Iterable[list[ParsedDelta]]
-        if reader is not None:
-            parts = reader.read(output)
-        else:
-            parts = ([ParsedDelta(text)] if text else [] for text in output.texts)
+        """With thoughts or calls, or with logprobs, which go with the first event that their token gives."""
+        sequence = output.sequence
         deltas: list[tuple[Delta, bytes]] = []
-        for position, part in enumerate(parts):
+        for position, part in enumerate(self._reader.read(output)):
             logprobs = _NULL
             if self._logprobs and (token := chat_logprobs(output, position, position + 1, self._top, self._tokenizer)):
                 logprobs = encode(ChatLogprobs(token))
-                part = part or [ParsedDelta()]
+                part = part or [Part()]
             for found in part:
                 deltas.append((self._delta(sequence, found), logprobs))
                 logprobs = _NULL
-        finish_reason = finish_reason_of(sequence) if reader is None else reader.finish_reason(sequence)
+        finish_reason = self._reader.finish_reason(sequence)
         if finish_reason is not None and (not deltas or finish_reason == "tool_calls"):
             deltas.append((Delta(), _NULL))
         last = len(deltas) - 1
@@ -110,13 +104,14 @@ class _Events:
             ]
         )
 
-    def _delta(self, sequence: TextSequence, found: ParsedDelta) -> Delta:
+    def _delta(self, sequence: TextSequence, found: Part) -> Delta:
         begun = self._calls.get(sequence.index, 0)
         if found.name is not None:
-            assert self._reader is not None
             self._calls[sequence.index] = begun + 1
             call = ToolCallDelta(begun, FunctionCall(found.name, ""), self._reader.new_id(), "function")
             return Delta(tool_calls=[call])
         if found.arguments:
             return Delta(tool_calls=[ToolCallDelta(begun - 1, FunctionCall(arguments=found.arguments))])
+        if found.reasoning:
+            return Delta(reasoning_content=found.reasoning, reasoning=found.reasoning)
         return Delta(content=found.text)

@@ -4,15 +4,15 @@ from typing import Literal
 
 import msgspec
 
+from ..chat.answer import AnswerReader, FinishReason
+from ..chat.request import StreamOptions
 from ..generation.request import GenerationRequest
 from ..generation.request_context import random_hex, request_context
 from ..generation.service import Service
 from ..http.sse import event_of
-from ..text.text_sequence import TextSequence
-from .schema import FinishReason, PromptTokensDetails, StreamOptions, Usage
+from .schema import CompletionTokensDetails, PromptTokensDetails, Usage
 
 DONE = b"data: [DONE]\n\n"
-_FINISH_REASONS: dict[str, FinishReason] = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
 
 _NO_MODEL = ("", "tgi")  # what TGI's clients send that have no model to name
 
@@ -44,23 +44,16 @@ class ResponseInfo:
         )
 
 
-def usage_of(generation: GenerationRequest) -> Usage:
+def usage_of(generation: GenerationRequest, reader: AnswerReader | None = None) -> Usage:
     """Tokens so far: each prompt once, and those of every sequence."""
     prompt, completion = (
         generation.stats.prompt_tokens,
         sum(sequence.generated_tokens for sequence in generation.sequences),
     )
-    return Usage(prompt, completion, prompt + completion, PromptTokensDetails(generation.stats.cached_tokens))
-
-
-def finish_reason_of(sequence: TextSequence) -> FinishReason | None:
-    """As OpenAI names it; None: not finished yet. An end token on the last allowed place is an end, unlike in TGI."""
-    if sequence.finish_reason is None:
-        return None
-    generation = sequence.remote
-    if sequence.finish_reason == "length" and generation.token_ids[-1] in generation.sampling.stop_token_ids:
-        return "stop"
-    return _FINISH_REASONS[sequence.finish_reason]
+    usage = Usage(prompt, completion, prompt + completion, PromptTokensDetails(generation.stats.cached_tokens))
+    if reader is not None and reader.reasons:
+        usage.completion_tokens_details = CompletionTokensDetails(reader.reasoning_tokens)
+    return usage
 
 
 class Chunks:
@@ -73,13 +66,16 @@ class Chunks:
         options: StreamOptions | None,
         text_key: bytes,
         text_end: bytes = b"",
+        reader: AnswerReader | None = None,
     ) -> None:
         """
         Args:
             head: of every event.
+            reader: of the answers; counts thoughts.
             text_key, text_end: what stands around a piece of text within a choice.
         """
         self._generation = generation
+        self._reader = reader
         self._head = head
         self._usage = bool(options and options.include_usage)
         self._continuous = self._usage and bool(options and options.continuous_usage_stats)
@@ -112,9 +108,9 @@ class Chunks:
         """What follows the last choice."""
         if not self._usage:
             return DONE
-        return event_of(b'%s],"usage":%s}' % (self._head, encode(usage_of(self._generation)))) + DONE
+        return event_of(b'%s],"usage":%s}' % (self._head, encode(usage_of(self._generation, self._reader)))) + DONE
 
     def _tail(self) -> bytes:
         if not self._usage:
             return b"]}"
-        return b'],"usage":%s}' % (encode(usage_of(self._generation)) if self._continuous else b"null")
+        return b'],"usage":%s}' % (encode(usage_of(self._generation, self._reader)) if self._continuous else b"null")

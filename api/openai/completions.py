@@ -7,6 +7,10 @@ import msgspec
 from msgspec import Struct
 
 from ...engine.messages import SamplingParams
+from ..chat.answer import finish_reason_of
+from ..chat.constraints import wanted_grammar
+from ..chat.errors import InvalidRequestError
+from ..chat.sampling import Checked, check
 from ..generation.request import GenerationRequest, open_generation
 from ..generation.sender import send_events
 from ..generation.service import Service
@@ -16,11 +20,9 @@ from ..text.detokenizer import Detokenizer
 from ..text.text_sequence import SequenceOutput, TextSequence, Token
 from ..text.tokenizer import Tokenizer
 from .chat_stream import error_event
-from .chunks import Chunks, ResponseInfo, encode, finish_reason_of, usage_of
-from .constraints import wanted_grammar
-from .errors import BatchSizeError, InvalidRequestError, SuffixError
+from .chunks import Chunks, ResponseInfo, encode, usage_of
+from .errors import BatchSizeError, SuffixError
 from .logprobs import CompletionLogprobsBuilder
-from .sampling import Checked, check
 from .schema import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 
 

@@ -1,138 +1,13 @@
-"""Bodies of the OpenAI routes: what clients send and get, fields in the order in which they are written.
+"""Bodies of the OpenAI routes, beside the request of a chat (chat/request.py); fields in the order of writing."""
 
-Every optional field takes null; unknown fields are ignored. Ranges here are those of the integer types; what a value
-may mean is checked in sampling.py and conversation.py.
-"""
-
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from ..http.json_body import I32, U32
-from ..text.grammar import AnyGrammar
+from ..chat.answer import FinishReason
+from ..chat.request import SamplingFields
+from ..http.json_body import U32
 from ..text.token_list import SimpleToken
-
-FinishReason = Literal["stop", "length", "tool_calls"]
-
-
-class StreamOptions(Struct):
-    """What a stream says beside the text."""
-
-    include_usage: bool | None = None  # one more chunk, without choices, at the end
-    continuous_usage_stats: bool | None = None  # usage so far in every chunk; only with include_usage
-
-
-class SamplingFields(Struct, kw_only=True):
-    """What chat and completions have in common; null or absent: OpenAI's default."""
-
-    model: str | None = None
-    max_tokens: U32 | None = None
-    max_completion_tokens: U32 | None = None
-    temperature: float | None = None  # 0: greedy
-    top_p: float | None = None
-    top_k: I32 | None = None  # 0 or -1: off
-    min_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[int, float] | list[float] | None = (
-        None  # by token id; as a list, which TGI takes and ignores, it must be empty
-    )
-    n: U32 | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-    ignore_eos: bool | None = None
-    min_tokens: U32 | None = None
-    min_new_tokens: U32 | None = None
-    # What the text has to match: OpenAI's field, and vLLM's.
-    response_format: AnyGrammar | None = None
-    guided_json: dict[str, Any] | str | None = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
-    guided_whitespace_pattern: str | None = None
-    structural_tag: Any = None
-    structured_outputs: dict[str, Any] | None = None  # json, regex, choice or json_object
-    stop_token_ids: list[U32] | None = None  # vLLM's: these end the text, too
-
-
-class ContentPart(Struct):
-    """A piece of a message; only text is supported."""
-
-    type: str
-    text: str | None = None
-
-
-class Message(Struct):
-    """One message of a conversation."""
-
-    role: str
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None  # as ToolCall
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-
-class FunctionDefinition(Struct):
-    """What a model may call; ``arguments`` is TGI's name of ``parameters``."""
-
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None  # JSON schema
-    arguments: Any = None
-    strict: bool | None = None
-
-
-class Tool(Struct):
-    """An entry of ``tools``."""
-
-    function: FunctionDefinition
-    type: str = "function"
-
-
-class FunctionName(Struct):
-    """Names a function."""
-
-    name: str
-
-
-class AllowedTools(Struct):
-    """Only these of the tools may be called."""
-
-    tools: list[dict[str, Any]]  # as Tool, with a name only
-    mode: Literal["auto", "required"] = "auto"
-
-
-class ToolChoice(Struct):
-    """Call this function, or one of those."""
-
-    type: str = "function"
-    function: FunctionName | None = None
-    allowed_tools: AllowedTools | None = None
-
-
-class ChatRequest(SamplingFields, kw_only=True):
-    """Body of /v1/chat/completions and /chat_tokenize."""
-
-    messages: list[Message]
-    logprobs: bool | None = None
-    top_logprobs: U32 | None = None
-    tools: list[dict[str, Any]] | None = None  # as Tool; the template gets them as they are
-    tool_choice: str | ToolChoice | None = None
-    functions: Any = None  # OpenAI's before tools; refused
-    function_call: Any = None
-    tool_prompt: str | None = None
-    parallel_tool_calls: bool | None = None
-    documents: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None  # default: if the last message is an assistant's
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -151,6 +26,12 @@ class PromptTokensDetails(Struct):
     cached_tokens: int  # found in the prefix cache
 
 
+class CompletionTokensDetails(Struct):
+    """What the generated tokens are."""
+
+    reasoning_tokens: int  # thoughts, with the marks around them
+
+
 class Usage(Struct):
     """Tokens of a request, all its choices together."""
 
@@ -158,6 +39,7 @@ class Usage(Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET  # of models that reason
 
 
 class TopLogprob(Struct, gc=False):
@@ -210,6 +92,8 @@ class ChatMessage(Struct):
     role: Literal["assistant"]
     content: str | None
     tool_calls: list[ToolCall] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET  # thoughts
+    reasoning: str | UnsetType = UNSET  # the same, under vLLM's newer name
 
 
 class ChatChoice(Struct):
@@ -239,6 +123,8 @@ class Delta(Struct, omit_defaults=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct):

@@ -4,12 +4,13 @@ from typing import Any
 
 import msgspec
 
+from ..chat.request import ChatRequest
 from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.errors import TransportError
 from ..openai.chat import chat_completions
 from ..openai.completions import completions
-from ..openai.schema import ChatRequest, CompletionRequest
+from ..openai.schema import CompletionRequest
 from ..tgi.generate import compat_generate
 from ..tgi.schema import CompatGenerateRequest
 

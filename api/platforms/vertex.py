@@ -4,13 +4,15 @@ from typing import Any
 
 import msgspec
 
+from ..chat.answer import AnswerReader, blocks_of
+from ..chat.errors import InvalidRequestError
+from ..chat.request import ChatRequest
+from ..chat.start import start_chat
 from ..generation.request import GenerationRequest, open_generation
 from ..generation.service import Service
 from ..http.connection import Connection
-from ..openai.chat import start_chat
-from ..openai.errors import InvalidRequestError
-from ..openai.schema import ChatRequest
 from ..text.grammar import request_grammar
+from ..text.text_sequence import SequenceOutput
 from ..tgi import validation
 from ..tgi.schema import GenerateParameters, GenerateRequest
 
@@ -33,15 +35,17 @@ async def vertex(service: Service, connection: Connection, request: VertexReques
         raise InvalidRequestError("`instances` cannot be empty", "instances")
     instances = [_instance(instance, index) for index, instance in enumerate(request.instances)]
     with open_generation(service, connection, len(instances)) as generation:
+        readers: list[AnswerReader | None] = []
         for instance in instances:
             if isinstance(instance, ChatRequest):
-                await start_chat(service, generation, instance)
+                readers.append(await start_chat(service, generation, instance))
             else:
                 await _start_generate(service, generation, instance)
-        await generation.finish()
+                readers.append(None)
+        outputs = await generation.finish()
         texts = [
-            _prompt_shown(instance) + sequence.generated_text
-            for instance, sequence in zip(instances, generation.sequences, strict=True)
+            _prompt_shown(instance) + _text(output, reader)
+            for instance, output, reader in zip(instances, outputs, readers, strict=True)
         ]
         await connection.respond(200, msgspec.json.encode(VertexResponse(texts)), b"application/json")
 
@@ -62,6 +66,13 @@ def _instance(instance: dict[str, Any], index: int) -> ChatRequest | GenerateReq
 def _prompt_shown(request: ChatRequest | GenerateRequest) -> str:
     wanted = isinstance(request, GenerateRequest) and request.parameters and request.parameters.return_full_text
     return request.inputs if wanted and isinstance(request, GenerateRequest) else ""
+
+
+def _text(output: SequenceOutput, reader: AnswerReader | None) -> str:
+    """Without thoughts."""
+    if reader is None or not reader.reasons:
+        return output.sequence.generated_text
+    return "".join(block.text for block in blocks_of(reader, output) if block.kind == "text")
 
 
 async def _start_generate(service: Service, generation: GenerationRequest, request: GenerateRequest) -> None:

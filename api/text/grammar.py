@@ -13,6 +13,8 @@ from ...engine.messages import Grammar
 from ..http.errors import ValidationError
 from .json_schema import prepare_schema
 
+LARK_HEAD = "%llguidance {}\n"
+_ONE_SPACE = {"whitespace_pattern": "[ ]?"}  # between parts, at most: small models write line feeds without end
 _ANY_OBJECT = '{"type":"object"}'
 
 
@@ -103,6 +105,17 @@ def schema_grammar(schema: Any, *, strict: bool = False, compact: bool = False) 
         return RequestGrammar(Grammar("json_schema", text), prepared.loosened)
     except RecursionError:
         raise ValidationError("grammar is not valid: nested too deeply") from None
+
+
+def grammar_rule(grammar: Grammar, name: str) -> str:
+    """The same as a rule of a Lark grammar, in llguidance's dialect, with those that it needs."""
+    match grammar.kind:
+        case "json_schema":
+            spaced = {"x-guidance": _ONE_SPACE} | msgspec.json.decode(grammar.text, type=dict[str, Any])
+            return f"{name}: %json {msgspec.json.encode(spaced).decode()}\n"
+        case "regex":  # it ends at a slash
+            return f"{name}: /{grammar.text.replace('/', chr(92) + '/')}/\n"
+    return grammar.text.removeprefix(LARK_HEAD).replace("start:", f"{name}:", 1).rstrip() + "\n"
 
 
 def choice_grammar(choices: list[str]) -> RequestGrammar:

@@ -2,8 +2,8 @@
 
 from msgspec import Struct
 
+from ..chat.request import ChatRequest
 from ..http.json_body import U32
-from ..openai.schema import ChatRequest
 
 
 class TokenizePromptRequest(Struct):

@@ -5,13 +5,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ..chat.conversation import prompt_of
+from ..chat.errors import InvalidRequestError
+from ..chat.tools.choice import tools_of
 from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.errors import ValidationError
 from ..http.json_body import convert_json
-from ..openai.conversation import prompt_of
-from ..openai.errors import InvalidRequestError
-from ..openai.tools.choice import tools_of
 from ..tgi import generate as tgi
 from ..tgi.schema import GenerateRequest
 from .schema import (

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headwater.api.chat import request as chat
 from headwater.api.cli import ModelFlags
 from headwater.api.config import ApiConfig
 from headwater.api.launch.flags import flags_of
@@ -31,6 +32,7 @@ FLAGS = {
     "dtype": "engine/test_limits.py::test_an_engine_is_what_its_flags_say",
     "activation_dtype": "engine/test_default_model.py::test_bf16_weights_with_exact_rows_give_the_oracles_logprobs",
     "quantize": "engine/test_quantized_default_model.py::test_quantised_weights_move_logprobs_little",
+    "reasoning_parser": "api/openai/test_reasoning.py::test_a_flag_names_the_form",
     "host": "api/test_server_life.py::test_a_host_may_be_a_name",
     "port": "api/launch/test_cli.py::test_defaults",
     "api_key": "api/http/test_http.py::test_without_the_key_nothing_is_served_but_health",
@@ -75,6 +77,7 @@ _GENERATE, _CHAT, _COMPLETIONS, _TOOLS = (
     "api/tgi/test_generate.py::", "api/openai/test_chat.py::", "api/openai/test_completions.py::",
     "api/openai/test_tools.py::",
 )  # fmt: skip
+_REASONING = "api/openai/test_reasoning.py::"
 _ADAPTERS = "api/vllm/test_adapters.py::"
 _BOUND, _UNBOUND = (
     "api/openai/test_constraints.py::test_constraints_reach_the_engine",
@@ -118,6 +121,7 @@ CHAT = SAMPLING | {
     "parallel_tool_calls": _TOOLS + "test_one_call_at_a_time",
     "documents": _CHAT + "test_more_of_a_message_and_more_variables_are_the_templates",
     "chat_template_kwargs": _CHAT + "test_more_of_a_message_and_more_variables_are_the_templates",
+    "reasoning_effort": _REASONING + "test_an_effort_is_the_templates",
     "add_generation_prompt": _CHAT + "test_an_assistants_last_message_is_gone_on_with",
     "continue_final_message": _CHAT + "test_an_assistants_last_message_is_gone_on_with",
 }
@@ -144,10 +148,10 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "parameters": _GENERATE + "test_a_prompt_becomes_ids_and_parameters",
         "stream": _GENERATE + "test_a_stream_to_the_byte",
     },
-    openai.StreamOptions: dict.fromkeys(
+    chat.StreamOptions: dict.fromkeys(
         ("include_usage", "continuous_usage_stats"), _CHAT + "test_usage_in_every_chunk"
     ),
-    openai.Message: {
+    chat.Message: {
         "role": _CHAT + "test_messages",
         "content": _CHAT + "test_messages",
         "name": _CHAT + "test_more_of_a_message_and_more_variables_are_the_templates",
@@ -156,22 +160,22 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "reasoning_content": _CHAT + "test_more_of_a_message_and_more_variables_are_the_templates",
         "reasoning": _CHAT + "test_more_of_a_message_and_more_variables_are_the_templates",
     },
-    openai.ContentPart: dict.fromkeys(("type", "text"), _CHAT + "test_messages"),
-    openai.FunctionDefinition: {
+    chat.ContentPart: dict.fromkeys(("type", "text"), _CHAT + "test_messages"),
+    chat.FunctionDefinition: {
         "name": _TOOLS + "test_a_wanted_call_is_bound_by_a_grammar",
         "description": _TOOLS + "test_the_template_gets_the_tools",
         "parameters": _TOOLS + "test_a_function_without_parameters_is_called_with_none",
         "arguments": _TOOLS + "test_a_function_without_parameters_is_called_with_none",
         "strict": _TOOLS + "test_arguments_are_those_that_are_listed",
     },
-    openai.Tool: {"function": _TOOLS + "test_the_template_gets_the_tools", "type": _TOOLS + "test_refusals"},
-    openai.ToolChoice: {
+    chat.Tool: {"function": _TOOLS + "test_the_template_gets_the_tools", "type": _TOOLS + "test_refusals"},
+    chat.ToolChoice: {
         "type": _TOOLS + "test_a_wanted_call_is_bound_by_a_grammar",
         "function": _TOOLS + "test_a_wanted_call_is_bound_by_a_grammar",
         "allowed_tools": _TOOLS + "test_allowed_tools_are_the_only_ones",
     },
-    openai.AllowedTools: dict.fromkeys(("tools", "mode"), _TOOLS + "test_allowed_tools_are_the_only_ones"),
-    openai.ChatRequest: CHAT,
+    chat.AllowedTools: dict.fromkeys(("tools", "mode"), _TOOLS + "test_allowed_tools_are_the_only_ones"),
+    chat.ChatRequest: CHAT,
     openai.CompletionRequest: SAMPLING | {
         "prompt": _COMPLETIONS + "test_prompts",
         "suffix": _COMPLETIONS + "test_refusals",

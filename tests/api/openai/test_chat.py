@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headwater.api.openai.schema import ChatRequest
+from headwater.api.chat.request import ChatRequest
 
 from ..conftest import ApiServer, read_event, run_api_server
 from .wire import CHAT, EOS, HI, answer, connection, events_of, ids, joined, streamed, whole

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headwater.api.openai.tools.formats import (
+from headwater.api.chat.tools.formats import (
     HERMES,
     JSON,
     MISTRAL,
@@ -14,8 +14,8 @@ from headwater.api.openai.tools.formats import (
 )
 from headwater.engine.messages import Grammar
 
+from ..chat.tools import ARGUMENTS, CALL, MAP, SCHEMA, SCHEMAS, TOOLS, WRONG, M, W, accepts, tagged
 from ..conftest import ApiServer, byte_tokenizer
-from .tools import ARGUMENTS, CALL, MAP, SCHEMA, SCHEMAS, TOOLS, WRONG, M, W, accepts, tagged
 from .wire import CHAT, HI, connection, ids, joined, refused, streamed, whole
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from headwater.api.chat.conversation import prompt_of
+from headwater.api.chat.request import ChatRequest, Message
+from headwater.api.chat.tools.choice import tools_of
 from headwater.api.http.errors import ApiError
-from headwater.api.openai.conversation import prompt_of
-from headwater.api.openai.schema import ChatRequest, Message
-from headwater.api.openai.tools.choice import tools_of
 from headwater.api.text.chat_template import ChatTemplate
 from headwater.api.text.chat_template_files import ChatTemplates
 

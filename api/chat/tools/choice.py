@@ -10,7 +10,7 @@ from ...text.grammar import RequestGrammar
 from ...text.json_schema import PreparedSchema, prepare_schema
 from ...text.tokenizer import Tokenizer
 from ..errors import ToolError
-from ..schema import ChatRequest, FunctionDefinition, Tool, ToolChoice
+from ..request import ChatRequest, FunctionDefinition, Tool, ToolChoice
 from .formats import HERMES, ToolFormat, call_grammar, text_or_call_grammar
 
 # What a model is told whose template knows nothing of tools; TGI's words, and a form that is also parsed.

@@ -15,7 +15,7 @@ from ..generation.limits import (
     resolve_logit_bias,
 )
 from .errors import InvalidRequestError
-from .schema import SamplingFields
+from .request import SamplingFields
 
 MAX_CHOICES = 128  # as OpenAI
 

@@ -10,19 +10,19 @@ from ..text.chat_roles import calls_as_text, in_known_roles, last_user
 from ..text.chat_template import ChatTemplate, TemplateError
 from ..text.chat_template_files import ChatTemplates
 from .errors import InvalidRequestError
-from .schema import ChatRequest, Message
+from .request import ChatRequest, Message
 from .tools.choice import TOOL_PROMPT, Tools
-from .tools.formats import ToolFormat, tool_format
 
 # Variables that a request sets by fields of its own.
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "continue_final_message"])
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
 class Prompt(Struct, frozen=True):
-    """Text of a prompt, and how the model that reads it writes calls."""
+    """Text of a prompt, and the template that made it, which shows how its model writes calls and thoughts."""
 
     text: str
-    tool_format: ToolFormat
+    template: str
 
 
 async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTemplates) -> Prompt:
@@ -37,9 +37,7 @@ async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTe
     if tools is not None and (request.tool_prompt or "tools" not in template.variables):
         _explain(last_user(messages), tools, template, request.tool_prompt)
     messages = await in_known_roles(messages, roles, with_tools=tools is not None)
-    variables = request.chat_template_kwargs or {}
-    if taken := sorted(_RESERVED & variables.keys()):
-        raise InvalidRequestError(f"`chat_template_kwargs` cannot set {taken[0]}", "chat_template_kwargs")
+    variables = _variables(request)
     continues = _continues(request)
     generation_prompt = not continues if request.add_generation_prompt is None else request.add_generation_prompt
     if continues and generation_prompt:
@@ -52,7 +50,25 @@ async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTe
         continue_final_message=continues,
         **variables,
     )
-    return Prompt(text, tool_format(template.source))
+    return Prompt(text, template.source)
+
+
+def _variables(request: ChatRequest) -> dict[str, Any]:
+    """What else the template may read; what it doesn't know changes nothing. Raises InvalidRequestError."""
+    variables = request.chat_template_kwargs or {}
+    if taken := sorted(_RESERVED & variables.keys()):
+        raise InvalidRequestError(f"`chat_template_kwargs` cannot set {taken[0]}", "chat_template_kwargs")
+    effort = request.reasoning_effort
+    if effort is None:
+        return variables
+    if effort not in _EFFORTS:
+        raise InvalidRequestError(f"`reasoning_effort` must be one of {', '.join(_EFFORTS)}", "reasoning_effort")
+    return thinking_variables(effort != "none") | {"reasoning_effort": effort} | variables
+
+
+def thinking_variables(wanted: bool) -> dict[str, bool]:
+    """Whether the model shall think, by the names that templates have for it."""
+    return {"enable_thinking": wanted, "thinking": wanted}
 
 
 def _continues(request: ChatRequest) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.api.openai.tools.formats import (
+from headwater.api.chat.tools.formats import (
     HERMES,
     JSON,
     MISTRAL,
@@ -14,7 +14,7 @@ from headwater.api.openai.tools.formats import (
     call_grammar,
     tool_format,
 )
-from headwater.api.openai.tools.parser import ToolParser
+from headwater.api.chat.tools.parser import ToolParser
 
 from ..conftest import byte_tokenizer
 from .tools import ARGUMENTS, CALL, MAP, NAMES, SCHEMAS, WRONG, M, W, accepts, tagged

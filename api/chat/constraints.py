@@ -4,7 +4,7 @@ from typing import Any
 
 from ..text.grammar import RegexGrammar, RequestGrammar, choice_grammar, request_grammar, schema_grammar
 from .errors import InvalidRequestError
-from .schema import SamplingFields
+from .request import SamplingFields
 
 # vLLM's ways to constrain that have no counterpart: its EBNF is not the grammar compiler's language.
 _REFUSED = ("guided_grammar", "guided_whitespace_pattern", "structural_tag")

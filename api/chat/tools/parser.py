@@ -8,8 +8,8 @@ import re
 from collections.abc import Set
 
 import msgspec
-from msgspec import Struct
 
+from ..part import Part, overlap
 from .formats import OPENINGS, ToolFormat
 
 # The usual beginning of a call: from here on the arguments can be passed on as they come.
@@ -18,20 +18,14 @@ _MAX_HEAD_CHARACTERS = 2048
 _BETWEEN = " \t\r\n,;[]"  # what may stand between calls
 
 
-class ParsedDelta(Struct, gc=False):
-    """What came: text, the beginning of a call (``name``), or a piece of the last call's arguments."""
-
-    text: str = ""
-    name: str | None = None
-    arguments: str = ""
-
-
 class ToolParser:
     """Reads one answer.
 
     Attributes:
         calls: begun so far.
     """
+
+    thinking = False
 
     def __init__(self, form: ToolFormat, names: Set[str], *, only_calls: bool, parallel: bool) -> None:
         """
@@ -50,21 +44,21 @@ class ToolParser:
         self._skipped = ""  # in front of it, and text after all if no call follows
         self.calls = 0
 
-    def feed(self, text: str) -> list[ParsedDelta]:
+    def feed(self, text: str) -> list[Part]:
         """What ``text`` brings."""
-        found: list[ParsedDelta] = []
+        found: list[Part] = []
         self._held += text
         while self._held and (self._in_call(found) if self._object is not None else self._outside(found)):
             pass
         return found
 
-    def feed_special(self, text: str) -> list[ParsedDelta]:
+    def feed_special(self, text: str) -> list[Part]:
         """What a special token brings: some models begin a call with one. Others say nothing."""
         return self.feed(text) if text in OPENINGS or text == self._form.closing else []
 
-    def flush(self) -> list[ParsedDelta]:
+    def flush(self) -> list[Part]:
         """What is left at the end: what might have become a call is text."""
-        found: list[ParsedDelta] = []
+        found: list[Part] = []
         if self._object is not None:
             if self._object.name is None or self._object.refused:
                 self._send_text(found, self._skipped + self._object.text)
@@ -73,11 +67,11 @@ class ToolParser:
         self._object, self._skipped, self._held = None, "", ""
         return found
 
-    def _outside(self, found: list[ParsedDelta]) -> bool:
+    def _outside(self, found: list[Part]) -> bool:
         """Take what is text or stands between calls. Returns whether to go on."""
         return self._between(found) if self._expecting else self._text(found)
 
-    def _text(self, found: list[ParsedDelta]) -> bool:
+    def _text(self, found: list[Part]) -> bool:
         openings = [(at, opening) for opening in OPENINGS if (at := self._held.find(opening)) >= 0]
         if openings:
             at, opening = min(openings)
@@ -86,12 +80,12 @@ class ToolParser:
             self._skipped = opening
             self._expecting = True
             return True
-        begun = max(_overlap(self._held, opening) for opening in OPENINGS)
+        begun = overlap(self._held, OPENINGS)
         self._send_text(found, self._held[: len(self._held) - begun])
         self._held = self._held[len(self._held) - begun :]
         return False
 
-    def _between(self, found: list[ParsedDelta]) -> bool:
+    def _between(self, found: list[Part]) -> bool:
         begin = 0
         while begin < len(self._held) and self._held[begin] in _BETWEEN and not _begins_opening(self._held[begin:]):
             begin += 1
@@ -120,7 +114,7 @@ class ToolParser:
         self._skipped = ""
         return True
 
-    def _in_call(self, found: list[ParsedDelta]) -> bool:
+    def _in_call(self, found: list[Part]) -> bool:
         call = self._object
         assert call is not None
         piece, self._held = call.feed(self._held), ""
@@ -132,10 +126,10 @@ class ToolParser:
                 call.unwanted = True
             elif call.name is not None:
                 self.calls += 1
-                found.append(ParsedDelta(name=call.name))
+                found.append(Part(name=call.name))
                 piece = call.arguments_so_far()
         if call.name is not None and not call.refused and not call.unwanted and piece:
-            found.append(ParsedDelta(arguments=piece))
+            found.append(Part(arguments=piece))
         if not call.over:
             return False
         self._object, self._held = None, call.rest
@@ -145,9 +139,9 @@ class ToolParser:
         self._skipped = ""
         return True
 
-    def _send_text(self, found: list[ParsedDelta], text: str) -> None:
+    def _send_text(self, found: list[Part], text: str) -> None:
         if text:
-            found.append(ParsedDelta(text))
+            found.append(Part(text))
 
 
 class _Object:
@@ -245,11 +239,3 @@ class _Object:
 def _begins_opening(text: str) -> bool:
     """Whether it is the beginning of an opening, or begins with one: Mistral's has the bracket of a list in front."""
     return any(opening.startswith(text[: len(opening)]) for opening in OPENINGS)
-
-
-def _overlap(text: str, opening: str) -> int:
-    """Length of the longest end of ``text`` that ``opening`` begins with."""
-    for length in range(min(len(text), len(opening) - 1), 0, -1):
-        if opening.startswith(text[-length:]):
-            return length
-    return 0

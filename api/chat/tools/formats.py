@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from ....engine.messages import Grammar
+from ...text.grammar import LARK_HEAD, grammar_rule
 from ...text.json_schema import moved
 
 
@@ -63,7 +64,7 @@ def call_grammar(
         start = f"text (call text){{0,{MAX_PARALLEL_CALLS if parallel else 1}}}\ntext: <[^{token_id(form.opening)}]>*"
     else:
         start = "calls"
-    return f"%llguidance {{}}\nstart: {start}\n{_call_rules(form, schemas, token_id, parallel)}"
+    return f"{LARK_HEAD}start: {start}\n{_call_rules(form, schemas, token_id, parallel)}"
 
 
 def text_or_call_grammar(
@@ -75,16 +76,10 @@ def text_or_call_grammar(
     parallel: bool,
 ) -> str:
     """Grammar of an answer that either matches ``text`` or calls functions. The rest is as in ``call_grammar``."""
-    if text.kind != "json_schema":
-        # A regular expression ends at a slash; a lark grammar here is one rule, of a choice.
-        answer = f"/{text.text.replace('/', chr(92) + '/')}/" if text.kind == "regex" else text.text[len("start: ") :]
+    if text.kind != "json_schema" or form.opening:
         rules = _call_rules(form, schemas, token_id, parallel)
-        return f"%llguidance {{}}\nstart: answer | calls\nanswer: {answer}\n{rules}"
+        return f"{LARK_HEAD}start: answer | calls\n{grammar_rule(text, 'answer')}{rules}"
     schema = msgspec.json.decode(text.text)
-    if form.opening:
-        options = {"x-guidance": {"whitespace_pattern": "[ ]?"}}
-        rules = _call_rules(form, schemas, token_id, parallel)
-        return f"%llguidance {{}}\nstart: answer | calls\nanswer: %json {_json(schema | options)}\n{rules}"
     # A call is an object, as the answer may be: one schema for both, or the grammar's lexer could not tell them apart.
     parts = {"text": schema} | {
         f"call_{index}": {
@@ -103,7 +98,7 @@ def text_or_call_grammar(
             for part, one in parts.items()
         },
     }
-    return f"%llguidance {{}}\nstart: %json {_json(document)}\n"
+    return f"{LARK_HEAD}start: %json {_json(document)}\n"
 
 
 def _call_rules(

@@ -1,0 +1,1 @@
+"""A conversation, whatever its protocol: from messages to the prompt, from tokens to thoughts, text and calls."""

@@ -1,0 +1,173 @@
+"""The answers of one request: a parser for each choice, what calls are named, how an answer ended."""
+
+import string
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from ..generation.request_context import random_hex, random_source
+from ..text.text_sequence import SequenceOutput, TextSequence
+from .harmony import HarmonyParser
+from .part import Part, PartParser, TextParser
+from .reasoning import HARMONY, ReasoningParser, Thinking
+from .tools.choice import Tools
+from .tools.formats import MISTRAL, ToolFormat
+from .tools.parser import ToolParser
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+_FINISH_REASONS: dict[str, FinishReason] = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
+_MISTRAL_ID_LENGTH = 9  # its templates refuse any other
+_ALPHANUMERIC = string.ascii_letters + string.digits
+
+
+class AnswerReader:
+    """Reads every choice of a request.
+
+    Attributes:
+        plain: every answer is text and nothing else.
+        reasons: answers may have thoughts in them.
+    """
+
+    def __init__(self, tools: Tools | None, form: ToolFormat, thinking: Thinking | None) -> None:
+        """``form``: how the model writes calls."""
+        self._tools = tools
+        self._form = form
+        self._thinking = thinking
+        self._parsers: dict[int, PartParser] = {}  # by choice
+        self.plain = tools is None and thinking is None
+        self.reasons = thinking is not None
+        self.reasoning_tokens = 0  # of all choices, with the marks around them
+
+    def read(self, output: SequenceOutput) -> Iterator[list[Part]]:
+        """Thoughts, text and calls, token by token."""
+        sequence, parser = output.sequence, self._parser(output.sequence)
+        last = len(output.tokens) - 1
+        for position, (token, text) in enumerate(zip(output.tokens, output.texts, strict=True)):
+            thinking = parser.thinking
+            found = parser.feed(text) if text else []
+            if token.special:
+                found += parser.feed_special(token.text)
+            self.reasoning_tokens += thinking or parser.thinking
+            if position == last and sequence.finish_reason is not None:
+                found += parser.flush()
+            yield found
+
+    def finish_reason(self, sequence: TextSequence) -> FinishReason | None:
+        """As OpenAI names it, once all was read; None: not yet."""
+        reason = finish_reason_of(sequence)
+        return "tool_calls" if reason == "stop" and self._parser(sequence).calls else reason
+
+    def new_id(self) -> str:
+        """For one more call."""
+        if self._form is MISTRAL:
+            return "".join(random_source().choice(_ALPHANUMERIC) for _ in range(_MISTRAL_ID_LENGTH))
+        return f"call_{random_hex(24)}"
+
+    def _parser(self, sequence: TextSequence) -> PartParser:
+        parser = self._parsers.get(sequence.index)
+        if parser is None:
+            parser = self._parsers[sequence.index] = self._new_parser()
+        return parser
+
+    def _new_parser(self) -> PartParser:
+        tools, thinking = self._tools, self._thinking
+        if thinking is not None and thinking.form is HARMONY:
+            names = frozenset[str]() if tools is None else tools.names
+            return HarmonyParser(names, parallel=tools is None or tools.parallel)
+        parser: PartParser = TextParser()
+        if tools is not None:
+            parser = ToolParser(self._form, tools.names, only_calls=tools.must_call, parallel=tools.parallel)
+        return parser if thinking is None else ReasoningParser(thinking, parser)
+
+
+def finish_reason_of(sequence: TextSequence) -> FinishReason | None:
+    """As OpenAI names it; None: not finished yet. An end token on the last allowed place is an end, unlike in TGI."""
+    if sequence.finish_reason is None:
+        return None
+    generation = sequence.remote
+    if sequence.finish_reason == "length" and generation.token_ids[-1] in generation.sampling.stop_token_ids:
+        return "stop"
+    return _FINISH_REASONS[sequence.finish_reason]
+
+
+class Block(Struct):
+    """A stretch of an answer that is all of one kind.
+
+    Attributes:
+        text: thoughts, text, or the arguments of a call, as far as they came.
+        id, name: of a call.
+    """
+
+    kind: Literal["reasoning", "text", "call"]
+    index: int
+    text: str = ""
+    id: str = ""
+    name: str = ""
+
+
+class BlockChange(Struct, gc=False):
+    """A block begins (``opens``), grows by a piece, or ends (``closes``)."""
+
+    block: Block
+    piece: str = ""
+    opens: bool = False
+    closes: bool = False
+
+
+class BlockReader:
+    """The blocks of one answer, as they come.
+
+    Attributes:
+        blocks: begun so far.
+    """
+
+    def __init__(self, reader: AnswerReader) -> None:
+        self._reader = reader
+        self.blocks: list[Block] = []
+        self._open: Block | None = None
+
+    def read(self, output: SequenceOutput) -> list[BlockChange]:
+        """What became of them."""
+        found = [change for parts in self._reader.read(output) for part in parts for change in self._take(part)]
+        if output.sequence.finish_reason is not None:
+            found += self._close()
+        return found
+
+    def _take(self, part: Part) -> Iterable[BlockChange]:
+        changes: list[BlockChange] = []
+        for kind, piece in (("reasoning", part.reasoning), ("text", part.text)):
+            if piece:
+                if self._open is None or self._open.kind != kind:
+                    changes += self._begin(Block("reasoning" if kind == "reasoning" else "text", len(self.blocks)))
+                changes.append(self._grow(piece))
+        if part.name is not None:
+            changes += self._begin(Block("call", len(self.blocks), id=self._reader.new_id(), name=part.name))
+        if part.arguments:
+            changes.append(self._grow(part.arguments))
+        return changes
+
+    def _begin(self, block: Block) -> list[BlockChange]:
+        closed = self._close()
+        self.blocks.append(block)
+        self._open = block
+        return [*closed, BlockChange(block, opens=True)]
+
+    def _grow(self, piece: str) -> BlockChange:
+        assert self._open is not None, "arguments follow a name"
+        self._open.text += piece
+        return BlockChange(self._open, piece)
+
+    def _close(self) -> list[BlockChange]:
+        if self._open is None:
+            return []
+        closed, self._open = self._open, None
+        return [BlockChange(closed, closes=True)]
+
+
+def blocks_of(reader: AnswerReader, output: SequenceOutput) -> list[Block]:
+    """Those of a whole answer."""
+    blocks = BlockReader(reader)
+    blocks.read(output)
+    return blocks.blocks

@@ -1,0 +1,47 @@
+"""From the request of a conversation to sequences that run, and the reader of what they give: every dialect's way."""
+
+from ...engine.messages import Grammar
+from ..generation.request import GenerationRequest
+from ..generation.service import Service
+from ..text.grammar import LARK_HEAD, RequestGrammar, grammar_rule
+from ..text.tokenizer import Tokenizer
+from .answer import AnswerReader
+from .constraints import wanted_grammar
+from .conversation import prompt_of
+from .errors import InvalidRequestError
+from .harmony import harmony_grammar
+from .reasoning import HARMONY, Thinking, thinking_of
+from .request import ChatRequest
+from .sampling import check
+from .tools.choice import tools_of
+from .tools.formats import tool_format
+
+
+async def start_chat(service: Service, generation: GenerationRequest, request: ChatRequest) -> AnswerReader:
+    """Check, render, submit. Returns the reader of the answers. Raises ApiError."""
+    tools = tools_of(request)
+    wanted = wanted_grammar(request)
+    if request.top_logprobs and request.logprobs is None:
+        raise InvalidRequestError("`top_logprobs` needs `logprobs: true`", "top_logprobs")
+    prompt = await prompt_of(request, tools, service.chat_templates)
+    generation.stats.input_characters += len(prompt.text)
+    limits, tokenizer = service.limits(), service.tokenizer
+    form = tool_format(prompt.template)
+    thinking = thinking_of(prompt.text, prompt.template, service.config.reasoning_parser)
+    if tools is not None:
+        wanted = tools.grammar(form, tokenizer, wanted)
+    if thinking is not None and wanted is not None:
+        wanted = _behind_thoughts(wanted, thinking, tokenizer)
+    grammar = generation.grammar(wanted)
+    checked = check(request, limits, tokenizer.eos_ids, grammar, request.top_logprobs or 0)
+    prompt_ids = await tokenizer.encode(prompt.text, add_special_tokens=False)
+    sampling = checked.for_prompt(len(prompt_ids), limits)
+    generation.start(prompt_ids, sampling, checked.stops, count=checked.choices, keep_stop=False)
+    return AnswerReader(tools, form, thinking)
+
+
+def _behind_thoughts(wanted: RequestGrammar, thinking: Thinking, tokenizer: Tokenizer) -> RequestGrammar:
+    """The grammar of an answer that thinks as it likes, then matches ``wanted``."""
+    prefix = harmony_grammar if thinking.form is HARMONY else thinking.grammar
+    lark = LARK_HEAD + prefix(tokenizer.token_id, "bound") + grammar_rule(wanted.grammar, "bound")
+    return RequestGrammar(Grammar("lark", lark), wanted.loosened)

@@ -1,0 +1,107 @@
+"""Thoughts over HTTP: apart from the text, whole and streamed, counted, and never bound."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ..chat.tools import CALL, TOOLS, tagged
+from ..conftest import ApiServer, EnginePeer, run_api_server
+from .wire import CHAT, HI, connection, ids, joined, streamed, whole
+
+# As Qwen 3's and DeepSeek V3.1's do it: thoughts are part of the history, and may be closed before they begin.
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}:{% if message.reasoning_content %}<think>"
+    "{{ message.reasoning_content }}</think>{% endif %}{{ message.content }};{% endfor %}{% if tools %}<tool_call>"
+    "{% endif %}{{ reasoning_effort }}assistant:{% if enable_thinking is false %}<think></think>{% endif %}"
+    "{% if open %}<think>\n{% endif %}"
+)
+THOUGHT = "<think>\nhm\n</think>\n\nTen."
+
+
+@pytest.fixture(scope="session")
+def thinker(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[ApiServer]:
+    """A model that thinks."""
+    path = tmp_path_factory.mktemp("thinker")
+    for file in model_dir.iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    hello = msgspec.structs.replace(EnginePeer.hello, max_total_tokens=2048)
+    with run_api_server(tmp_path_factory.mktemp("api"), path, hello) as server:
+        yield server
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"messages": HI} | fields
+
+
+def test_a_whole_answer(thinker: ApiServer) -> None:
+    answer = whole(thinker, CHAT, body(), THOUGHT)
+    (choice,) = answer["choices"]
+    assert choice["message"] == {
+        "role": "assistant", "content": "Ten.", "reasoning_content": "hm", "reasoning": "hm"
+    }  # fmt: skip
+    assert choice["finish_reason"] == "stop"
+    # Its tokens are bytes: those up to the closing mark, and whatever made it sure that thoughts had begun.
+    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": len("<think>\nhm\n</think>") - 6}
+
+
+def test_a_stream_says_what_a_whole_answer_says(thinker: ApiServer) -> None:
+    events = streamed(thinker, CHAT, body(stream_options={"include_usage": True}), THOUGHT)
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "hm"
+    assert [delta.get("reasoning") for delta in deltas] == [delta.get("reasoning_content") for delta in deltas]
+    assert joined(events) == "Ten."
+    assert events[-1]["usage"]["completion_tokens_details"]["reasoning_tokens"] == 13
+
+
+def test_an_answer_that_is_cut_off_in_its_thoughts(thinker: ApiServer) -> None:
+    (choice,) = whole(thinker, CHAT, body(), "<think>\nhm, so", finish="length")["choices"]
+    assert (choice["message"]["content"], choice["message"]["reasoning"]) == (None, "hm, so")
+    assert choice["finish_reason"] == "length"
+
+
+def test_a_prompt_that_opens_the_thoughts_or_closes_them(thinker: ApiServer) -> None:
+    opened = whole(thinker, CHAT, body(chat_template_kwargs={"open": True}), "hm</think>Ten.")["choices"][0]
+    assert (opened["message"]["reasoning"], opened["message"]["content"]) == ("hm", "Ten.")
+    closed = whole(thinker, CHAT, body(chat_template_kwargs={"enable_thinking": False}), "Ten.")
+    assert closed["choices"][0]["message"] == {"role": "assistant", "content": "Ten."}
+    assert "completion_tokens_details" not in closed["usage"]
+
+
+def test_an_effort_is_the_templates(thinker: ApiServer) -> None:
+    (high,), _ = connection(thinker, CHAT, body(reasoning_effort="high"), "x")
+    assert high.prompt_ids == ids("user:Hi;highassistant:")
+    (none,), _ = connection(thinker, CHAT, body(reasoning_effort="none"), "x")
+    assert none.prompt_ids == ids("user:Hi;noneassistant:<think></think>")
+    response, data = thinker.request("POST", CHAT, body(reasoning_effort="huge"))
+    assert (response.status, json.loads(data)["error"]["param"]) == (422, "reasoning_effort")
+
+
+def test_calls_follow_thoughts(thinker: ApiServer) -> None:
+    text = f"<think>I could {tagged(CALL)}</think>\n{tagged(CALL)}"
+    (choice,) = whole(thinker, CHAT, body(tools=TOOLS), text)["choices"]
+    assert choice["message"]["reasoning"] == f"I could {tagged(CALL)}"
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["weather"]
+    assert choice["finish_reason"] == "tool_calls"
+
+
+def test_a_grammar_binds_only_what_follows(thinker: ApiServer) -> None:
+    wanted = body(guided_choice=["yes", "no"])
+    (free,), _ = connection(thinker, CHAT, wanted, "x")
+    assert free.sampling.grammar is not None
+    assert 'start: (("<think>") thoughts)? gap bound' in free.sampling.grammar.text
+    assert 'bound: "yes" | "no"' in free.sampling.grammar.text
+    (closed,), _ = connection(thinker, CHAT, wanted | {"reasoning_effort": "none"}, "x")
+    assert closed.sampling.grammar is not None
+    assert closed.sampling.grammar.text == 'start: "yes" | "no"'
+
+
+def test_a_flag_names_the_form(tmp_path: Path, chat_dir: Path) -> None:
+    hello = msgspec.structs.replace(EnginePeer.hello, max_total_tokens=2048)
+    with run_api_server(tmp_path, chat_dir, hello, reasoning_parser="mistral") as server:
+        (choice,) = whole(server, CHAT, body(), "[THINK]hm[/THINK]Ten.")["choices"]
+        assert (choice["message"]["reasoning"], choice["message"]["content"]) == ("hm", "Ten.")
