@@ -99,8 +99,10 @@ class App:
         if key is None:
             return
         scheme, _, given = connection.headers.get(b"authorization", b"").partition(b" ")
+        # x-api-key is what Anthropic's clients send.
         # In constant time: how long it takes must not tell how much of a guess was right.
-        if not (hmac.compare_digest(given, key.encode()) and scheme.lower() == b"bearer"):
+        bears = hmac.compare_digest(given, key.encode()) and scheme.lower() == b"bearer"
+        if not (bears or hmac.compare_digest(connection.headers.get(b"x-api-key", b""), key.encode())):
             raise TransportError(401, "", ((b"www-authenticate", b"Bearer"),))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

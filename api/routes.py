@@ -5,9 +5,11 @@ App finds handlers, methods (405) and protection (401) here, and OpenAPI, logs a
 
 from typing import Any
 
+from .anthropic.messages import count_tokens, messages
+from .anthropic.schema import CountTokensRequest, MessageResponse, MessagesRequest, StreamEvent, TokenCount
 from .chat.request import ChatRequest
 from .engine_client.health import Liveness
-from .http.error_body import OpenAIErrorResponse
+from .http.error_body import AnthropicErrorResponse, OpenAIErrorResponse
 from .http.routing import Parameter, Route
 from .openai.chat import chat_completions, chat_tokenize
 from .openai.completions import completions
@@ -45,7 +47,8 @@ from .web.page import asset, root
 from .web.static_files import ASSETS
 
 _GENERATION_ERRORS = (422, 424, 429, 504)
-_TGI, _OPENAI, _VLLM, _PLATFORMS, _SERVER = "Text generation", "OpenAI", "vLLM", "Platforms", "Server"
+_TGI, _OPENAI, _ANTHROPIC, _VLLM = "Text generation", "OpenAI", "Anthropic", "vLLM"
+_PLATFORMS, _SERVER = "Platforms", "Server"
 _TGI_STREAM = (
     "Each event is `data: ` and one line of JSON; the last has `generated_text`. "
     "What fails after the first token is an event, too."
@@ -56,6 +59,7 @@ _OPENAI_STREAM = (
 )
 _PROMPT = {"inputs": "What is Deep Learning?", "parameters": {"max_new_tokens": 20}}
 _CHAT = {"messages": [{"role": "user", "content": "What is Deep Learning?"}], "max_tokens": 20}
+_MESSAGES = {"model": "default", "messages": _CHAT["messages"]}
 _RESUMABLE = Parameter(
     name="X-Stream-Resumable",
     place="header",
@@ -179,6 +183,36 @@ _OPENAI_ROUTES = (
         parameters=(Parameter(name="id", place="path", description="Of the model; it may have slashes."),),
         tag=_OPENAI,
         summary="The model or adapter of that name, if it is served",
+    ),
+)
+
+_ANTHROPIC_ROUTES = (
+    Route(
+        method="POST",
+        path="/v1/messages",
+        handler=messages,
+        request=MessagesRequest,
+        example=_MESSAGES | {"max_tokens": 20},
+        response=MessageResponse,
+        event=StreamEvent,
+        errors=_GENERATION_ERRORS,
+        error=AnthropicErrorResponse,
+        parameters=(_RESUMABLE,),
+        tag=_ANTHROPIC,
+        summary="Go on with a conversation",
+        description="Each event has its type as its name, too. What fails after the first token is an event `error`.",
+    ),
+    Route(
+        method="POST",
+        path="/v1/messages/count_tokens",
+        handler=count_tokens,
+        request=CountTokensRequest,
+        example=_MESSAGES,
+        response=TokenCount,
+        errors=(422,),
+        error=AnthropicErrorResponse,
+        tag=_ANTHROPIC,
+        summary="How many tokens the prompt of a conversation has",
     ),
 )
 
@@ -333,6 +367,7 @@ _WEB_ROUTES = (
 ROUTES: tuple[Route, ...] = (
     *_TGI_ROUTES,
     *_OPENAI_ROUTES,
+    *_ANTHROPIC_ROUTES,
     *_VLLM_ROUTES,
     *_PLATFORM_ROUTES,
     *_SERVER_ROUTES,

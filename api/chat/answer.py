@@ -92,6 +92,9 @@ def finish_reason_of(sequence: TextSequence) -> FinishReason | None:
     return _FINISH_REASONS[sequence.finish_reason]
 
 
+BlockKind = Literal["reasoning", "text", "call"]
+
+
 class Block(Struct):
     """A stretch of an answer that is all of one kind.
 
@@ -100,7 +103,7 @@ class Block(Struct):
         id, name: of a call.
     """
 
-    kind: Literal["reasoning", "text", "call"]
+    kind: BlockKind
     index: int
     text: str = ""
     id: str = ""
@@ -137,10 +140,11 @@ class BlockReader:
 
     def _take(self, part: Part) -> Iterable[BlockChange]:
         changes: list[BlockChange] = []
-        for kind, piece in (("reasoning", part.reasoning), ("text", part.text)):
+        pieces: tuple[tuple[BlockKind, str], ...] = (("reasoning", part.reasoning), ("text", part.text))
+        for kind, piece in pieces:
             if piece:
                 if self._open is None or self._open.kind != kind:
-                    changes += self._begin(Block("reasoning" if kind == "reasoning" else "text", len(self.blocks)))
+                    changes += self._begin(Block(kind, len(self.blocks)))
                 changes.append(self._grow(piece))
         if part.name is not None:
             changes += self._begin(Block("call", len(self.blocks), id=self._reader.new_id(), name=part.name))

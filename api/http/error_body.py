@@ -1,4 +1,4 @@
-"""How an error looks to a client: TGI's form on its own routes, OpenAI's below /v1/."""
+"""How an error looks to a client: TGI's form on its own routes, OpenAI's below /v1/, Anthropic's for messages."""
 
 import msgspec
 from msgspec import Struct
@@ -9,6 +9,7 @@ JSON = b"application/json"
 TEXT = b"text/plain; charset=utf-8"
 
 _OPENAI_PREFIX = "/v1/"
+_ANTHROPIC_PREFIX = "/v1/messages"
 
 
 class ErrorResponse(Struct):
@@ -33,8 +34,23 @@ class OpenAIErrorResponse(Struct):
     error: OpenAIError
 
 
+class AnthropicError(Struct):
+    """What is wrong, as Anthropic's clients read it."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorResponse(Struct, tag_field="type", tag="error"):
+    """A refusal or failure on a route of the Messages API, and the event that ends a stream."""
+
+    error: AnthropicError
+
+
 def error_body(path: str, error: ApiError | TransportError) -> tuple[bytes, bytes]:
     """Body and content type of the answer to a request for ``path``."""
+    if path.startswith(_ANTHROPIC_PREFIX):
+        return anthropic_error(error), JSON
     if path.startswith(_OPENAI_PREFIX):
         return openai_error(error), JSON
     if isinstance(error, TransportError):
@@ -59,5 +75,23 @@ def openai_error(error: ApiError | TransportError) -> bytes:
     return msgspec.json.encode(OpenAIErrorResponse(OpenAIError(message, kind, param, code)))
 
 
+def anthropic_error(error: ApiError | TransportError) -> bytes:
+    """``{"type": "error", "error": {"type", "message"}}``; the status is the answer's."""
+    if isinstance(error, TransportError):
+        message = error.text or _REASONS.get(error.status, "Request refused")
+    else:
+        message = error.error
+    kind = _ANTHROPIC_KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return msgspec.json.encode(AnthropicErrorResponse(AnthropicError(kind, message)))
+
+
+_ANTHROPIC_KINDS = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    424: "api_error",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
 _REASONS = {401: "Incorrect API key provided"}
 _KINDS = {401: "authentication_error", 424: "server_error", 429: "rate_limit_error"}

@@ -29,6 +29,18 @@ def event_of(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
+def named_event(name: bytes, payload: bytes) -> bytes:
+    """The event of JSON that was encoded elsewhere, with a name of its own."""
+    return b"event: " + name + b"\n" + event_of(payload)
+
+
+def encode_named_event(event: msgspec.Struct) -> bytes:
+    """One event, named by its tag."""
+    name = event.__struct_config__.tag
+    assert isinstance(name, str), "an event with a name is tagged with it"
+    return named_event(name.encode(), _encoder.encode(event))
+
+
 def shortest_float32(value: float) -> float:
     """The number whose shortest decimal form is the shortest one that names the same 32-bit float.
 

@@ -12,7 +12,7 @@ from ...engine.frames import FrameError
 from ..http.connection import Application, Connection, Message
 from ..http.errors import OverloadedError, StreamNotFoundError
 from .event_log import EventLog
-from .journal import Journal
+from .journal import KEY_HEADERS, Journal
 from .middleware import is_stream, run_handler
 from .registry import StreamRegistry
 from .replay import JournaledContext
@@ -60,7 +60,7 @@ class _Rerun:
     def begin(self, app: Application, connection: Connection) -> EventLog:
         """Returns the log; it is restored when the events of the earlier run are in it."""
         request = self._journal.request
-        key = [(name, value) for name, value in connection.headers.items() if name == b"authorization"]
+        key = [(name, value) for name, value in connection.headers.items() if name in KEY_HEADERS]
         scope = {
             "type": "http",
             "method": request.method,

@@ -20,7 +20,8 @@ from ...engine.frames import FrameError, FrameReader, encode_frame
 from ...engine.messages import PromptScores, Tokens
 
 _SEED_BYTES = 16
-_PRIVATE_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+KEY_HEADERS = (b"authorization", b"x-api-key")
+_PRIVATE_HEADERS = frozenset({*KEY_HEADERS, b"proxy-authorization", b"cookie"})
 
 logger = logging.getLogger(__name__)
 

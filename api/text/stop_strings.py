@@ -13,7 +13,7 @@ class StopStrings:
     """Finds the stop string that ends first in text that comes in pieces, and says which text may be shown.
 
     Attributes:
-        found: a stop string was there; nothing is shown after it.
+        found: a stop string was there; nothing is shown after it. which: that one.
     """
 
     def __init__(self, stops: Sequence[str], keep: bool = True) -> None:
@@ -23,6 +23,7 @@ class StopStrings:
         self._longest = max((len(stop) for stop in stops), default=1) - 1
         self._tail = ""  # end of the text so far, too short to hold a whole stop string
         self.found = False
+        self.which: str | None = None
 
     def feed(self, piece: str) -> str:
         """The text that may be shown once ``piece`` has come."""
@@ -34,6 +35,7 @@ class StopStrings:
         if ends:
             self.found = True
             end, start = min(ends)  # of those that end first the longest
+            self.which = text[start:end]
             self._tail = ""
             return text[shown : end if self._keep else start]
         if self._keep:

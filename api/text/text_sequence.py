@@ -61,6 +61,11 @@ class TextSequence:
         return "".join(self._text)
 
     @property
+    def stop_string(self) -> str | None:
+        """The one that ended the text, None if none did."""
+        return self._stops.which
+
+    @property
     def shown_seed(self) -> int | None:
         """The seed that was used, None if nothing was drawn."""
         sampling = self.remote.sampling

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headwater.api.anthropic import schema as anthropic
 from headwater.api.chat import request as chat
 from headwater.api.cli import ModelFlags
 from headwater.api.config import ApiConfig
@@ -77,6 +78,9 @@ _GENERATE, _CHAT, _COMPLETIONS, _TOOLS = (
     "api/tgi/test_generate.py::", "api/openai/test_chat.py::", "api/openai/test_completions.py::",
     "api/openai/test_tools.py::",
 )  # fmt: skip
+_MESSAGES = "api/anthropic/test_messages.py::"
+_HISTORY = _MESSAGES + "test_calls_and_results_are_part_of_a_conversation"
+_PARAMETERS = _MESSAGES + "test_parameters_reach_the_engine"
 _REASONING = "api/openai/test_reasoning.py::"
 _ADAPTERS = "api/vllm/test_adapters.py::"
 _BOUND, _UNBOUND = (
@@ -124,6 +128,16 @@ CHAT = SAMPLING | {
     "reasoning_effort": _REASONING + "test_an_effort_is_the_templates",
     "add_generation_prompt": _CHAT + "test_an_assistants_last_message_is_gone_on_with",
     "continue_final_message": _CHAT + "test_an_assistants_last_message_is_gone_on_with",
+}
+
+CONVERSATION = {
+    "model": _MESSAGES + "test_a_whole_answer",
+    "messages": _HISTORY,
+    "system": _MESSAGES + "test_the_systems_text_and_a_beginning_of_the_answer",
+    "tools": _MESSAGES + "test_calls",
+    "tool_choice": _MESSAGES + "test_the_choice_of_tools",
+    "thinking": _MESSAGES + "test_the_template_is_told_whether_to_think",
+    "output_config": _MESSAGES + "test_an_answer_of_a_given_form",
 }
 
 FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
@@ -182,6 +196,37 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "best_of": _COMPLETIONS + "test_the_best_of_some",
         "logprobs": _COMPLETIONS + "test_logprobs_of_prompt_and_answer",
         "echo": _COMPLETIONS + "test_echo",
+    },
+    anthropic.RequestMessage: dict.fromkeys(("role", "content"), _HISTORY),
+    anthropic.RequestBlock: dict.fromkeys(
+        ("type", "text", "id", "name", "input", "tool_use_id", "content"), _HISTORY
+    ) | {
+        "thinking": _MESSAGES + "test_thoughts_are_blocks_of_their_own",
+        "is_error": "- the result's text says so to the model",
+    },
+    anthropic.Tool: dict.fromkeys(
+        ("name", "input_schema", "description", "strict"), _MESSAGES + "test_tools_reach_the_template"
+    ) | {
+        "type": _MESSAGES + "test_refusals",
+    },
+    anthropic.ToolChoice: dict.fromkeys(
+        ("type", "name", "disable_parallel_tool_use"), _MESSAGES + "test_the_choice_of_tools"
+    ),
+    anthropic.ThinkingConfig: {
+        "type": _MESSAGES + "test_the_template_is_told_whether_to_think",
+        "budget_tokens": "- a model ends its thoughts by itself",
+    },
+    anthropic.OutputConfig: {
+        "effort": _MESSAGES + "test_the_template_is_told_whether_to_think",
+        "format": _MESSAGES + "test_an_answer_of_a_given_form",
+    },
+    anthropic.OutputFormat: dict.fromkeys(("type", "schema"), _MESSAGES + "test_an_answer_of_a_given_form"),
+    anthropic.CountTokensRequest: CONVERSATION,
+    anthropic.MessagesRequest: CONVERSATION | {
+        **dict.fromkeys(("max_tokens", "temperature", "top_k", "top_p"), _PARAMETERS),
+        "stop_sequences": _MESSAGES + "test_the_stop_sequence_is_told",
+        "stream": _MESSAGES + "test_a_stream_says_what_a_whole_answer_says",
+        "metadata": "- names who asks; no answer depends on it",
     },
     vllm.TokenizePromptRequest: {
         "prompt": "api/vllm/test_tokens.py::test_the_ids_of_a_text",

@@ -1,37 +1,16 @@
 """Thoughts over HTTP: apart from the text, whole and streamed, counted, and never bound."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from ..chat.tools import CALL, TOOLS, tagged
 from ..conftest import ApiServer, EnginePeer, run_api_server
 from .wire import CHAT, HI, connection, ids, joined, streamed, whole
 
-# As Qwen 3's and DeepSeek V3.1's do it: thoughts are part of the history, and may be closed before they begin.
-TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}:{% if message.reasoning_content %}<think>"
-    "{{ message.reasoning_content }}</think>{% endif %}{{ message.content }};{% endfor %}{% if tools %}<tool_call>"
-    "{% endif %}{{ reasoning_effort }}assistant:{% if enable_thinking is false %}<think></think>{% endif %}"
-    "{% if open %}<think>\n{% endif %}"
-)
 THOUGHT = "<think>\nhm\n</think>\n\nTen."
-
-
-@pytest.fixture(scope="session")
-def thinker(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[ApiServer]:
-    """A model that thinks."""
-    path = tmp_path_factory.mktemp("thinker")
-    for file in model_dir.iterdir():
-        (path / file.name).write_bytes(file.read_bytes())
-    (path / "chat_template.jinja").write_text(TEMPLATE)
-    hello = msgspec.structs.replace(EnginePeer.hello, max_total_tokens=2048)
-    with run_api_server(tmp_path_factory.mktemp("api"), path, hello) as server:
-        yield server
 
 
 def body(**fields: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: a translation of its bodies, answers and events."""
