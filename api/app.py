@@ -133,7 +133,7 @@ def _find(connection: Connection) -> tuple[Endpoint, dict[str, str]] | None:
 def _preflight(connection: Connection) -> list[tuple[bytes, bytes]]:
     """Browsers ask before a POST; they may send whatever header they name (huggingface.js names user-agent, too)."""
     wanted = connection.headers.get(b"access-control-request-headers", b"content-type, authorization")
-    return [(b"access-control-allow-methods", b"GET,POST"), (b"access-control-allow-headers", wanted)]
+    return [(b"access-control-allow-methods", b"GET,POST,DELETE"), (b"access-control-allow-headers", wanted)]
 
 
 def make_app() -> Application:
@@ -155,4 +155,5 @@ def _make_app(settings: WorkerSettings) -> Application:
     # Without its parent it would serve on beside a new server: the port is shared.
     watch_parent(settings.parent_pid, lambda: os._exit(1))
     app = App(Service(config, permits))
-    return ResumeMiddleware(app, permits.index, config.stream_resume_grace, config.engine_socket.parent)
+    directory = config.engine_socket.parent
+    return ResumeMiddleware(app, permits.index, config.stream_resume_grace, directory, config.stored_response_age)

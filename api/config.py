@@ -118,6 +118,16 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
             min=0,
         ),
     ] = 30
+    stored_response_age: Annotated[
+        float,
+        Flag(
+            SERVER,
+            ("--stored-response-age",),
+            "Seconds that an answer of /v1/responses can be had again and gone on from; 0: none, and no background.",
+            tgi=False,
+            min=0,
+        ),
+    ] = 3600
     # An engine whose loop stands still for this long is taken for dead. Far above the longest step.
     heartbeat_timeout: Annotated[
         float,

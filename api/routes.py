@@ -14,6 +14,9 @@ from .http.routing import Parameter, Route
 from .openai.chat import chat_completions, chat_tokenize
 from .openai.completions import completions
 from .openai.models import model, models
+from .openai.responses import schema as responses
+from .openai.responses.create import create_response
+from .openai.responses.lifecycle import cancel_response, delete_response, get_response
 from .openai.schema import (
     ChatChunk,
     ChatCompletion,
@@ -183,6 +186,69 @@ _OPENAI_ROUTES = (
         parameters=(Parameter(name="id", place="path", description="Of the model; it may have slashes."),),
         tag=_OPENAI,
         summary="The model or adapter of that name, if it is served",
+    ),
+)
+
+_RESPONSE_ID = Parameter(name="id", place="path", description="Of a response that was kept.")
+_RESPONSES_ROUTES = (
+    Route(
+        method="POST",
+        path="/v1/responses",
+        handler=create_response,
+        request=responses.ResponsesRequest,
+        example={"input": "What is Deep Learning?", "max_output_tokens": 20},
+        response=responses.Response,
+        event=responses.StreamEvent,
+        errors=(404, *_GENERATION_ERRORS),
+        error=OpenAIErrorResponse,
+        parameters=(_RESUMABLE,),
+        tag=_OPENAI,
+        summary="Answer items, after a response before if one is named",
+        description="Each event has its type as its name, too, and a number. "
+        "A response with `background` goes on without its client, which may come back for it.",
+    ),
+    Route(
+        method="GET",
+        path="/v1/responses/{id}",
+        handler=get_response,
+        response=responses.Response,
+        event=responses.StreamEvent,
+        errors=(404, 422, 429),
+        error=OpenAIErrorResponse,
+        parameters=(
+            _RESPONSE_ID,
+            Parameter(name="stream", place="query", description="`true`: its events; of one with `background`."),
+            Parameter(
+                name="starting_after",
+                place="query",
+                pattern=r"^[0-9]{1,18}$",
+                description="`sequence_number` of the last event that came; all events without it.",
+            ),
+        ),
+        tag=_OPENAI,
+        summary="A response as it is now, or its events",
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/responses/{id}",
+        handler=delete_response,
+        response=responses.DeletedResponse,
+        errors=(404,),
+        error=OpenAIErrorResponse,
+        parameters=(_RESPONSE_ID,),
+        tag=_OPENAI,
+        summary="Forget a response",
+    ),
+    Route(
+        method="POST",
+        path="/v1/responses/{id}/cancel",
+        handler=cancel_response,
+        response=responses.Response,
+        errors=(404, 413, 422),
+        error=OpenAIErrorResponse,
+        parameters=(_RESPONSE_ID,),
+        tag=_OPENAI,
+        summary="End a response with `background`",
     ),
 )
 
@@ -367,6 +433,7 @@ _WEB_ROUTES = (
 ROUTES: tuple[Route, ...] = (
     *_TGI_ROUTES,
     *_OPENAI_ROUTES,
+    *_RESPONSES_ROUTES,
     *_ANTHROPIC_ROUTES,
     *_VLLM_ROUTES,
     *_PLATFORM_ROUTES,

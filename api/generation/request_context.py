@@ -20,7 +20,10 @@ class RequestContext:
         arrival: time.monotonic(), one clock for all processes of a machine.
         created: Unix time, seconds.
         random: of names and sampling; nothing that must not be guessed.
+        stream_id: of the resumable stream that it writes, if that was there before the request ran.
     """
+
+    stream_id: str | None = None
 
     def __init__(
         self, arrival: float | None = None, created: int | None = None, source: random.Random = _SYSTEM_RANDOM

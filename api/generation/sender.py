@@ -41,9 +41,10 @@ async def send_events(
             if connection.started:
                 await connection.end(encode_error(error))
             raise
-        chunk = encode(output) if output else keep_alive
+        first = b""
         if output and opening is not None:
-            chunk, opening = opening() + chunk, None
+            first, opening = opening(), None
+        chunk = first + encode(output) if output else keep_alive
         if not connection.started:
             await connection.start_stream(headers)
         if generation.done:

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -90,6 +91,11 @@ class Connection:
     @property
     def request_id(self) -> str:
         return self._request_id.decode("latin-1")
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What stands behind the path; of repeated names the last."""
+        return dict(parse_qsl(self.scope.get("query_string", b"").decode("latin-1")))
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """Of the response, whatever it will be."""

@@ -8,14 +8,14 @@ from msgspec import Struct
 
 # Called with the worker's Service, the Connection and, where the route has a request type, the decoded body.
 Handler = Callable[..., Awaitable[None]]
-Method = Literal["GET", "POST"]
+Method = Literal["GET", "POST", "DELETE"]
 
 
 class Parameter(Struct, frozen=True, kw_only=True):
-    """A part of the path, or a header, that a route reads; a text unless there is a pattern."""
+    """A part of the path or the query, or a header, that a route reads; a text unless there is a pattern."""
 
     name: str
-    place: Literal["path", "header"]
+    place: Literal["path", "header", "query"]
     description: str
     pattern: str | None = None  # of its value
 
@@ -24,7 +24,7 @@ class Route(Struct, frozen=True, kw_only=True):
     """One method of one path: how it is answered, and what OpenAPI says of it.
 
     Attributes:
-        path: may end in a parameter, ``{id}``, which may hold slashes.
+        path: may have a parameter, ``{id}``, which may hold slashes.
         protected: needs the API key, if there is one.
         request: type of the JSON body; several: the handler gets any JSON and tells which it is; None: there is none.
         example: a body to begin with; needed where there is one.
@@ -72,7 +72,7 @@ class Router:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._exact: dict[str, Endpoint] = {}
-        self._prefixes: dict[str, tuple[str, Endpoint]] = {}  # parameter and endpoint by what stands before it
+        self._patterns: list[tuple[str, str, str, Endpoint]] = []  # what stands before and behind a parameter, its name
         by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
             by_path.setdefault(route.path, {})[route.method] = route
@@ -82,17 +82,19 @@ class Router:
                 for method, route in methods.items() if route.request is not None
             }  # fmt: skip
             endpoint = Endpoint(path, methods, decoders)
-            prefix, brace, parameter = path.partition("{")
+            before, brace, rest = path.partition("{")
             if brace:
-                self._prefixes[prefix] = (parameter.removesuffix("}"), endpoint)
+                parameter, _, behind = rest.partition("}")
+                self._patterns.append((before, behind, parameter, endpoint))
             else:
                 self._exact[path] = endpoint
+        self._patterns.sort(key=lambda pattern: -len(pattern[0] + pattern[1]))  # the closest first
 
     def find(self, path: str) -> tuple[Endpoint, dict[str, str]] | None:
         """The endpoint, and the parameters in the path; None: there is nothing."""
         if (endpoint := self._exact.get(path)) is not None:
             return endpoint, {}
-        for prefix, (parameter, endpoint) in self._prefixes.items():
-            if path.startswith(prefix):
-                return endpoint, {parameter: path.removeprefix(prefix)}
+        for before, behind, parameter, endpoint in self._patterns:
+            if path.startswith(before) and path.endswith(behind) and len(path) >= len(before) + len(behind):
+                return endpoint, {parameter: path.removeprefix(before).removesuffix(behind)}
         return None

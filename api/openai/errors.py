@@ -37,3 +37,11 @@ class UnknownModelError(ApiError):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"The model '{model}' does not exist")
+
+
+class ResponseNotFoundError(ApiError):
+    """A response, or an item of one, that was not kept, or no longer is."""
+
+    status = 404
+    error_type = "not_found"
+    failure = "validation"

@@ -10,6 +10,8 @@ from ..http.sse import KEEP_ALIVE, KEEP_ALIVE_S
 # Of one stream. A client that lost its connection asks again for what lay in its socket: kilobytes, as a second of text
 # has few.
 MAX_BYTES = 1 << 20
+# Of one in the background, which nobody need read while it grows.
+MAX_BACKGROUND_BYTES = 8 << 20
 
 Write = Callable[[bytes, bool], Awaitable[None]]  # a part of the stream; whether it is the last
 
@@ -17,7 +19,8 @@ Write = Callable[[bytes, bool], Awaitable[None]]  # a part of the stream; whethe
 class EventLog:
     """Buffer between what generates and whoever reads: a reader may go, another goes on where it was.
 
-    What a reader got is kept too, up to the bound. What none got is never dropped: ``append`` waits.
+    What a reader got is kept too, up to the bound. What none got is never dropped: ``append`` waits, but for a stream
+    in the background that nobody reads.
 
     Attributes:
         id: what a client asks for; whoever knows it may read.
@@ -26,9 +29,13 @@ class EventLog:
         size: bytes held.
     """
 
-    def __init__(self, stream_id: str, grace_s: float, expire: Callable[["EventLog"], None]) -> None:
+    def __init__(
+        self, stream_id: str, grace_s: float, expire: Callable[["EventLog"], None], *, background: bool = False
+    ) -> None:
         """``expire``: called when there was no reader for ``grace_s`` seconds."""
         self._grace_s = grace_s
+        self._background = background
+        self._max_bytes = MAX_BACKGROUND_BYTES if background else MAX_BYTES
         self._expire = expire
         self._events: deque[bytes] = deque()
         self._first = 1  # number of the first event held
@@ -63,7 +70,7 @@ class EventLog:
         self.ended = ended
         self._changed.set()
         self._drop_read()
-        while self.size > MAX_BYTES and not ended and self.restored.is_set():
+        while self.size > self._max_bytes and not ended and self.restored.is_set():
             self._room.clear()
             await self._room.wait()
 
@@ -128,7 +135,8 @@ class EventLog:
                 await write(KEEP_ALIVE, False)
 
     def _drop_read(self) -> None:
-        while self.size > MAX_BYTES and self._first <= self._sent:
+        unread_too = self._background and self._reader is None
+        while self.size > self._max_bytes and (unread_too or self._first <= self._sent):
             self.size -= len(self._events.popleft())
             self._first += 1
         self._room.set()

@@ -9,13 +9,11 @@ import logging
 from contextlib import suppress
 
 from ...engine.frames import FrameError
-from ..http.connection import Application, Connection, Message
-from ..http.errors import OverloadedError, StreamNotFoundError
+from ..http.connection import Application, Connection
+from .detached import DetachedRun
 from .event_log import EventLog
-from .journal import KEY_HEADERS, Journal
-from .middleware import is_stream, run_handler
+from .journal import Journal
 from .registry import StreamRegistry
-from .replay import JournaledContext
 
 logger = logging.getLogger(__name__)
 
@@ -43,58 +41,5 @@ def take_over(streams: StreamRegistry, stream_id: str, connection: Connection, a
         path.unlink(missing_ok=True)
         return None
     logger.info("resumable stream: taken over from a worker that has died")
-    return _Rerun(streams, stream_id, journal).begin(app, connection)
-
-
-class _Rerun:
-    """One request, answered again into the log of its stream."""
-
-    def __init__(self, streams: StreamRegistry, stream_id: str, journal: Journal) -> None:
-        self._streams = streams
-        self._journal = journal
-        self._over = asyncio.Event()
-        self._refused = 0  # with this status
-        self._body: bytes | None = journal.request.body  # until the handler has it
-        self._log = streams.adopt(stream_id, self._over, journal)
-
-    def begin(self, app: Application, connection: Connection) -> EventLog:
-        """Returns the log; it is restored when the events of the earlier run are in it."""
-        request = self._journal.request
-        key = [(name, value) for name, value in connection.headers.items() if name in KEY_HEADERS]
-        scope = {
-            "type": "http",
-            "method": request.method,
-            "path": request.path,
-            "root_path": connection.scope.get("root_path", ""),
-            "headers": [*request.headers, *key],
-        }
-        context = JournaledContext(self._journal, self._log.restored.set)
-        handler = run_handler(app(scope, self._receive, self._send), context)
-        handler.add_done_callback(self._on_done)
-        return self._log
-
-    async def _receive(self) -> Message:
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        await self._over.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._refused = 0 if is_stream(message) else message["status"]
-        elif not self._refused:
-            await self._log.append(message.get("body", b""), not message.get("more_body", False))
-
-    def _on_done(self, handler: "asyncio.Task[None]") -> None:
-        if self._log.ended:
-            self._streams.trim()
-        elif self._refused == OverloadedError.status:
-            self._log.failure = OverloadedError()
-            self._streams.give_back(self._log)
-        else:
-            error = None if handler.cancelled() else handler.exception()
-            logger.warning("resumable stream cut: %s", error or f"status {self._refused}")
-            self._log.failure = StreamNotFoundError("The stream's worker died, and it can't go on")
-            self._streams.drop(self._log)  # its end will never come
-        self._log.restored.set()
+    over = asyncio.Event()
+    return DetachedRun(streams, streams.adopt(stream_id, over, journal), journal, over).begin(app, connection)

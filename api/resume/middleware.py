@@ -17,6 +17,7 @@ from typing import Any
 from ..generation.request_context import RequestContext, use_context
 from ..http.connection import STALL_TIMEOUT_S, Application, Message, Receive, Scope, Send
 from ..http.errors import ReaderStalled
+from .documents import Documents
 from .event_log import EventLog
 from .journal import Journal
 from .registry import StreamRegistry
@@ -36,12 +37,16 @@ class ResumeMiddleware:
     Attributes:
         app: the application.
         streams: the resumable streams of this worker.
+        documents: what answers leave for later requests, of all workers.
     """
 
-    def __init__(self, app: Application, worker: int, grace_s: float, directory: Path) -> None:
-        """See StreamRegistry."""
+    def __init__(
+        self, app: Application, worker: int, grace_s: float, directory: Path, document_age_s: float = 0
+    ) -> None:
+        """See StreamRegistry and Documents; a stream in the background is kept as long as a document."""
         self.app = app
-        self.streams = StreamRegistry(worker, grace_s, directory)
+        self.streams = StreamRegistry(worker, grace_s, directory, document_age_s)
+        self.documents = Documents(directory / "documents", document_age_s)
         self._relay = StreamRelay(self.streams)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

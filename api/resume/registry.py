@@ -13,7 +13,8 @@ from .journal import Journal
 # Of all streams of a worker that have ended and wait for a client that may come back; the oldest go first.
 MAX_ENDED_BYTES = 64 << 20
 
-_ID = re.compile(r"[0-9]{1,3}-[A-Za-z0-9_-]{22}")  # the number of the worker that began it, and 128 random bits
+# The number of the worker that began it, and 128 random bits; one more letter marks a stream in the background.
+_ID = re.compile(r"[0-9]{1,3}-[A-Za-z0-9_-]{22}b?")
 
 
 class _Stream(NamedTuple):
@@ -25,15 +26,17 @@ class _Stream(NamedTuple):
 class StreamRegistry:
     """The resumable streams of one worker."""
 
-    def __init__(self, worker: int, grace_s: float, directory: Path) -> None:
+    def __init__(self, worker: int, grace_s: float, directory: Path, background_grace_s: float = 0) -> None:
         """Of the worker with that number.
 
         Args:
-            grace_s: how long a stream waits for a reader; 0: none is resumable.
+            grace_s: how long a stream waits for a reader; 0: none is resumable. background_grace_s: one in the
+                background.
             directory: a private one, that all workers share; journals lie there.
         """
         self.worker = worker
         self.grace_s = grace_s
+        self._background_grace_s = background_grace_s
         self.directory = directory
         self._streams: dict[str, _Stream] = {}  # oldest first
 
@@ -42,19 +45,25 @@ class StreamRegistry:
         stream = self._streams.get(stream_id)
         return None if stream is None else stream.log
 
-    def open(self, over: asyncio.Event, journal: Journal) -> EventLog:
+    def open(self, over: asyncio.Event, journal: Journal, *, background: bool = False) -> EventLog:
         """A new stream; ``over`` is set when nobody will read it any more."""
-        log = EventLog(f"{self.worker}-{secrets.token_urlsafe(16)}", self.grace_s, self.drop)
+        log = self._new_log(f"{self.worker}-{secrets.token_urlsafe(16)}{'b' if background else ''}")
         journal.open(self.journal_path(log.id, self.worker))
         self._streams[log.id] = _Stream(log, over, journal)
         return log
 
     def adopt(self, stream_id: str, over: asyncio.Event, journal: Journal) -> EventLog:
         """A stream that another worker began; its log is to be restored."""
-        log = EventLog(stream_id, self.grace_s, self.drop)
+        log = self._new_log(stream_id)
         log.restored.clear()
         self._streams[log.id] = _Stream(log, over, journal)
         return log
+
+    def _new_log(self, stream_id: str) -> EventLog:
+        return EventLog(stream_id, self._grace_of(stream_id), self.drop, background=_is_background(stream_id))
+
+    def _grace_of(self, stream_id: str) -> float:
+        return self._background_grace_s if _is_background(stream_id) else self.grace_s
 
     def owner(self, stream_id: str) -> int:
         """Number of the worker that has the stream, or had it. Raises StreamNotFoundError for what is no id."""
@@ -103,8 +112,13 @@ class StreamRegistry:
 
     def _expire(self, path: Path) -> None:
         """Forget a journal whose stream nobody takes over in time."""
-        asyncio.get_running_loop().call_later(self.grace_s, self._delete_left, path)
+        grace_s = self._grace_of(path.stem.partition("-")[2])
+        asyncio.get_running_loop().call_later(grace_s, self._delete_left, path)
 
     def _delete_left(self, path: Path) -> None:
         if path.stem.partition("-")[2] not in self._streams:
             path.unlink(missing_ok=True)
+
+
+def _is_background(stream_id: str) -> bool:
+    return len(stream_id.partition("-")[2]) > 22

@@ -2,13 +2,15 @@
 
 Each worker listens on a Unix socket beside the engine's. Who connects sends ``id last-event-number`` and a newline; the
 answer is a line, ``ok``, ``unknown`` or why else not, then frames of 4 bytes length (big-endian) and events. An empty
-frame ends the stream; the connection's end without one means that it is lost.
+frame ends the stream; the connection's end without one means that it is lost. ``id look``
+and ``id drop`` see whether the stream is there, and forget it.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 from ..http.errors import ApiError, ReaderReplaced, StreamNotFoundError
 from .registry import StreamRegistry
@@ -55,6 +57,11 @@ class StreamRelay:
         if (log := self._streams.find(stream_id)) is None:
             writer.write(_UNKNOWN.encode() + b"\n")
             return
+        if after in ("look", "drop"):
+            if after == "drop":
+                self._streams.drop(log)
+            writer.write(b"ok\n")
+            return
         try:
             await log.rewind(int(after))
         except StreamNotFoundError as error:
@@ -88,6 +95,13 @@ async def relayed(path: Path, stream_id: str, after: int) -> AsyncIterator[Async
         OwnerGoneError: the worker or the stream is not there.
         StreamNotFoundError: the events are not there.
     """
+    async with _asked(path, f"{stream_id} {after}") as reader:
+        yield _chunks(reader)
+
+
+@contextlib.asynccontextmanager
+async def _asked(path: Path, question: str) -> AsyncIterator[asyncio.StreamReader]:
+    """What follows the ``ok`` to a question."""
     try:
         reader, writer = await asyncio.open_unix_connection(path)
     except (FileNotFoundError, ConnectionRefusedError):
@@ -95,15 +109,21 @@ async def relayed(path: Path, stream_id: str, after: int) -> AsyncIterator[Async
     except OSError:
         raise StreamNotFoundError from None
     try:
-        writer.write(f"{stream_id} {after}\n".encode())
+        writer.write(f"{question}\n".encode())
         answer = (await reader.readline()).decode().rstrip("\n")
         if answer in ("", _UNKNOWN):
             raise OwnerGoneError
         if answer != "ok":
             raise StreamNotFoundError(answer)
-        yield _chunks(reader)
+        yield reader
     finally:
         writer.close()
+
+
+async def ask_relayed(path: Path, stream_id: str, what: Literal["look", "drop"]) -> None:
+    """See whether another worker has a stream, or let it forget that. Raises OwnerGoneError, StreamNotFoundError."""
+    async with _asked(path, f"{stream_id} {what}"):
+        pass
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

@@ -17,12 +17,15 @@ from .journal import Journal, SequenceTokens
 class JournaledContext(RequestContext):
     """That of a request with a journal: the same in each of its runs."""
 
-    def __init__(self, journal: Journal, on_replayed: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, journal: Journal, on_replayed: Callable[[], None] | None = None, stream_id: str | None = None
+    ) -> None:
         """``on_replayed``: called when all events of an earlier run were sent again; None: there was none."""
         request = journal.request
         super().__init__(request.arrival, request.created, random.Random(int.from_bytes(request.seed, "big")))
         self._journal = journal
         self._on_replayed = on_replayed
+        self.stream_id = stream_id
 
     def token_source(self, engine: EngineTokens) -> TokenSource:
         """See RequestContext."""

@@ -16,6 +16,7 @@ from headwater.api.cli import ModelFlags
 from headwater.api.config import ApiConfig
 from headwater.api.launch.flags import flags_of
 from headwater.api.openai import schema as openai
+from headwater.api.openai.responses import schema as responses
 from headwater.api.platforms.vertex import VertexRequest
 from headwater.api.tgi import schema as tgi
 from headwater.api.vllm import schema as vllm
@@ -33,6 +34,7 @@ FLAGS = {
     "dtype": "engine/test_limits.py::test_an_engine_is_what_its_flags_say",
     "activation_dtype": "engine/test_default_model.py::test_bf16_weights_with_exact_rows_give_the_oracles_logprobs",
     "quantize": "engine/test_quantized_default_model.py::test_quantised_weights_move_logprobs_little",
+    "stored_response_age": "api/openai/responses/test_background.py::test_a_server_that_keeps_nothing",
     "reasoning_parser": "api/openai/test_reasoning.py::test_a_flag_names_the_form",
     "host": "api/test_server_life.py::test_a_host_may_be_a_name",
     "port": "api/launch/test_cli.py::test_defaults",
@@ -78,6 +80,8 @@ _GENERATE, _CHAT, _COMPLETIONS, _TOOLS = (
     "api/tgi/test_generate.py::", "api/openai/test_chat.py::", "api/openai/test_completions.py::",
     "api/openai/test_tools.py::",
 )  # fmt: skip
+_RESPONSES = "api/openai/responses/test_responses.py::"
+_BACKGROUND = "api/openai/responses/test_background.py::"
 _MESSAGES = "api/anthropic/test_messages.py::"
 _HISTORY = _MESSAGES + "test_calls_and_results_are_part_of_a_conversation"
 _PARAMETERS = _MESSAGES + "test_parameters_reach_the_engine"
@@ -196,6 +200,35 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "best_of": _COMPLETIONS + "test_the_best_of_some",
         "logprobs": _COMPLETIONS + "test_logprobs_of_prompt_and_answer",
         "echo": _COMPLETIONS + "test_echo",
+    },
+    responses.InputPart: dict.fromkeys(("type", "text", "refusal"), _RESPONSES + "test_items_are_a_conversation"),
+    responses.InputItem: dict.fromkeys(
+        ("type", "role", "content", "call_id", "name", "arguments", "output", "summary"),
+        _RESPONSES + "test_items_are_a_conversation",
+    ) | {"id": _RESPONSES + "test_a_response_is_gone_on_from"},
+    responses.TextFormat: dict.fromkeys(
+        ("type", "name", "schema", "strict"), _RESPONSES + "test_an_answer_of_a_given_form"
+    ),
+    responses.TextConfig: {"format": _RESPONSES + "test_an_answer_of_a_given_form"},
+    responses.ReasoningConfig: {"effort": _RESPONSES + "test_the_template_is_told_how_to_think"},
+    responses.ResponsesRequest: {
+        **dict.fromkeys(("instructions", "model", "metadata", "user"), _RESPONSES + "test_a_whole_answer"),
+        **dict.fromkeys(
+            ("max_output_tokens", "temperature", "top_p", "seed"), _RESPONSES + "test_parameters_reach_the_engine"
+        ),
+        **dict.fromkeys(("tool_choice", "parallel_tool_calls"), _RESPONSES + "test_the_choice_of_tools"),
+        **dict.fromkeys(
+            ("include", "top_logprobs", "truncation", "prompt", "conversation", "context_management", "moderation"),
+            _RESPONSES + "test_refusals",
+        ),
+        **dict.fromkeys(("reasoning", "chat_template_kwargs"), _RESPONSES + "test_the_template_is_told_how_to_think"),
+        "input": _RESPONSES + "test_items_are_a_conversation",
+        "tools": _RESPONSES + "test_thoughts_text_and_calls_are_items",
+        "text": _RESPONSES + "test_an_answer_of_a_given_form",
+        "stream": _RESPONSES + "test_events_come_in_their_order",
+        "store": _RESPONSES + "test_a_response_is_kept_unless_it_must_not_be",
+        "previous_response_id": _RESPONSES + "test_a_response_is_gone_on_from",
+        "background": _BACKGROUND + "test_it_is_queued_then_runs_then_has_ended",
     },
     anthropic.RequestMessage: dict.fromkeys(("role", "content"), _HISTORY),
     anthropic.RequestBlock: dict.fromkeys(
