@@ -17,9 +17,10 @@ def got(shared_server: Serving) -> dict[str, Any]:
     return python_clients.run(AGENTS, shared_server.url)
 
 
+@pytest.mark.parametrize("over", ["agents", "agents_over_chats"])
 @pytest.mark.parametrize("way", ["whole", "streamed"])
-def test_openai_agents_with_a_tool_and_an_output_type(got: dict[str, Any], way: str) -> None:
-    assert got["agents"][way] == {"report": REPORT, "called": ["Paris"]}
+def test_openai_agents_with_a_tool_and_an_output_type(got: dict[str, Any], over: str, way: str) -> None:
+    assert got[over][way] == {"report": REPORT, "called": ["Paris"]}
 
 
 def test_langchain(got: dict[str, Any]) -> None:

@@ -152,7 +152,7 @@ def test_preflight_on_any_path(server: ApiServer) -> None:
         response, data = server.request("OPTIONS", path, None, asked)
         assert (response.status, data) == (200, b"")
         assert response.getheader("access-control-allow-origin") == "*"
-        assert response.getheader("access-control-allow-methods") == "GET,POST"
+        assert response.getheader("access-control-allow-methods") == "GET,POST,DELETE"
         assert response.getheader("access-control-allow-headers") == asked["access-control-request-headers"]
         assert response.getheader("vary") == "origin, access-control-request-method, access-control-request-headers"
 

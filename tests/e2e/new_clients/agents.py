@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any, Literal
 
 import openai
 import outlines
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
+from agents import Agent, Model, ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
 from huggingface_hub import InferenceClient
 from langchain_huggingface import ChatHuggingFace, HuggingFaceEndpoint
 from pydantic import BaseModel
@@ -20,7 +21,7 @@ class Report(BaseModel):
     degrees: int
 
 
-async def with_agents(url: str) -> dict[str, Any]:
+async def with_agents(model: str | Model) -> dict[str, Any]:
     """Tools beside an output type; when it called once, the tool is gone: a small model would call for ever."""
     set_tracing_disabled(True)
     called: list[str] = []
@@ -31,13 +32,12 @@ async def with_agents(url: str) -> dict[str, Any]:
         called.append(city)
         return "sunny, 21 degrees"
 
-    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-")
     agent = Agent(
         name="reporter",
         instructions="You report the weather.",
         tools=[weather],
         output_type=Report,
-        model=OpenAIChatCompletionsModel("default", client),
+        model=model,
         model_settings=ModelSettings(temperature=0, max_tokens=200, parallel_tool_calls=False),
     )
     whole = await Runner.run(agent, "What is the weather in Paris?", max_turns=3)
@@ -79,8 +79,10 @@ def with_outlines(url: str) -> dict[str, Any]:
 
 def main() -> None:
     url = sys.argv[1]
+    os.environ.update({"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "-"})  # of the default constructors
     got = {
-        "agents": asyncio.run(with_agents(url)),
+        "agents": asyncio.run(with_agents("default")),
+        "agents_over_chats": asyncio.run(with_agents(OpenAIChatCompletionsModel("default", openai.AsyncOpenAI()))),
         "langchain": with_langchain(url),
         "outlines": with_outlines(url),
     }
