@@ -11,10 +11,16 @@ from msgspec import Struct
 from ..engine.config import ADDRESS, LIMITS, MODEL, SERVER, Flag
 from ..engine.messages import MAX_TOP_N
 
-# vLLM's names; api/chat/reasoning.py has the forms behind them.
+# vLLM's names; the forms behind them: api/chat/reasoning.py, api/chat/tools/forms.py.
 ReasoningParserName = Literal[
     "openai_gptoss", "mistral", "seed_oss", "granite", "qwen3", "deepseek_v3", "glm45", "olmo3", "deepseek_r1"
 ]
+
+ToolCallParserName = Literal[
+    "openai", "qwen3_coder", "qwen3_xml", "glm45", "glm47", "mistral", "deepseek_v3", "deepseek_v31",
+    "cohere_command3", "hermes", "granite", "phi4_mini_json", "pythonic", "llama4_pythonic", "llama3_json",
+    "llama4_json",
+]  # fmt: skip
 
 
 class ApiConfig(Struct, frozen=True, kw_only=True):
@@ -55,6 +61,11 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
         Flag(
             MODEL, ("--reasoning-parser",), "How the model marks its thoughts; as its chat template shows.", tgi=False
         ),
+    ] = None
+
+    tool_call_parser: Annotated[
+        ToolCallParserName | None,
+        Flag(MODEL, ("--tool-call-parser",), "How the model writes calls; as its chat template shows.", tgi=False),
     ] = None
 
     max_concurrent_requests: Annotated[

@@ -12,8 +12,9 @@ from .harmony import HarmonyParser
 from .part import Part, PartParser, TextParser
 from .reasoning import HARMONY, ReasoningParser, Thinking
 from .tools.choice import Tools
-from .tools.formats import MISTRAL, ToolFormat
-from .tools.parser import ToolParser
+from .tools.formats import ToolFormat
+from .tools.json_calls import MISTRAL
+from .tools.named_calls import MISTRAL_ARGS
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -61,7 +62,7 @@ class AnswerReader:
 
     def new_id(self) -> str:
         """For one more call."""
-        if self._form is MISTRAL:
+        if self._form in (MISTRAL, MISTRAL_ARGS):
             return "".join(random_source().choice(_ALPHANUMERIC) for _ in range(_MISTRAL_ID_LENGTH))
         return f"call_{random_hex(24)}"
 
@@ -74,11 +75,12 @@ class AnswerReader:
     def _new_parser(self) -> PartParser:
         tools, thinking = self._tools, self._thinking
         if thinking is not None and thinking.form is HARMONY:
-            names = frozenset[str]() if tools is None else tools.names
-            return HarmonyParser(names, parallel=tools is None or tools.parallel)
+            return HarmonyParser(
+                frozenset(() if tools is None else tools.names), parallel=tools is None or tools.parallel
+            )
         parser: PartParser = TextParser()
         if tools is not None:
-            parser = ToolParser(self._form, tools.names, only_calls=tools.must_call, parallel=tools.parallel)
+            parser = self._form.parser(tools.schemas, only_calls=tools.must_call, parallel=tools.parallel)
         return parser if thinking is None else ReasoningParser(thinking, parser)
 
 

@@ -1,6 +1,8 @@
 """From messages to the prompt: the model's chat template, and what is done for one that knows nothing of tools."""
 
+import re
 from contextlib import suppress
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ from .request import ChatRequest, Message
 from .tools.choice import TOOL_PROMPT, Tools
 
 # Variables that a request sets by fields of its own.
+_NINE = re.compile(r"length\s*!=\s*9\b")
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "continue_final_message"])
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
@@ -37,6 +40,7 @@ async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTe
     if tools is not None and (request.tool_prompt or "tools" not in template.variables):
         _explain(last_user(messages), tools, template, request.tool_prompt)
     messages = await in_known_roles(messages, roles, with_tools=tools is not None)
+    messages = with_short_ids(messages, template.source)
     variables = _variables(request)
     continues = _continues(request)
     generation_prompt = not continues if request.add_generation_prompt is None else request.add_generation_prompt
@@ -51,6 +55,29 @@ async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTe
         **variables,
     )
     return Prompt(text, template.source)
+
+
+def with_short_ids(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any]]:
+    """Ids of calls in the form that a template wants: Mistral's refuse any but 9 letters and digits.
+
+    Conversations come from other models and servers; the same id becomes the same.
+    """
+    if _NINE.search(template) is None:
+        return messages
+    found = []
+    for message in messages:
+        if (of := message.get("tool_call_id")) is not None:
+            message = message | {"tool_call_id": _short_id(of)}
+        if calls := message.get("tool_calls"):
+            message = message | {"tool_calls": [call | {"id": _short_id(call.get("id") or "")} for call in calls]}
+        found.append(message)
+    return found
+
+
+def _short_id(given: str) -> str:
+    if len(given) == 9 and given.isalnum():
+        return given
+    return blake2b(given.encode(errors="replace"), digest_size=8).hexdigest()[:9]
 
 
 def _variables(request: ChatRequest) -> dict[str, Any]:

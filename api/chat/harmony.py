@@ -7,10 +7,15 @@ What stands in ``analysis`` is thought; what is addressed to a function is a cal
 """
 
 import re
-from collections.abc import Callable, Set
+from collections.abc import Set
 
-from .part import Part, overlap
-from .reasoning import mark_rule, rule_up_to
+from msgspec import Struct
+
+from ...engine.messages import Grammar
+from ..text.grammar import LARK_HEAD, grammar_rule
+from .part import Part, PartParser, overlap
+from .tools.formats import Schemas, TokenId
+from .tools.grammar import as_json, rule_up_to, written
 
 START, CHANNEL, CONSTRAIN, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 END = "<|end|>"
@@ -19,14 +24,41 @@ _MARKS = (START, CHANNEL, CONSTRAIN, MESSAGE, *_ENDS)
 _RECIPIENT = re.compile(r"to=functions\.([A-Za-z0-9_.-]+)")
 
 
-def harmony_grammar(token_id: Callable[[str], int | None], then: str) -> str:
-    """Rules, in llguidance's dialect of Lark, of any thoughts and then a message that matches the rule ``then``."""
-    start, channel, message = (mark_rule(mark, token_id) for mark in (START, CHANNEL, MESSAGE))
-    return (
-        f'start: analysis* {channel} "final" {message} {then}\n'
-        f'analysis: {channel} "analysis" {message} thoughts {start} "assistant"\n'
-        f"{rule_up_to('thoughts', (END,), token_id)}"
-    )
+class HarmonyFormat(Struct, frozen=True):
+    """How calls are written; see ToolFormat. One at a time: the token that ends a call ends the answer."""
+
+    names: tuple[str, ...] = ("openai",)
+    shows: tuple[str, ...] = (CHANNEL, MESSAGE)
+    opening: str = ""
+    bare_object: str | None = None
+
+    def parser(self, schemas: Schemas, *, only_calls: bool, parallel: bool) -> PartParser:  # noqa: ARG002
+        """See ToolFormat."""
+        return HarmonyParser(frozenset(schemas), parallel=parallel)
+
+    def rules(self, schemas: Schemas, token_id: TokenId, parallel: bool) -> str:  # noqa: ARG002
+        """See ToolFormat."""
+        rules = []
+        for index, (name, schema) in enumerate(schemas.items()):
+            head = written(f"{CHANNEL}commentary to=functions.{name} {CONSTRAIN}json{MESSAGE}", token_id)
+            rules.append(f"call_{index}: {head} arguments_{index}\narguments_{index}: %json {as_json(schema)}\n")
+        return f"calls: call\ncall: {' | '.join(f'call_{index}' for index in range(len(schemas)))}\n{''.join(rules)}"
+
+
+HARMONY_CALLS = HarmonyFormat()
+
+
+def in_final_channel(grammar: Grammar, token_id: TokenId) -> Grammar:
+    """Of a message that is said, and matches another grammar."""
+    head = written(f"{CHANNEL}final{MESSAGE}", token_id)
+    return Grammar("lark", f"{LARK_HEAD}start: {head} said\n{grammar_rule(grammar, 'said')}")
+
+
+def harmony_grammar(token_id: TokenId, then: str) -> str:
+    """Rules, in llguidance's dialect of Lark, of any thoughts before the rule ``then``."""
+    head, tail = written(f"{CHANNEL}analysis{MESSAGE}", token_id), written(f"{START}assistant", token_id)
+    thoughts = rule_up_to("thoughts", (END,), token_id)
+    return f"start: analysis* {then}\nanalysis: {head} thoughts {tail}\n{thoughts}"
 
 
 class HarmonyParser:

@@ -7,15 +7,14 @@ Granite 3.2                                         Here is my thought process: 
 GPT-OSS                                             channels, see harmony.py
 """
 
-import re
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import msgspec
 from msgspec import Struct
 
 from .part import Part, PartParser, overlap
-from .tools.formats import OPENINGS
+from .tools.formats import TokenId
+from .tools.forms import OPENINGS
+from .tools.grammar import rule_up_to, written
 
 
 class ReasoningFormat(Struct, frozen=True):
@@ -55,27 +54,13 @@ class Thinking(NamedTuple):
     form: ReasoningFormat
     begun: bool
 
-    def grammar(self, token_id: Callable[[str], int | None], then: str) -> str:
+    def grammar(self, token_id: TokenId, then: str) -> str:
         """Rules, in llguidance's dialect of Lark, of an answer whose thoughts are free, before the rule ``then``."""
-        openings = " | ".join(mark_rule(mark, token_id) for mark in self.form.openings)
+        openings = " | ".join(written(mark, token_id) for mark in self.form.openings)
         start = "thoughts" if self.begun else f"(({openings}) thoughts)?"
         # A line feed or two stand behind the mark; a small model that was free to would write no end of them.
         up_to = rule_up_to("thoughts", self.form.closings, token_id)
         return f"start: {start} gap {then}\n{up_to}gap: /\\n{{0,2}}/\n"
-
-
-def rule_up_to(name: str, marks: tuple[str, ...], token_id: Callable[[str], int | None]) -> str:
-    """A rule of a grammar: any text up to one of these marks, and the mark."""
-    if (found := token_id(marks[0])) is not None:
-        return f"{name}: <[^{found}]>* <[{found}]>\n"
-    either = "|".join(re.escape(mark).replace("/", r"\/") for mark in marks)
-    return f"{name}[lazy]: /(?s:.*)({either})/\n"
-
-
-def mark_rule(mark: str, token_id: Callable[[str], int | None]) -> str:
-    """A mark in a grammar: its token, or its text where it is no single token."""
-    found = token_id(mark)
-    return msgspec.json.encode(mark).decode() if found is None else f"<[{found}]>"
 
 
 def thinking_of(prompt: str, template: str, parser: str | None) -> Thinking | None:

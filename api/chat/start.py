@@ -9,12 +9,12 @@ from .answer import AnswerReader
 from .constraints import wanted_grammar
 from .conversation import prompt_of
 from .errors import InvalidRequestError
-from .harmony import harmony_grammar
+from .harmony import harmony_grammar, in_final_channel
 from .reasoning import HARMONY, Thinking, thinking_of
 from .request import ChatRequest
 from .sampling import check
 from .tools.choice import tools_of
-from .tools.formats import tool_format
+from .tools.forms import tool_format
 
 
 async def start_chat(service: Service, generation: GenerationRequest, request: ChatRequest) -> AnswerReader:
@@ -26,8 +26,10 @@ async def start_chat(service: Service, generation: GenerationRequest, request: C
     prompt = await prompt_of(request, tools, service.chat_templates)
     generation.stats.input_characters += len(prompt.text)
     limits, tokenizer = service.limits(), service.tokenizer
-    form = tool_format(prompt.template)
+    form = tool_format(prompt.template, service.config.tool_call_parser)
     thinking = thinking_of(prompt.text, prompt.template, service.config.reasoning_parser)
+    if wanted is not None and thinking is not None and thinking.form is HARMONY:
+        wanted = wanted._replace(grammar=in_final_channel(wanted.grammar, tokenizer.token_id))
     if tools is not None:
         wanted = tools.grammar(form, tokenizer, wanted)
     if thinking is not None and wanted is not None:

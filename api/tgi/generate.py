@@ -14,6 +14,7 @@ from ..generation.sender import send_events
 from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.error_body import native_error
+from ..http.errors import NO_TEXT_MODEL, ValidationError
 from ..http.sse import encode_event, event_of, shortest_float32
 from ..text.grammar import request_grammar
 from ..text.text_sequence import SequenceOutput, TextSequence
@@ -49,6 +50,8 @@ async def compat_generate(service: Service, connection: Connection, request: Com
 
     Differs from TGI: ``return_full_text`` is false unless asked for, whatever the model.
     """
+    if _wants_features(connection, request):
+        raise ValidationError(NO_TEXT_MODEL)
     route = _Generate(service, connection, request)
     if request.stream:
         await route.stream()
@@ -60,6 +63,14 @@ async def tokenize(service: Service, connection: Connection, request: GenerateRe
     """POST /tokenize: a list of the tokens of ``inputs``, special ones included; parameters change nothing."""
     tokens = await token_list(service.tokenizer, request.inputs)
     await connection.respond(200, _encoder.encode(tokens), b"application/json")
+
+
+def _wants_features(connection: Connection, request: CompatGenerateRequest) -> bool:
+    """It is huggingface_hub's feature_extraction, which posts here, too. Its text_generation sends parameters."""
+    if request.normalize is not None or request.prompt_name is not None or request.dimensions is not None:
+        return True
+    is_hub = b"hf_hub/" in connection.headers.get(b"user-agent", b"")
+    return is_hub and request.parameters is None and request.stream is None
 
 
 class _Generate:

@@ -54,9 +54,12 @@ class GenerateRequest(Struct):
 
 
 class CompatGenerateRequest(GenerateRequest):
-    """Body of POST /."""
+    """Body of POST /. Who sends one of the last fields wants no text, and is refused."""
 
     stream: bool | None = None
+    normalize: bool | None = None
+    prompt_name: str | None = None
+    dimensions: int | None = None
 
 
 class StreamDetails(Struct, gc=False):

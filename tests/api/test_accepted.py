@@ -35,6 +35,7 @@ FLAGS = {
     "activation_dtype": "engine/test_default_model.py::test_bf16_weights_with_exact_rows_give_the_oracles_logprobs",
     "quantize": "engine/test_quantized_default_model.py::test_quantised_weights_move_logprobs_little",
     "stored_response_age": "api/openai/responses/test_background.py::test_a_server_that_keeps_nothing",
+    "tool_call_parser": "api/openai/test_tools.py::test_a_flag_names_the_form_of_calls",
     "reasoning_parser": "api/openai/test_reasoning.py::test_a_flag_names_the_form",
     "host": "api/test_server_life.py::test_a_host_may_be_a_name",
     "port": "api/launch/test_cli.py::test_defaults",
@@ -165,6 +166,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "inputs": _GENERATE + "test_a_prompt_becomes_ids_and_parameters",
         "parameters": _GENERATE + "test_a_prompt_becomes_ids_and_parameters",
         "stream": _GENERATE + "test_a_stream_to_the_byte",
+        **dict.fromkeys(("normalize", "prompt_name", "dimensions"), _GENERATE + "test_who_wants_features_is_told"),
     },
     chat.StreamOptions: dict.fromkeys(
         ("include_usage", "continuous_usage_stats"), _CHAT + "test_usage_in_every_chunk"

@@ -11,7 +11,11 @@ from ...text.json_schema import PreparedSchema, prepare_schema
 from ...text.tokenizer import Tokenizer
 from ..errors import ToolError
 from ..request import ChatRequest, FunctionDefinition, Tool, ToolChoice
-from .formats import HERMES, ToolFormat, call_grammar, text_or_call_grammar
+from .formats import ToolFormat
+from .grammar import call_grammar, text_or_call_grammar
+from .json_calls import HERMES
+from .named_calls import MISTRAL_ARGS
+from .tagged_calls import GLM, QWEN_CODER
 
 # What a model is told whose template knows nothing of tools; TGI's words, and a form that is also parsed.
 TOOL_PROMPT = (
@@ -22,6 +26,9 @@ TOOL_PROMPT = (
 
 # As templates show JSON to the model. Any space at all would let a small model write nothing but that.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+_ONE_OPENING_EACH = (HERMES, QWEN_CODER, GLM, MISTRAL_ARGS)
 
 
 class Tools(Struct, frozen=True):
@@ -36,6 +43,11 @@ class Tools(Struct, frozen=True):
     def names(self) -> frozenset[str]:
         return frozenset(function.name for function in self.functions)
 
+    @property
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """Of the arguments, by function, as the client wrote them."""
+        return {function.name: function.parameters or {} for function in self.functions}
+
     def grammar(self, form: ToolFormat, tokenizer: Tokenizer, text: RequestGrammar | None) -> RequestGrammar | None:
         """What the answer has to match; None if it is free.
 
@@ -47,7 +59,7 @@ class Tools(Struct, frozen=True):
 
         Raises ValidationError.
         """
-        lazy = form is HERMES and tokenizer.token_id(form.opening) is not None
+        lazy = form in _ONE_OPENING_EACH and tokenizer.token_id(form.opening) is not None
         if not self.must_call and text is None and not (lazy and any(function.strict for function in self.functions)):
             return None
         schemas, loosened = {}, set()

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from tokenizers import Tokenizer
 
-from headwater.api.chat.harmony import HarmonyParser, harmony_grammar
+from headwater.api.chat.harmony import HARMONY_CALLS, HarmonyParser, harmony_grammar, in_final_channel
 from headwater.api.chat.part import Part, PartParser, TextParser
 from headwater.api.chat.reasoning import (
     FORMATS,
@@ -20,9 +20,9 @@ from headwater.api.chat.reasoning import (
     Thinking,
     thinking_of,
 )
-from headwater.api.chat.tools.formats import HERMES
-from headwater.api.chat.tools.formats import MISTRAL as MISTRAL_CALLS
-from headwater.api.chat.tools.parser import ToolParser
+from headwater.api.chat.tools.grammar import text_or_call_grammar
+from headwater.api.chat.tools.json_calls import HERMES
+from headwater.api.chat.tools.json_calls import MISTRAL as MISTRAL_CALLS
 from headwater.api.config import ReasoningParserName
 from headwater.api.text.grammar import (
     LARK_HEAD,
@@ -32,9 +32,10 @@ from headwater.api.text.grammar import (
     request_grammar,
     schema_grammar,
 )
+from headwater.engine.messages import Grammar
 
 from ..conftest import byte_tokenizer
-from .tools import CALL, NAMES, W, accepts, tagged
+from .tools import ARGUMENTS, CALL, NAMES, SCHEMAS, W, accepts, tagged
 
 MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "[TOOL_CALLS]")
 HARMONY_MARKS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
@@ -109,14 +110,14 @@ def test_thoughts_are_found_however_the_text_is_cut(form: ReasoningFormat, begun
 def test_calls_behind_thoughts_are_calls_and_those_inside_are_thoughts() -> None:
     text = f"<think>\nI could {tagged(CALL)}\n</think>\n\n{tagged(CALL)}"
     for size in (1, 2, 5, len(text)):
-        tools = ToolParser(HERMES, NAMES, only_calls=True, parallel=True)
+        tools = HERMES.parser(SCHEMAS, only_calls=True, parallel=True)
         parser = ReasoningParser(Thinking(THINK, begun=False), tools)
         assert read(parser, pieces(text, size)) == (f"I could {tagged(CALL)}", "", [W])
         assert parser.calls == 1
 
 
 def test_the_token_of_a_call_ends_thoughts_that_nobody_closed() -> None:
-    tools = ToolParser(MISTRAL_CALLS, NAMES, only_calls=False, parallel=True)
+    tools = MISTRAL_CALLS.parser(SCHEMAS, only_calls=False, parallel=True)
     parser = ReasoningParser(Thinking(MISTRAL, begun=False), tools)
     assert read_with_special(parser, f"[THINK]hm[TOOL_CALLS][{CALL}]", MARKS) == ("hm", "", [W])
 
@@ -223,17 +224,37 @@ def test_a_grammar_binds_what_follows_the_thoughts(form: ReasoningFormat, as_tok
     assert not accepts(begun, thoughts + "\n\n\n" + OBJECT, tokenizer)
 
 
-def test_a_grammar_binds_the_final_channel() -> None:
-    # There <|end|> ends a message, not the text.
+def harmony_tokenizer() -> Tokenizer:
+    """There <|end|> ends a message, not the text."""
     tokenizer = Tokenizer.from_str(byte_tokenizer().to_str().replace("<|end|>", "<|eos|>"))
     tokenizer.add_special_tokens(list(HARMONY_MARKS))
-    lark = LARK_HEAD + harmony_grammar(tokenizer.token_to_id, "bound")
-    lark += grammar_rule(schema_grammar(SCHEMA).grammar, "bound")
-    thoughts = "<|channel|>analysis<|message|>hm {<|end|><|start|>assistant"
-    for before in ("", thoughts, thoughts * 2):
+    return tokenizer
+
+
+HARMONY_THOUGHTS = "<|channel|>analysis<|message|>hm {<|end|><|start|>assistant"
+
+
+def test_a_grammar_binds_the_final_channel() -> None:
+    tokenizer = harmony_tokenizer()
+    said = in_final_channel(schema_grammar(SCHEMA).grammar, tokenizer.token_to_id)
+    lark = LARK_HEAD + harmony_grammar(tokenizer.token_to_id, "bound") + grammar_rule(said, "bound")
+    for before in ("", HARMONY_THOUGHTS, HARMONY_THOUGHTS * 2):
         assert accepts(lark, f"{before}<|channel|>final<|message|>{OBJECT}", tokenizer)
         assert not accepts(lark, f'{before}<|channel|>final<|message|>{{"b": 1}}', tokenizer)
     assert not accepts(lark, OBJECT, tokenizer)
+
+
+def test_a_grammar_binds_a_call_in_a_channel_or_what_is_said() -> None:
+    tokenizer = harmony_tokenizer()
+    said = in_final_channel(schema_grammar(SCHEMA).grammar, tokenizer.token_to_id)
+    either = text_or_call_grammar(HARMONY_CALLS, SCHEMAS, tokenizer.token_to_id, said, parallel=True)
+    rule = grammar_rule(Grammar("lark", either), "bound")
+    lark = LARK_HEAD + harmony_grammar(tokenizer.token_to_id, "bound") + rule
+    call = "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
+    for before in ("", HARMONY_THOUGHTS):
+        assert accepts(lark, f"{before}<|channel|>final<|message|>{OBJECT}", tokenizer)
+        assert accepts(lark, f"{before}{call}{ARGUMENTS}", tokenizer)
+        assert not accepts(lark, before + call + '{"city": "Rome"}', tokenizer)
 
 
 def test_every_kind_of_grammar_can_be_a_rule() -> None:

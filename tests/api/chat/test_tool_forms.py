@@ -6,23 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.api.chat.tools.formats import (
-    HERMES,
-    JSON,
-    MISTRAL,
-    ToolFormat,
-    call_grammar,
-    tool_format,
-)
-from headwater.api.chat.tools.parser import ToolParser
+from headwater.api.chat.tools.formats import ToolFormat
+from headwater.api.chat.tools.forms import tool_format
+from headwater.api.chat.tools.grammar import call_grammar
+from headwater.api.chat.tools.json_calls import HERMES, JSON, MISTRAL
 
 from ..conftest import byte_tokenizer
-from .tools import ARGUMENTS, CALL, MAP, NAMES, SCHEMAS, WRONG, M, W, accepts, tagged
+from .tools import ARGUMENTS, CALL, MAP, SCHEMAS, WRONG, M, W, accepts, tagged
 
 
 def read(text: str, form: ToolFormat, sizes: list[int], **how: Any) -> tuple[str, list[tuple[str, str]]]:
     """Text and calls of an answer that comes in pieces of these sizes, over and over."""
-    parser = ToolParser(form, NAMES, **{"only_calls": False, "parallel": True, **how})
+    parser = form.parser(SCHEMAS, **{"only_calls": False, "parallel": True, **how})
     found = []
     position = turn = 0
     while position < len(text):
@@ -102,7 +97,7 @@ def test_a_call_is_found_whatever_its_opening_is_made_of(
     """The opening as a special token and as plain text, in one piece and cut at every character."""
     written = rest if special else opening + rest
     for cut in range(len(written)):
-        parser = ToolParser(form, NAMES, only_calls=only_calls, parallel=True)
+        parser = form.parser(SCHEMAS, only_calls=only_calls, parallel=True)
         found = parser.feed_special(opening) if special and opening else []
         found += [*parser.feed(written[:cut]), *parser.feed(written[cut:]), *parser.flush()]
         assert "".join(one.text for one in found) == ""

@@ -104,6 +104,13 @@ def test_routes_that_are_none(
         assert json.loads(data) == {"error": text, "error_type": kind}
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/rerank", "/v1/score", "/embed"])
+def test_routes_of_other_tasks_say_what_this_server_is(server: ApiServer, path: str) -> None:
+    response, data = server.request("POST", path, {"input": "x"})
+    assert response.status == 404
+    assert f"Not found: POST {path}. This server generates text" in data.decode()
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/ping"])
 def test_health(server: ApiServer, path: str) -> None:
     response, data = server.request("GET", path)

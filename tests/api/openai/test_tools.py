@@ -1,21 +1,19 @@
 """Tools over HTTP: what the model is told and bound to, and the calls in its answers."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from headwater.api.chat.tools.formats import (
-    HERMES,
-    JSON,
-    MISTRAL,
-    ToolFormat,
-    text_or_call_grammar,
-)
+from headwater.api.chat.tools.formats import ToolFormat
+from headwater.api.chat.tools.grammar import text_or_call_grammar
+from headwater.api.chat.tools.json_calls import HERMES, JSON, MISTRAL
 from headwater.engine.messages import Grammar
 
 from ..chat.tools import ARGUMENTS, CALL, MAP, SCHEMA, SCHEMAS, TOOLS, WRONG, M, W, accepts, tagged
-from ..conftest import ApiServer, byte_tokenizer
+from ..conftest import ApiServer, EnginePeer, byte_tokenizer, run_api_server
 from .wire import CHAT, HI, connection, ids, joined, refused, streamed, whole
 
 
@@ -250,3 +248,13 @@ def test_refusals(chat: ApiServer, fields: dict[str, Any], message: str) -> None
     status, error = refused(chat, CHAT, body(**fields))
     assert (status, error["code"], error["param"]) == (422, "tool_error", "tools")
     assert message in error["message"]
+
+
+def test_a_flag_names_the_form_of_calls(tmp_path: Path, chat_dir: Path) -> None:
+    hello = msgspec.structs.replace(EnginePeer.hello, max_total_tokens=2048)
+    with run_api_server(tmp_path, chat_dir, hello, tool_call_parser="pythonic") as server:
+        (choice,) = whole(server, CHAT, body(), '[weather(city="Oslo"), weather_map()]')["choices"]
+        assert calls_of(choice["message"]) == [("weather", '{"city":"Oslo"}'), ("weather_map", "{}")]
+        (submit,), _ = connection(server, CHAT, body(tool_choice="required"), "[]")
+        assert submit.sampling.grammar is not None
+        assert '"weather("' in submit.sampling.grammar.text

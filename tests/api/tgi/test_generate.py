@@ -308,3 +308,15 @@ def test_a_failure_after_the_first_token_is_the_last_event(server: ApiServer) ->
     assert response.read() == (
         b'data: {"error":"Request failed during generation: Server error: out of luck","error_type":"generation"}\n\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "agent"),
+    [({"normalize": True}, "curl"), ({"prompt_name": "query"}, "curl"), ({"dimensions": 8}, "curl"),
+     ({}, "unknown/None; hf_hub/2.1.0; python/3.11.7")],
+)  # fmt: skip
+def test_who_wants_features_is_told(server: ApiServer, fields: dict[str, Any], agent: str) -> None:
+    headers = {"content-type": "application/json", "user-agent": agent}
+    response, data = server.request("POST", "/", {"inputs": "x"} | fields, headers)
+    assert response.status == 422
+    assert "needs a model of another kind" in json.loads(data)["error"]

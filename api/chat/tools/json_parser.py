@@ -10,15 +10,19 @@ from collections.abc import Set
 import msgspec
 
 from ..part import Part, overlap
-from .formats import OPENINGS, ToolFormat
+
+# In front of calls, in whatever form: a model may know more than one.
+OPENINGS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<|tool_call|>", "<|START_ACTION|>")
 
 # The usual beginning of a call: from here on the arguments can be passed on as they come.
-_HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+_HEAD = re.compile(
+    r'\{\s*(?:"tool_call_id"\s*:\s*"[^"]*"\s*,\s*)?"(?:tool_)?name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
 _MAX_HEAD_CHARACTERS = 2048
 _BETWEEN = " \t\r\n,;[]"  # what may stand between calls
 
 
-class ToolParser:
+class JsonCallParser:
     """Reads one answer.
 
     Attributes:
@@ -27,19 +31,18 @@ class ToolParser:
 
     thinking = False
 
-    def __init__(self, form: ToolFormat, names: Set[str], *, only_calls: bool, parallel: bool) -> None:
+    def __init__(self, opening: str, closing: str, names: Set[str], *, only_calls: bool, parallel: bool) -> None:
         """
         Args:
-            names: functions that may be called.
-            only_calls: the answer begins with a call.
-            parallel: there may be more than one; if not, those after the first are left out.
+            opening, closing: what stands around a call; empty: nothing.
+            names: functions that may be called. The rest: see ToolFormat.
         """
-        self._form = form
+        self._closing = closing
         self._names = names
         self._parallel = parallel
         self._object: _Object | None = None
         # Models without an opening write a call as the whole answer, so a brace in front of all else may begin one.
-        self._expecting = only_calls or not form.opening
+        self._expecting = only_calls or not opening
         self._held = ""  # may be the beginning of an opening or of a call
         self._skipped = ""  # in front of it, and text after all if no call follows
         self.calls = 0
@@ -54,7 +57,7 @@ class ToolParser:
 
     def feed_special(self, text: str) -> list[Part]:
         """What a special token brings: some models begin a call with one. Others say nothing."""
-        return self.feed(text) if text in OPENINGS or text == self._form.closing else []
+        return self.feed(text) if text in OPENINGS or text == self._closing else []
 
     def flush(self) -> list[Part]:
         """What is left at the end: what might have become a call is text."""
@@ -103,7 +106,7 @@ class ToolParser:
                 self._skipped += opening
                 self._held = rest[len(opening) :]
                 return True
-        closing = self._form.closing
+        closing = self._closing
         if closing and self.calls and rest.startswith(closing):
             self._held = rest[len(closing) :]
             return True
@@ -221,7 +224,7 @@ class _Object:
         except (msgspec.DecodeError, RecursionError):
             return
         call = value.get("function") if isinstance(value.get("function"), dict) else value
-        name = call.get("name")
+        name = call.get("name", call.get("tool_name"))
         arguments = call.get("arguments", call.get("parameters", {}))
         if not isinstance(name, str) or not isinstance(arguments, dict | str):
             return
