@@ -3,7 +3,8 @@
 import msgspec
 from msgspec import Struct
 
-from ..chat.answer import AnswerReader, Block, BlockChange, BlockReader, blocks_of
+from ..chat.answer import AnswerReader
+from ..chat.blocks import Block, BlockChange, BlockReader, blocks_of
 from ..chat.conversation import prompt_of
 from ..chat.start import start_chat
 from ..chat.tools.choice import tools_of

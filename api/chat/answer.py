@@ -1,10 +1,8 @@
 """The answers of one request: a parser for each choice, what calls are named, how an answer ended."""
 
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal
-
-from msgspec import Struct
 
 from ..generation.request_context import random_hex, random_source
 from ..text.text_sequence import SequenceOutput, TextSequence
@@ -92,88 +90,3 @@ def finish_reason_of(sequence: TextSequence) -> FinishReason | None:
     if sequence.finish_reason == "length" and generation.token_ids[-1] in generation.sampling.stop_token_ids:
         return "stop"
     return _FINISH_REASONS[sequence.finish_reason]
-
-
-BlockKind = Literal["reasoning", "text", "call"]
-
-
-class Block(Struct):
-    """A stretch of an answer that is all of one kind.
-
-    Attributes:
-        text: thoughts, text, or the arguments of a call, as far as they came.
-        id, name: of a call.
-    """
-
-    kind: BlockKind
-    index: int
-    text: str = ""
-    id: str = ""
-    name: str = ""
-
-
-class BlockChange(Struct, gc=False):
-    """A block begins (``opens``), grows by a piece, or ends (``closes``)."""
-
-    block: Block
-    piece: str = ""
-    opens: bool = False
-    closes: bool = False
-
-
-class BlockReader:
-    """The blocks of one answer, as they come.
-
-    Attributes:
-        blocks: begun so far.
-    """
-
-    def __init__(self, reader: AnswerReader) -> None:
-        self._reader = reader
-        self.blocks: list[Block] = []
-        self._open: Block | None = None
-
-    def read(self, output: SequenceOutput) -> list[BlockChange]:
-        """What became of them."""
-        found = [change for parts in self._reader.read(output) for part in parts for change in self._take(part)]
-        if output.sequence.finish_reason is not None:
-            found += self._close()
-        return found
-
-    def _take(self, part: Part) -> Iterable[BlockChange]:
-        changes: list[BlockChange] = []
-        pieces: tuple[tuple[BlockKind, str], ...] = (("reasoning", part.reasoning), ("text", part.text))
-        for kind, piece in pieces:
-            if piece:
-                if self._open is None or self._open.kind != kind:
-                    changes += self._begin(Block(kind, len(self.blocks)))
-                changes.append(self._grow(piece))
-        if part.name is not None:
-            changes += self._begin(Block("call", len(self.blocks), id=self._reader.new_id(), name=part.name))
-        if part.arguments:
-            changes.append(self._grow(part.arguments))
-        return changes
-
-    def _begin(self, block: Block) -> list[BlockChange]:
-        closed = self._close()
-        self.blocks.append(block)
-        self._open = block
-        return [*closed, BlockChange(block, opens=True)]
-
-    def _grow(self, piece: str) -> BlockChange:
-        assert self._open is not None, "arguments follow a name"
-        self._open.text += piece
-        return BlockChange(self._open, piece)
-
-    def _close(self) -> list[BlockChange]:
-        if self._open is None:
-            return []
-        closed, self._open = self._open, None
-        return [BlockChange(closed, closes=True)]
-
-
-def blocks_of(reader: AnswerReader, output: SequenceOutput) -> list[Block]:
-    """Those of a whole answer."""
-    blocks = BlockReader(reader)
-    blocks.read(output)
-    return blocks.blocks

@@ -2,7 +2,8 @@
 
 from msgspec import UNSET
 
-from ..chat.answer import AnswerReader, blocks_of
+from ..chat.answer import AnswerReader
+from ..chat.blocks import blocks_of
 from ..chat.conversation import prompt_of
 from ..chat.request import ChatRequest
 from ..chat.start import start_chat

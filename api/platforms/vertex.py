@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from ..chat.answer import AnswerReader, blocks_of
+from ..chat.answer import AnswerReader
+from ..chat.blocks import blocks_of
 from ..chat.errors import InvalidRequestError
 from ..chat.request import ChatRequest
 from ..chat.start import start_chat

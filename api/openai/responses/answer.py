@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 from msgspec import Struct
 
-from ...chat.answer import AnswerReader, Block, BlockChange, BlockReader
+from ...chat.answer import AnswerReader
+from ...chat.blocks import Block, BlockChange, BlockReader
 from ...generation.request import GenerationRequest
 from ...http.errors import ApiError
 from ...http.sse import encode_named_event
