@@ -4,6 +4,10 @@ import http.client
 import json
 from typing import Any
 
+from openai import types as openai_types
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
+
 from headwater.engine.messages import Submit
 
 from ..conftest import ApiServer, byte_ids
@@ -11,6 +15,9 @@ from ..conftest import ApiServer, byte_ids
 BOS, EOS = 256, 257
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+# The types of OpenAI's own package, which every answer and event must be of.
+WHOLE: dict[str, type[BaseModel]] = {CHAT: ChatCompletion, COMPLETIONS: openai_types.Completion}
+STREAMED: dict[str, type[BaseModel]] = {CHAT: ChatCompletionChunk}
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -42,6 +49,8 @@ def whole(server: ApiServer, path: str, body: dict[str, Any], *texts: str, finis
     _, response = connection(server, path, body, *texts, finish=finish)
     data = response.read()
     assert response.status == 200, data
+    if path in WHOLE:
+        WHOLE[path].model_validate_json(data, strict=True)
     return json.loads(data)
 
 
@@ -57,7 +66,10 @@ def events_of(response: http.client.HTTPResponse) -> list[Any]:
 
 def streamed(server: ApiServer, path: str, body: dict[str, Any], *texts: str, finish: str = "eos_token") -> list[Any]:
     """The events of the same request with ``stream``."""
-    return events_of(connection(server, path, body | {"stream": True}, *texts, finish=finish)[1])
+    events = events_of(connection(server, path, body | {"stream": True}, *texts, finish=finish)[1])
+    for event in events if path in STREAMED else ():
+        STREAMED[path].model_validate_json(json.dumps(event), strict=True)
+    return events
 
 
 def joined(events: list[Any], index: int = 0) -> str:
