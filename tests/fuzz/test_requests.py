@@ -35,8 +35,31 @@ SEEDS: dict[str, dict[str, Any]] = {
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
         "tool_choice": "auto", "logit_bias": {"1": 2}, "stop": "x",
     },
+    "/v1/messages": {
+        "model": "m", "max_tokens": 2, "system": [{"type": "text", "text": "x"}], "stream": True,
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "x"}]},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "x"},
+                                              {"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "x"}]},
+        ],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "any"},
+        "thinking": {"type": "enabled", "budget_tokens": 9}, "output_config": {"effort": "low"},
+    },
+    "/v1/responses": {
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+            {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "x"}]},
+            {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "a", "output": "x"},
+        ],
+        "max_output_tokens": 2, "stream": True, "background": False, "previous_response_id": None,
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}],
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}},
+        "tool_choice": {"type": "function", "name": "f"}, "reasoning": {"effort": "low"},
+    },
 }  # fmt: skip
-EXPECTED = {200, 400, 408, 413, 415, 422, 424, 429, 431, 504}
+EXPECTED = {200, 400, 404, 408, 413, 415, 422, 424, 429, 431, 504}
 ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(
     [{}, [], "\ud800", 2**64, -(2**63), 1e400, "a" * 5000, {"type": "json", "value": "{"}, [[[[]]]], {"": {"": None}}]
 )  # fmt: skip

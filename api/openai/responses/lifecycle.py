@@ -32,7 +32,6 @@ async def get_response(_service: Service, connection: Connection) -> None:
 
 async def cancel_response(_service: Service, connection: Connection) -> None:
     """POST /v1/responses/{id}/cancel: of one in the background. Raises ApiError."""
-    await connection.skip_body()
     store, response_id = ResponseStore(connection), connection.path_params["id"]
     stored = store.get(response_id)
     if not stored.response.background:
