@@ -26,6 +26,7 @@ class Prompt(Struct, frozen=True):
 
     text: str
     template: str
+    continued: str = ""  # the end of it, if that is a message to go on with
 
 
 async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTemplates) -> Prompt:
@@ -54,7 +55,7 @@ async def prompt_of(request: ChatRequest, tools: Tools | None, templates: ChatTe
         continue_final_message=continues,
         **variables,
     )
-    return Prompt(text, template.source)
+    return Prompt(text, template.source, (messages[-1].get("content") or "") if continues else "")
 
 
 def with_short_ids(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from .conversation import Prompt
 from .part import Part, PartParser, overlap
 from .tools.formats import TokenId
 from .tools.forms import OPENINGS
@@ -63,24 +64,24 @@ class Thinking(NamedTuple):
         return f"start: {start} gap {then}\n{up_to}gap: /\\n{{0,2}}/\n"
 
 
-def thinking_of(prompt: str, template: str, parser: str | None) -> Thinking | None:
+def thinking_of(prompt: Prompt, parser: str | None = None) -> Thinking | None:
     """What to expect of the answer to a prompt; None: no thoughts, or the prompt has closed them already.
 
     Args:
-        template: the chat template's source, which shows the marks that the model knows.
         parser: a name that overrides what the template shows.
     """
-    form = _format(template, parser)
+    form = _format(prompt.template, parser)
     if form is None or form is HARMONY:
         return None if form is None else Thinking(form, begun=False)
-    end = prompt.rstrip()
+    end, continued = prompt.text.rstrip(), prompt.continued
     if end.endswith(form.closings):
         return None
-    # The last turn may be one to go on with, in the middle of its thoughts.
-    opened = max(end.rfind(mark) for mark in form.openings)
-    closed = max(end.rfind(mark) for mark in form.closings)
-    begun = form.begun or end.endswith(form.openings) or (opened > closed and _is_last_turn(end[opened:]))
-    return Thinking(form, begun)
+    # A message to go on with may end in the middle of its thoughts, or behind them.
+    opened = max(continued.rfind(mark) for mark in form.openings)
+    closed = max(continued.rfind(mark) for mark in form.closings)
+    if closed > opened:
+        return None
+    return Thinking(form, form.begun or end.endswith(form.openings) or opened >= 0)
 
 
 def _format(template: str, parser: str | None) -> ReasoningFormat | None:
@@ -92,10 +93,6 @@ def _format(template: str, parser: str | None) -> ReasoningFormat | None:
             return form
     # A template that takes thoughts out of the history need not show how they begin.
     return THINK if parser is None and THINK.closings[0] in template else None
-
-
-def _is_last_turn(text: str) -> bool:
-    return not any(mark in text for mark in ("<|", "</s>", "<end_of_turn>", "[/INST]", "<｜"))
 
 
 class ReasoningParser:
@@ -111,7 +108,6 @@ class ReasoningParser:
         self._form = thinking.form
         self._answer = answer
         self._state: Literal["before", "thinking", "behind", "answer"] = "thinking" if thinking.begun else "before"
-        # Prompts that open the thoughts leave models free to open them once more.
         self._held = ""  # may be the beginning of a mark, or space in front of one
         self._begun = False  # a thought was there: space before the first one is none
 
@@ -188,7 +184,7 @@ class ReasoningParser:
             for opening in self._form.openings:
                 if opening.startswith(held):
                     return []
-                if held.startswith(opening):  # though the prompt had done it
+                if held.startswith(opening):  # though the prompt had opened them
                     self._held = ""
                     return self._thinking(held[len(opening) :])
         closings = [(at, closing) for closing in self._form.closings if (at := held.find(closing)) >= 0]

@@ -27,7 +27,7 @@ async def start_chat(service: Service, generation: GenerationRequest, request: C
     generation.stats.input_characters += len(prompt.text)
     limits, tokenizer = service.limits(), service.tokenizer
     form = tool_format(prompt.template, service.config.tool_call_parser)
-    thinking = thinking_of(prompt.text, prompt.template, service.config.reasoning_parser)
+    thinking = thinking_of(prompt, service.config.reasoning_parser)
     if wanted is not None and thinking is not None and thinking.form is HARMONY:
         wanted = wanted._replace(grammar=in_final_channel(wanted.grammar, tokenizer.token_id))
     if tools is not None:

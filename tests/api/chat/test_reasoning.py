@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 from tokenizers import Tokenizer
 
+from headwater.api.chat.conversation import Prompt
 from headwater.api.chat.harmony import HARMONY_CALLS, HarmonyParser, harmony_grammar, in_final_channel
 from headwater.api.chat.part import Part, PartParser, TextParser
 from headwater.api.chat.reasoning import (
@@ -173,30 +174,34 @@ def test_one_call_in_a_channel_where_more_are_not_wanted() -> None:
     ],
 )
 def test_the_form_is_that_of_the_template(template: str, form: ReasoningFormat | None) -> None:
-    found = thinking_of("Hi", template, None)
+    found = thinking_of(Prompt("Hi", template))
     assert (found and found.form) is form
 
 
 @pytest.mark.parametrize(
-    ("prompt", "begun"),
+    ("prompt", "continued", "begun"),
     [
-        ("Hi<|im_start|>assistant\n", False),
-        ("Hi<|im_start|>assistant\n<think>\n", True),
-        ("Hi<|im_start|>assistant\n<think>\nhm, so", True),  # to be gone on with
-        ("Is <think> a tag?<|im_end|>\n<|im_start|>assistant\n", False),
-        ("Hi<|im_start|>assistant\n<think>\n\n</think>\n\n", None),
+        ("Hi\nassistant\n", "", False),
+        ("Hi\nassistant\n<think>\n", "", True),
+        ("Hi\nassistant\n<think>\nhm, so", "<think>\nhm, so", True),
+        ("Hi\nassistant\n<think>\nhm</think>\nSo", "<think>\nhm</think>\nSo", None),
+        ("Hi\nassistant\nSo", "So", False),
+        ("Is <think> a tag?\nassistant\n", "", False),
+        ("Hi\nassistant\n<think>\n\n</think>\n\n", "", None),
     ],
 )
-def test_the_prompt_says_whether_thoughts_have_begun_or_are_over(prompt: str, begun: bool | None) -> None:
-    found = thinking_of(prompt, "<think></think>", None)
+def test_the_prompt_says_whether_thoughts_have_begun_or_are_over(
+    prompt: str, continued: str, begun: bool | None
+) -> None:
+    found = thinking_of(Prompt(prompt, "<think></think>", continued))
     assert (found and found.begun) == begun
 
 
 def test_every_name_of_the_flag_has_one_form_and_overrides_the_template() -> None:
     names = [name for form in FORMATS for name in form.names]
     assert sorted(names) == sorted(get_args(ReasoningParserName))
-    assert thinking_of("Hi", "[THINK][/THINK]", "qwen3") == Thinking(THINK, begun=False)
-    assert thinking_of("Hi", "", "deepseek_r1") == Thinking(THINK_BEGUN, begun=True)
+    assert thinking_of(Prompt("Hi", "[THINK][/THINK]"), "qwen3") == Thinking(THINK, begun=False)
+    assert thinking_of(Prompt("Hi", ""), "deepseek_r1") == Thinking(THINK_BEGUN, begun=True)
 
 
 OBJECT = '{"a": 1}'
