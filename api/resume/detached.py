@@ -86,6 +86,8 @@ class DetachedRun:
     def _on_done(self, handler: "asyncio.Task[None]") -> None:
         if self._log.ended:
             self._streams.trim()
+        elif self._over.is_set():
+            self._log.failure = StreamNotFoundError()
         elif self._refused == OverloadedError.status:
             self._log.failure = OverloadedError()
             self._streams.give_back(self._log)

@@ -38,7 +38,7 @@ class Documents:
             fresh.write_bytes(data)
             fresh.rename(self._directory / name)
         except OSError as error:
-            logger.warning("a response is not kept: %s", error)
+            logger.warning("a document is not kept: %s", error)
             return
         self._put_bytes += len(data)
         if time.monotonic() >= self._trimmed_at + _TRIM_EVERY_S or self._put_bytes >= _TRIM_EVERY_BYTES:

@@ -111,6 +111,7 @@ class EventLog:
             if self._reader is task:
                 self._reader = None
                 self._start_timer()
+                self._drop_read()
 
     def close(self) -> None:
         """Nobody will read it again."""

@@ -135,3 +135,31 @@ def test_grace_runs_while_nobody_reads() -> None:
         await expired.wait()
 
     asyncio.run(run())
+
+
+def test_in_the_background_nobody_need_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest events go; only somebody who reads slowly is waited for, as long as he is there."""
+    monkeypatch.setattr(event_log, "MAX_BACKGROUND_BYTES", 4 * len(event(1)))
+
+    async def run() -> None:
+        log = EventLog("x", GRACE_S, lambda _: None, background=True)
+        await log.append(part(1, 2, 3, 4, 5, 6), ended=False)
+        with pytest.raises(StreamNotFoundError):
+            await log.rewind(1)
+        await log.rewind(2)
+        reader = Reader(log)
+        reader.may_read.clear()
+        await settle()
+        append = asyncio.ensure_future(log.append(part(7), ended=False))
+        await settle()
+        assert not append.done()
+        reader.task.cancel()
+        await append
+        await log.append(part(8), ended=True)
+        await log.rewind(4)
+        last = Reader(log)
+        await last.task
+        assert last.text == b"".join(map(event, range(5, 9)))
+        log.close()
+
+    asyncio.run(run())
