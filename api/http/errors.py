@@ -79,7 +79,7 @@ class StreamNotFoundError(ApiError):
         super().__init__(reason or "No such stream: its id is wrong, or nobody read it for too long")
 
 
-NO_TEXT_MODEL = "This server generates text: what is asked for needs a model of another kind, and a server for it"
+OTHER_TASK = "This server generates text: what is asked for needs a model of another kind, and a server for it"
 _OTHER_TASKS = frozenset(
     {"embed", "embed_all", "embed_sparse", "embeddings", "feature-extraction", "pooling", "predict", "classify"}
     | {"rerank", "score", "similarity", "sentence-similarity", "speech", "transcriptions", "generations", "moderations"}
@@ -96,7 +96,7 @@ class UnknownRouteError(ApiError):
         """``allowed``: the methods of a path that is known."""
         shown = path if len(path) <= 200 else f"{path[:200]}..."
         if allowed is None:
-            other = f". {NO_TEXT_MODEL}" if path.rpartition("/")[2] in _OTHER_TASKS else ""
+            other = f". {OTHER_TASK}" if path.rpartition("/")[2] in _OTHER_TASKS else ""
             super().__init__(f"Not found: {method} {shown}{other}")
             self.status = 404
         else:

@@ -14,7 +14,7 @@ from ..generation.sender import send_events
 from ..generation.service import Service
 from ..http.connection import Connection
 from ..http.error_body import native_error
-from ..http.errors import NO_TEXT_MODEL, ValidationError
+from ..http.errors import OTHER_TASK, ValidationError
 from ..http.sse import encode_event, event_of, shortest_float32
 from ..text.grammar import request_grammar
 from ..text.text_sequence import SequenceOutput, TextSequence
@@ -51,7 +51,7 @@ async def compat_generate(service: Service, connection: Connection, request: Com
     Differs from TGI: ``return_full_text`` is false unless asked for, whatever the model.
     """
     if _wants_features(connection, request):
-        raise ValidationError(NO_TEXT_MODEL)
+        raise ValidationError(OTHER_TASK)
     route = _Generate(service, connection, request)
     if request.stream:
         await route.stream()

@@ -16,7 +16,8 @@ OPENINGS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<|tool_call|>", "<
 
 # The usual beginning of a call: from here on the arguments can be passed on as they come.
 _HEAD = re.compile(
-    r'\{\s*(?:"tool_call_id"\s*:\s*"[^"]*"\s*,\s*)?"(?:tool_)?name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+    r'\{\s*(?:"tool_call_id"\s*:\s*"[^"]*"\s*,\s*)?"(?:tool_)?name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*'
+    r'"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
 _MAX_HEAD_CHARACTERS = 2048
 _BETWEEN = " \t\r\n,;[]"  # what may stand between calls
