@@ -67,8 +67,8 @@ def _block_linear(x_type, form):
             whole = begin + panels * LANES <= a.out
         if not whole:  # the tile writes whole panels
             y, y_stride = a.scratch + thread * _ROWS * 2 * _PANELS * LANES * 4, 2 * _PANELS * LANES * 4
-        ahead = first + _PANELS * a.threads  # threads take turns, nearly always
-        next_w = a.w + ahead * a.w_stride if (ahead + _PANELS) * LANES <= a.out else w
+        ahead = first + panels * a.threads  # threads take turns, nearly always
+        next_w = a.w + ahead * a.w_stride if (ahead + panels) * LANES <= a.out else w
         cover_blocks(
             form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, panels, a.records,
             a.widened + thread * _WIDENED_BYTES, record_bytes, widened_bytes, next_w,
@@ -88,15 +88,15 @@ def _block_linear(x_type, form):
 def _few_rows_amx(form, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, panels, records):
     x_like = array_at(x, 1, types.uint16)
     if panels == 3 and rows == 1:
-        _amx_order_1x3(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records)
+        _amx_order_1x3(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, w)
     elif panels == 3:
-        _amx_order_2x3(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records)
+        _amx_order_2x3(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, w)
     else:
         for panel in range(panels):
             for row in range(rows):
                 _amx_order_1x1(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride,
                                w + panel * w_stride, w_stride, y + row * y_stride + panel * LANES * 4, y_stride,
-                               records)  # fmt: skip
+                               records, w)  # fmt: skip
 
 
 @work_item

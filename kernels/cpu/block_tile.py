@@ -24,7 +24,8 @@ def make_block_tile(rows: int, panels: int, widened: bool = False, amx_order: bo
 
     Its arguments: a BlockForm and an array of the rows' type, which select the code; then addresses and strides in
     bytes: x, x row stride, s, s row stride (fp32, one for each unit; not read where the form corrects nothing), w, w
-    panel stride, y, y row stride; then the number of records, at least 1. w is aligned to cache lines.
+    panel stride, y, y row stride; then the number of records, at least 1, and the address of the panels that are likely
+    read next, which are fetched meanwhile. w is aligned to cache lines.
 
     With ``widened`` it adds one record's part to y: w are records as ``widen_record`` left them, a panel stride apart,
     and in place of the number of records comes the record's. The sums are the same, bit for bit. With ``amx_order``
@@ -41,7 +42,7 @@ def make_block_tile(rows: int, panels: int, widened: bool = False, amx_order: bo
         units = CHUNK // what.unit
 
         def codegen(context, builder, _signature, values):
-            _, _, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records = values
+            _, _, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w = values
 
             def pointer(base, stride, index, kind):
                 address = builder.add(base, builder.mul(stride, number(index)))
@@ -74,11 +75,18 @@ def make_block_tile(rows: int, panels: int, widened: bool = False, amx_order: bo
                 codes = [widened_codes(builder, head, over_chunks.index) for head in heads]
             else:
                 readers = [RecordReader(builder, what, head, over_chunks.index) for head in heads]
-            if rows <= 2:
-                for head in heads:
-                    line = builder.add(head, builder.mul(over_chunks.index, number(what.chunk_bytes)))
-                    for part in range(0, what.chunk_bytes, 64):
-                        prefetch(builder, builder.add(line, number(_STREAM_BYTES + part)))
+            if not widened:
+                # What is so far ahead in the panel, or in the one that is likely next.
+                share, end = what.record_bytes // what.chunks, builder.mul(records, number(what.record_bytes))
+                ahead = builder.add(begin, builder.mul(over_chunks.index, number(share)))
+                ahead = builder.add(ahead, number(_STREAM_BYTES))
+                is_next = builder.icmp_signed(">=", ahead, end)
+                ahead = builder.select(is_next, builder.sub(ahead, end), ahead)
+                ahead = builder.add(ahead, builder.select(is_next, next_w, w))
+                for p in range(panels):
+                    of_panel = builder.add(ahead, builder.mul(w_stride, number(p)))
+                    for part in range(0, share, 64):
+                        prefetch(builder, builder.add(of_panel, number(part)))
             for unit in range(units):
                 sums = [[[zeros, zeros] if amx_order else zeros] * panels for _ in range(rows)]
                 steps = what.unit // 2
@@ -120,10 +128,10 @@ def make_block_tile(rows: int, panels: int, widened: bool = False, amx_order: bo
                         builder.store(load(builder, totals[m][p], 4), y_at(m, p)).align = 4
             return context.get_dummy_value()
 
-        return types.void(form, x_like, *[types.intp] * 9), codegen
+        return types.void(form, x_like, *[types.intp] * 10), codegen
 
     @intrinsic
-    def tile(_context, form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records):
+    def tile(_context, form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
         return typed(form, x_like)
 
     return tile

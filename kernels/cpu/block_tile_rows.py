@@ -20,7 +20,7 @@ _MANY_ROWS = 16
 def _rows_of(panels: int, heights: Sequence[int], widened: bool = False):
     """Any number of rows times so many panels, by tiles of so many rows, from the tallest to 1.
 
-    Its last argument is the number of records; of widened ones, the record's.
+    Its last arguments are the number of records; of widened ones, the record's; and the panels that are likely next.
     """
     height, *lower = heights
     tile = make_block_tile(height, panels, widened)
@@ -28,24 +28,24 @@ def _rows_of(panels: int, heights: Sequence[int], widened: bool = False):
         assert height == 1
 
         @njit
-        def each_row(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
+        def each_row(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, next_w):
             for row in range(rows):
                 tile(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                     y + row * y_stride, y_stride, records)  # fmt: skip
+                     y + row * y_stride, y_stride, records, next_w)  # fmt: skip
 
         return each_row
     rest = _rows_of(panels, lower, widened)
 
     @njit
-    def tallest_first(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records):
+    def tallest_first(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, next_w):
         row = 0
         while rows - row >= height:
             tile(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
-                 y + row * y_stride, y_stride, records)  # fmt: skip
+                 y + row * y_stride, y_stride, records, next_w)  # fmt: skip
             row += height
         if row < rows:
             x, s, y = x + row * x_stride, s + row * s_stride, y + row * y_stride
-            rest(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows - row, records)
+            rest(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows - row, records, next_w)
 
     return tallest_first
 
@@ -68,7 +68,7 @@ def _make_widened(panels: int):
             ahead = w + (record + 1) * record_bytes if record + 1 < records else next_w
             for panel in range(panels):
                 prefetch(ahead + panel * w_stride, record_bytes)
-            cover(form, x_like, x, x_stride, s, s_stride, widened, widened_bytes, y, y_stride, rows, record)
+            cover(form, x_like, x, x_stride, s, s_stride, widened, widened_bytes, y, y_stride, rows, record, next_w)
 
     return widen_and_cover
 
@@ -90,17 +90,17 @@ def _in_32_registers(
                 widened_bytes, next_w,
             )  # fmt: skip
         else:
-            _three(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records)
+            _three(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, next_w)
         return
     four = rows // 4 * 4  # fewer than 8 rows
     if four > 0:
         for half in range(2):
             w_half, y_half = w + 3 * half * w_stride, y + 3 * half * LANES * 4
             _four_rows_of_three(form, x_like, x, x_stride, s, s_stride, w_half, w_stride, y_half, y_stride, four,
-                                records)  # fmt: skip
+                                records, next_w + 3 * half * w_stride)  # fmt: skip
     if four < rows:
         x, s, y = x + four * x_stride, s + four * s_stride, y + four * y_stride
-        _six(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows - four, records)
+        _six(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows - four, records, next_w)
 
 
 @njit
@@ -112,18 +112,19 @@ def _in_16_registers(
     panel = 0
     while rows == 1 and panels - panel >= 2:
         w_panels, y_panels = w + panel * w_stride, y + panel * LANES * 4
-        _two(form, x_like, x, x_stride, s, s_stride, w_panels, w_stride, y_panels, y_stride, rows, records)
+        ahead = w_panels + 2 * w_stride if panel + 2 < panels else next_w
+        _two(form, x_like, x, x_stride, s, s_stride, w_panels, w_stride, y_panels, y_stride, rows, records, ahead)
         panel += 2
     while panel < panels:
         w_panel, y_panel = w + panel * w_stride, y + panel * LANES * 4
+        ahead = w_panel + w_stride if panel + 1 < panels else next_w
         if rows >= _MANY_ROWS:
-            ahead = w_panel + w_stride if panel + 1 < panels else next_w
             _widened_one(
                 form, x_like, x, x_stride, s, s_stride, w_panel, w_stride, y_panel, y_stride, rows, records, widened,
                 record_bytes, widened_bytes, ahead,
             )  # fmt: skip
         else:
-            _one(form, x_like, x, x_stride, s, s_stride, w_panel, 0, y_panel, y_stride, rows, records)
+            _one(form, x_like, x, x_stride, s, s_stride, w_panel, 0, y_panel, y_stride, rows, records, ahead)
         panel += 1
 
 
