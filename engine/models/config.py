@@ -1,14 +1,12 @@
 """config.json as the runtime sees it: one frozen Struct that a family fills in, checked once."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from ..checkpoint.errors import ModelError
-from ..checkpoint.json_files import read_json
 from ..checkpoint.packed_config import PackedWeights, read_packed
 from ..checkpoint.quantized import QuantizationArgs, StoredScales, read_kv_scheme, read_scales
 from .names import Names
@@ -146,56 +144,6 @@ class HfConfig(Struct, kw_only=True):
 
 
 Family = Callable[[Any], ModelConfig]  # of an HfConfig, or of what the family's own fields are read into
-
-
-class _HfArchitecture(Struct):
-    """Read first: the fields of an unknown architecture mean nothing."""
-
-    architectures: list[str] | None = None
-    model_type: str | None = None
-
-
-def read_config(
-    model_dir: Path,
-    families: Mapping[str, Family],
-    own_fields: Mapping[str, type[HfConfig]],
-    model_types: Mapping[str, str],
-    refused: Mapping[str, str],
-) -> ModelConfig:
-    """Read config.json of a model directory. Raises ModelError.
-
-    Args:
-        families: by architecture, the known ones.
-        own_fields: by architecture, of those that read more of it, or under other names.
-        model_types: architecture of each model_type, for a config.json that names no architecture.
-        refused: why architectures are not known that one may expect.
-    """
-    path = model_dir / "config.json"
-    said = read_json(path, _HfArchitecture)
-    if said is None:
-        raise ModelError(f"{path}: No such file. A model directory in Hugging Face format has one.")
-    known = ", ".join(families)
-    if said.architectures:
-        architecture = said.architectures[0]
-        if architecture in refused:
-            raise ModelError(f"{path}: {architecture}: {refused[architecture]}")
-        if architecture not in families:
-            raise ModelError(f"{path}: architecture {architecture} is not known (known: {known})")
-    elif said.model_type is not None and said.model_type in model_types:
-        architecture = model_types[said.model_type]
-    else:
-        raise ModelError(f"{path}: no architectures, and model_type {said.model_type} is not known (known: {known})")
-    fields = read_json(path, dict[str, Any])
-    assert fields is not None, "read a moment ago"
-    kind = own_fields.get(architecture, HfConfig)
-    try:
-        hf = msgspec.convert(kind.fields(fields), kind)
-        hf.architectures = [architecture]
-        return families[architecture](hf)
-    except msgspec.ValidationError as error:
-        raise ModelError(f"{path}: this is no JSON that can be used: {error}.") from error
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
 
 
 def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelConfig:

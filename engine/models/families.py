@@ -1,10 +1,15 @@
 """Model families, chosen by what config.json says. No torch here: a model is refused before its weights are there."""
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
+from msgspec import Struct
+
+from ..checkpoint.errors import ModelError
+from ..checkpoint.json_files import read_json
 from .cohere import CohereFields, cohere, cohere2
-from .config import Family, HfConfig, ModelConfig
-from .config import read_config as _read_config
+from .config import Family, Fields, HfConfig, ModelConfig
 from .experts_config import ExpertsFields
 from .falcon import FalconFields, falcon
 from .gemma import gemma, gemma2
@@ -159,5 +164,45 @@ MODEL_TYPES = {
 
 def read_config(model_dir: Path) -> ModelConfig:
     """Read config.json of a model directory of a known family. Raises ModelError."""
-    own_fields = {name: OWN_FIELDS[family] for name, family in FAMILIES.items() if family in OWN_FIELDS}
-    return _read_config(model_dir, FAMILIES, own_fields, MODEL_TYPES, REFUSED)
+    path = model_dir / "config.json"
+    fields = read_json(path, dict[str, Any])
+    if fields is None:
+        raise ModelError(f"{path}: No such file. A model directory in Hugging Face format has one.")
+    return parse_config(fields, path)
+
+
+def parse_config(fields: Fields, path: Path) -> ModelConfig:
+    """The model that a config.json describes; ``path``: whose faults are told. Raises ModelError."""
+    try:
+        architecture = _architecture(msgspec.convert(fields, _Said))
+        family = FAMILIES[architecture]
+        kind = OWN_FIELDS.get(family, HfConfig)
+        hf = msgspec.convert(kind.fields(fields), kind)
+        hf.architectures = [architecture]
+        return family(hf)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{path}: this is no JSON that can be used: {error}.") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+class _Said(Struct):
+    """Read first: the fields of an unknown architecture mean nothing."""
+
+    architectures: list[str] | None = None
+    model_type: str | None = None
+
+
+def _architecture(said: _Said) -> str:
+    """The known one that config.json names. Raises ModelError."""
+    known = ", ".join(FAMILIES)
+    if said.architectures:
+        architecture = said.architectures[0]
+        if architecture in REFUSED:
+            raise ModelError(f"{architecture}: {REFUSED[architecture]}")
+        if architecture not in FAMILIES:
+            raise ModelError(f"architecture {architecture} is not known (known: {known})")
+        return architecture
+    if said.model_type not in MODEL_TYPES:
+        raise ModelError(f"no architectures, and model_type {said.model_type} is not known (known: {known})")
+    return MODEL_TYPES[said.model_type]

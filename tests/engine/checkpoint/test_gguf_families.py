@@ -11,9 +11,13 @@ from transformers import (
     AutoModelForCausalLM,
     Cohere2Config,
     CohereConfig,
+    FalconConfig,
     Gemma2Config,
     GemmaConfig,
     Glm4Config,
+    GPT2Config,
+    GPTBigCodeConfig,
+    GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -21,12 +25,15 @@ from transformers import (
     Olmo2Config,
     OlmoeConfig,
     Phi3Config,
+    PhiConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen2MoeConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     SmolLM3Config,
+    StableLmConfig,
+    Starcoder2Config,
 )
 
 from headwater.engine.checkpoint.conversion_cache import cached_conversion
@@ -65,6 +72,12 @@ LONGROPE_TENSORS = {
     "rope_factors_short.weight": np.array(SHORT, np.float32),
 }
 
+LAYER_NORM = {"attention.layer_norm_epsilon": 1e-5}
+PLAIN = {name: value for name, value in SMALL.items() if name not in ("rms_norm_eps", "num_key_value_heads")}
+GPT2 = {
+    "vocab_size": len(TOKENS), "n_embd": HIDDEN, "n_inner": WIDTH, "n_layer": LAYERS, "n_head": HEADS,
+    "n_positions": POSITIONS, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 0,
+}  # fmt: skip
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 EXPERTS_KEYS = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 64}
 
@@ -150,13 +163,42 @@ CASES: dict[str, Case] = {
     "command-r": (
         CohereConfig(**SMALL, logit_scale=0.75),
         "command-r",
-        {"attention.layer_norm_epsilon": 1e-5, "logit_scale": 0.75},
+        LAYER_NORM | {"logit_scale": 0.75},
     ),
     "cohere2": (
         Cohere2Config(**SMALL | {"num_hidden_layers": 4}, sliding_window=9, logit_scale=0.75),
         "cohere2",
-        {"attention.layer_norm_epsilon": 1e-5, "logit_scale": 0.75, "attention.sliding_window": 9},
+        LAYER_NORM | {"logit_scale": 0.75, "attention.sliding_window": 9},
     ),
+    "phi2": (PhiConfig(**PLAIN), "phi2", LAYER_NORM | {"rope.dimension_count": 8}),
+    "phi2, fused": (PhiConfig(**PLAIN), "phi2", LAYER_NORM | {"rope.dimension_count": 8}),
+    "stablelm": (
+        StableLmConfig(**SMALL, use_qkv_bias=True, tie_word_embeddings=False),
+        "stablelm",
+        LAYER_NORM | {"rope.dimension_count": 4, "use_parallel_residual": True},
+    ),
+    "stablelm, side by side": (
+        StableLmConfig(**SMALL, use_parallel_residual=True),
+        "stablelm",
+        LAYER_NORM | {"rope.dimension_count": 4},
+    ),
+    "starcoder2": (Starcoder2Config(**SMALL, sliding_window=None), "starcoder2", LAYER_NORM),
+    "gptneox": (
+        GPTNeoXConfig(**PLAIN, tie_word_embeddings=False), "gptneox", LAYER_NORM | {"rope.dimension_count": 4}
+    ),
+    "gptneox, one after the other": (
+        GPTNeoXConfig(**PLAIN, use_parallel_residual=False, tie_word_embeddings=False),
+        "gptneox",
+        LAYER_NORM | {"rope.dimension_count": 4, "use_parallel_residual": False},
+    ),
+    "falcon 7b": (FalconConfig(**PLAIN, ffn_hidden_size=WIDTH), "falcon", LAYER_NORM | {"attention.head_count_kv": 1}),
+    "falcon 40b": (
+        FalconConfig(**PLAIN, ffn_hidden_size=WIDTH, num_kv_heads=2, new_decoder_architecture=True),
+        "falcon",
+        LAYER_NORM | {"attention.head_count_kv": 2},
+    ),
+    "gpt2": (GPT2Config(**GPT2), "gpt2", LAYER_NORM),
+    "starcoder": (GPTBigCodeConfig(**GPT2), "starcoder", LAYER_NORM | {"attention.head_count_kv": 1}),
 }  # fmt: skip
 
 
@@ -165,11 +207,11 @@ def metadata(config: PreTrainedConfig, architecture: str, more: dict[str, Any]) 
         "block_count": config.num_hidden_layers,
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
-        "feed_forward_length": config.intermediate_size,
+        "feed_forward_length": WIDTH,
         "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.head_count_kv": getattr(config, "num_key_value_heads", HEADS),
         "attention.layer_norm_rms_epsilon": getattr(config, "rms_norm_eps", None),
-        "rope.freq_base": float(config.rope_parameters.get("rope_theta", 10000.0)),
+        "rope.freq_base": float((getattr(config, "rope_parameters", None) or {}).get("rope_theta", 10000.0)),
     }
     tokenizer = {key: value for key, value in default_metadata().items() if key.startswith("tokenizer.")}
     return tokenizer | {f"{architecture}.{key}": value for key, value in (sizes | more).items()}
@@ -202,6 +244,33 @@ def stacked(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return written
 
 
+def ungrouped(qkv: np.ndarray, kv_heads: int) -> np.ndarray:
+    """Falcon's and GPT-NeoX's matrix with all queries, keys, values, as llama.cpp has it."""
+    head_dim = HIDDEN // HEADS
+    groups = qkv.reshape(kv_heads, -1, head_dim, *qkv.shape[1:])
+    parts = groups[:, :-2], groups[:, -2], groups[:, -1]
+    return np.concatenate([part.reshape(-1, *qkv.shape[1:]) for part in parts])
+
+
+def as_llama_cpp_has_it(case: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    config, architecture, more = CASES[case]
+    weights = stacked(weights)
+    if architecture.startswith("gemma"):
+        weights = {name: tensor + 1.0 if "norm" in name else tensor for name, tensor in weights.items()}
+    if architecture in ("falcon", "gptneox"):
+        kv_heads = more.get("attention.head_count_kv", HEADS)
+        weights = {n: ungrouped(w, kv_heads) if ".query_key_value." in n else w for n, w in weights.items()}
+    if architecture == "gpt2":
+        columns = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
+        weights = {name: w.T if name.endswith(columns) else w for name, w in weights.items()}
+    if "fused" in case:
+        for layer in range(config.num_hidden_layers):
+            for kind in ("weight", "bias"):
+                names = [f"model.layers.{layer}.self_attn.{part}_proj.{kind}" for part in "qkv"]
+                weights[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate([weights.pop(name) for name in names])
+    return weights | (LONGROPE_TENSORS if "longrope" in case else {})
+
+
 def write(
     directory: Path,
     case: str,
@@ -211,14 +280,9 @@ def write(
 ) -> Path:
     config, architecture, more = CASES[case]
     weights = {name: tensor.detach().numpy() for name, tensor in (model or random_model(config)).named_parameters()}
-    weights = stacked(weights)
-    if architecture.startswith("gemma"):
-        weights = {name: tensor + 1.0 if "norm" in name else tensor for name, tensor in weights.items()}
-    if "longrope" in case:
-        weights |= LONGROPE_TENSORS
     return write_gguf(
         directory / "tiny.gguf",
-        weights | (tensors or {}),
+        as_llama_cpp_has_it(case, weights) | (tensors or {}),
         metadata(config, architecture, more) | (changes or {}),
         architecture=architecture,
     )
