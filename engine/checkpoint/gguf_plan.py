@@ -13,7 +13,7 @@ from ..models.config import ExpertsConfig, ModelConfig
 from .gguf_file import GgufFile
 
 # Rows of Q and K are in llama.cpp's own order, which keeps the two values of a rotary pair side by side.
-ROTARY_PAIRS = ("llama", "granite", "smollm3")
+ROTARY_PAIRS = ("llama", "granite", "smollm3", "arcee", "olmo", "mistral3")
 # They describe the rotary embedding: gguf_config.py reads them.
 ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 INTEGER_TYPES = {
@@ -68,7 +68,8 @@ class TensorPlan(Struct, frozen=True):
     def place(self, source_bytes: int) -> tuple[int, int]:
         """Where it begins in a source of that size, and its own size: bytes both."""
         values = math.prod(self.source_shape or self.shape)
-        first = self.first_row * math.prod(self.shape[1:])
+        row = self.source_shape[-1] if len(self.source_shape) > 1 else 1
+        first = self.first_row * row
         return source_bytes * first // values, source_bytes * math.prod(self.shape) // values
 
 
@@ -103,6 +104,8 @@ def _linear(
 
 def _norm(config: ModelConfig, there: str, here: str) -> Iterator[TensorPlan]:
     shape = (config.hidden_size,)
+    if not config.norm_weight:
+        return
     yield TensorPlan(f"{there}.weight", f"{here}.weight", shape, offset=config.norm_offset)
     if config.norm_bias:
         yield TensorPlan(f"{there}.bias", f"{here}.bias", shape)
@@ -114,6 +117,8 @@ def _norms(gguf: GgufFile, config: ModelConfig, source: str, name: str) -> Itera
     attention, mlp = "attn_norm", "ffn_norm"
     if gguf.architecture == "falcon" and names.mlp_norm:
         attention, mlp = "attn_norm_2", "attn_norm"
+    if gguf.architecture == "seed_oss":
+        mlp = "post_attention_norm"
     parts = (
         (attention, names.attention_norm),
         ("post_attention_norm", names.attention_post_norm),
@@ -155,10 +160,22 @@ def _attention(gguf: GgufFile, config: ModelConfig, source: str, name: str) -> I
         transposed=names.output in config.transposed,
     )  # fmt: skip
     if config.qk_norm:
-        for part, count in (("q", heads), ("k", kv_heads)):
+        for part, here, count in zip("qk", names.qk_norm, (heads, kv_heads), strict=True):
+            there, here = f"{source}.attn_{part}_norm.weight", f"{name}.{here}"
             size = config.head_dim * (count if config.qk_norm == "width" else 1)
-            there, here = f"{source}.attn_{part}_norm.weight", f"{name}.{part}_norm.weight"
-            yield TensorPlan(there, here, (size,), offset=config.norm_offset)
+            if config.qk_norm == "heads":
+                yield from _norms_of_heads(there, here, (count, size))
+            else:
+                yield TensorPlan(there, f"{here}.weight", (size,), offset=config.norm_offset)
+
+
+def _norms_of_heads(there: str, here: str, shape: tuple[int, int]) -> Iterator[TensorPlan]:
+    """One matrix there; here, where the module is a list, a vector for each head."""
+    if not here.endswith(".norms"):
+        yield TensorPlan(there, f"{here}.weight", shape)
+        return
+    for index in range(shape[0]):
+        yield TensorPlan(there, f"{here}.{index}.weight", shape[1:], source_shape=shape, first_row=index)
 
 
 def _mlp(config: ModelConfig, source: str, name: str) -> Iterator[TensorPlan]:

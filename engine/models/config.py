@@ -17,6 +17,7 @@ DTYPE_NAMES = ("bfloat16", "float16", "float32")
 GATED_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 PLAIN_ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
+    "relu2": "relu2",
 }  # fmt: skip
 
 # RoPE whose angles change with the length of a sequence from the original context on: it ends there, see phi3.py.
@@ -72,11 +73,15 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     mlp_bias: bool = False
     head_bias: bool = False
     gated_mlp: bool = True
-    activation: Literal["silu", "gelu_tanh", "gelu", "relu"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "gelu", "relu", "relu2"] = "silu"
     norm: Literal["rms", "layer"] = "rms"
+    norm_weight: bool = True  # of LayerNorm
     norm_bias: bool = False  # of LayerNorm
     norm_offset: float = 0.0  # added to every norm weight
-    qk_norm: Literal["head", "width"] | None = None  # RMSNorm of each head, or of all of Q and all of K
+    # Of each head; of each head, with weights of its own; or of all of Q and all of K.
+    qk_norm: Literal["head", "heads", "width"] | None = None
+    qk_norm_kind: Literal["rms", "layer"] = "rms"
+    qk_norm_after: bool = False  # the rotation
     parallel_residual: bool = False  # attention and MLP read the same rows; without a norm of its own the same norm's
     first_position: int = 0  # row of the first position, where positions are learned
     embedding_scale: float = 1.0
@@ -153,8 +158,6 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
     if activation not in activations:
         raise ModelError(f"activation '{activation}' is not supported (known: {', '.join(activations)})")
     rope = rope_config(hf)
-    if rope.partial != 1.0 and special.get("qk_norm"):  # its weights would have to be reordered, too
-        raise ModelError(f"partial_rotary_factor {rope.partial} beside a QK-norm is not supported")
     packed = None if hf.quantization_config is None else read_packed(hf.quantization_config)
     scales = None if hf.quantization_config is None or packed is not None else read_scales(hf.quantization_config)
     common = {

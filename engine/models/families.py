@@ -10,6 +10,8 @@ from ..checkpoint.errors import ModelError
 from ..checkpoint.json_files import read_json
 from .cohere import CohereFields, cohere, cohere2
 from .config import Family, Fields, HfConfig, ModelConfig
+from .ernie import ErnieFields, ernie, helium
+from .exaone4 import Exaone4Fields, exaone4
 from .experts_config import ExpertsFields
 from .falcon import FalconFields, falcon
 from .gemma import gemma, gemma2
@@ -18,11 +20,13 @@ from .glm import GlmFields, glm, glm4
 from .gpt2 import Gpt2Fields, gpt2, gpt_bigcode
 from .gpt_neox import GptNeoxFields, gpt_neox
 from .gptj import GptJFields, gptj
-from .granite import GraniteFields, granite
-from .llama import llama, mistral
+from .granite import GraniteFields, GraniteHybridFields, granite, granite_hybrid
+from .hunyuan import HunyuanFields, hunyuan
+from .llama import InternLm3Fields, internlm3, llama, ministral, ministral3, mistral
 from .mixtral import mixtral
 from .multimodal import MultimodalFields, multimodal
-from .olmo import olmo2, olmo3
+from .nemotron import ArceeFields, Jais2Fields, NemotronFields, arcee, jais2, nemotron
+from .olmo import OlmoFields, olmo, olmo2, olmo3
 from .olmoe import OlmoeFields, olmoe
 from .opt import OptFields, opt
 from .phi import PhiFields, phi
@@ -30,6 +34,7 @@ from .phi3 import phi3
 from .phimoe import PhimoeFields, phimoe
 from .qwen import qwen2, qwen3
 from .qwen_moe import Qwen2MoeFields, qwen2_moe, qwen3_moe
+from .seed_oss import SeedOssFields, seed_oss
 from .smollm3 import SmolLm3Fields, smollm3
 from .stablelm import StableLmFields, stablelm
 from .starcoder2 import StarCoder2Fields, starcoder2
@@ -37,6 +42,8 @@ from .starcoder2 import StarCoder2Fields, starcoder2
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": llama,
     "MistralForCausalLM": mistral,
+    "MinistralForCausalLM": ministral,
+    "Ministral3ForCausalLM": ministral3,
     "Qwen2ForCausalLM": qwen2,
     "Qwen3ForCausalLM": qwen3,
     "GemmaForCausalLM": gemma,
@@ -51,7 +58,9 @@ FAMILIES: dict[str, Family] = {
     "PhimoeForCausalLM": phimoe,
     "PhiMoEForCausalLM": phimoe,  # in its checkpoints
     "GraniteForCausalLM": granite,
+    "GraniteMoeHybridForCausalLM": granite_hybrid,
     "SmolLM3ForCausalLM": smollm3,
+    "OlmoForCausalLM": olmo,
     "Olmo2ForCausalLM": olmo2,
     "Olmo3ForCausalLM": olmo3,
     "CohereForCausalLM": cohere,
@@ -66,6 +75,15 @@ FAMILIES: dict[str, Family] = {
     "GPTBigCodeForCausalLM": gpt_bigcode,
     "OPTForCausalLM": opt,
     "FalconForCausalLM": falcon,
+    "SeedOssForCausalLM": seed_oss,
+    "Ernie4_5ForCausalLM": ernie,
+    "HeliumForCausalLM": helium,
+    "NemotronForCausalLM": nemotron,
+    "ArceeForCausalLM": arcee,
+    "Jais2ForCausalLM": jais2,
+    "Exaone4ForCausalLM": exaone4,
+    "HunYuanDenseV1ForCausalLM": hunyuan,
+    "InternLM3ForCausalLM": internlm3,
     "Gemma3ForConditionalGeneration": multimodal,
     "Mistral3ForConditionalGeneration": multimodal,
     "Qwen2VLForConditionalGeneration": multimodal,
@@ -100,6 +118,7 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     olmoe: OlmoeFields,
     phimoe: PhimoeFields,
     granite: GraniteFields,
+    granite_hybrid: GraniteHybridFields,
     smollm3: SmolLm3Fields,
     cohere: CohereFields,
     cohere2: CohereFields,
@@ -114,12 +133,23 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     gpt_bigcode: Gpt2Fields,
     opt: OptFields,
     falcon: FalconFields,
+    seed_oss: SeedOssFields,
+    ernie: ErnieFields,
+    nemotron: NemotronFields,
+    arcee: ArceeFields,
+    jais2: Jais2Fields,
+    exaone4: Exaone4Fields,
+    hunyuan: HunyuanFields,
+    internlm3: InternLm3Fields,
+    olmo: OlmoFields,
     multimodal: MultimodalFields,
 }
 # For a config.json that names no architecture.
 MODEL_TYPES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "ministral": "MinistralForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gemma": "GemmaForCausalLM",
@@ -134,7 +164,9 @@ MODEL_TYPES = {
     "olmoe": "OlmoeForCausalLM",
     "phimoe": "PhimoeForCausalLM",
     "granite": "GraniteForCausalLM",
+    "granitemoehybrid": "GraniteMoeHybridForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
+    "olmo": "OlmoForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
     "olmo3": "Olmo3ForCausalLM",
     "cohere": "CohereForCausalLM",
@@ -149,6 +181,15 @@ MODEL_TYPES = {
     "gpt_bigcode": "GPTBigCodeForCausalLM",
     "opt": "OPTForCausalLM",
     "falcon": "FalconForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "helium": "HeliumForCausalLM",
+    "nemotron": "NemotronForCausalLM",
+    "arcee": "ArceeForCausalLM",
+    "jais2": "Jais2ForCausalLM",
+    "exaone4": "Exaone4ForCausalLM",
+    "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
     "mistral3": "Mistral3ForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",

@@ -103,6 +103,12 @@ class WeightLoader:
         """A norm weight or bias, [size], in the rows' dtype. Raises ModelError."""
         return self.tensor(name, (size,)).to(self.dtypes.rows)
 
+    def vectors(self, module: str, count: int, size: int) -> torch.Tensor:
+        """Norm weights of ``count`` heads, one after another: a matrix, or one tensor for each. Raises ModelError."""
+        if f"{module}.weight" in self._checkpoint:
+            return self.tensor(f"{module}.weight", (count, size)).to(self.dtypes.rows).flatten()
+        return torch.cat([self.vector(f"{module}.{index}.weight", size) for index in range(count)])
+
     def kv_scales(self, attention: str, scheme: QuantizationArgs | None) -> KvScales:
         """Of the pages of a layer, by the name of its attention module; 1 unless they are fp8. Raises ModelError."""
         if self.dtypes.pages != FP8:

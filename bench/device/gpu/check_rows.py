@@ -121,7 +121,7 @@ def check_norm_of_all_heads(setup: Setup) -> Results:
         k_pages = setup.randn(rows // 16 + 2, kv_heads, 16, head_dim)
         v_pages = k_pages.clone()
         q_weight, k_weight = setup.randn(q_heads * head_dim, seed=3), setup.randn(kv_heads * head_dim, seed=4)
-        q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, QkNorm(q_weight, k_weight, 1e-6))
+        q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, QkNorm(q_weight, k_weight, 1e-6, whole=True))
         # What is rotated is the rounded norm, as in the models that have it.
         want_q, want_k = (
             normalised(part.flatten(1), weight, 1e-6).to(setup.dtype).unflatten(1, (-1, head_dim))
