@@ -205,6 +205,54 @@ def _glm4(gguf: GgufFile) -> dict[str, Any]:
     }
 
 
+def _seed_oss(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["SeedOssForCausalLM"],
+        "model_type": "seed_oss",
+        "hidden_act": "silu",
+        "attention_out_bias": "blk.0.attn_output.bias" in gguf.tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in gguf.tensors,
+    }
+
+
+def _arcee(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["ArceeForCausalLM"],
+        "model_type": "arcee",
+        "hidden_act": "relu2",
+        "mlp_bias": "blk.0.ffn_up.bias" in gguf.tensors,
+    }
+
+
+def _ernie4_5(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["Ernie4_5ForCausalLM"],
+        "model_type": "ernie4_5",
+        "hidden_act": "silu",
+        "use_bias": "blk.0.attn_q.bias" in gguf.tensors,
+    }
+
+
+def _exaone4(gguf: GgufFile) -> dict[str, Any]:
+    """The 32B model has windows, and then the pattern of its layers, which llama.cpp knows by the number of layers."""
+    window = gguf.get("exaone4.attention.sliding_window", 0) or None
+    layers = read_size(gguf, "block_count")
+    kinds = ["sliding_attention" if window and (i + 1) % 4 else "full_attention" for i in range(layers)]
+    return {
+        "architectures": ["Exaone4ForCausalLM"],
+        "model_type": "exaone4",
+        "hidden_act": "silu",
+        "sliding_window": window,
+        "sliding_window_pattern": 4 if window else None,
+        "layer_types": kinds,
+    }
+
+
+def _hunyuan_dense(_: GgufFile) -> dict[str, Any]:
+    """The base of its rotation is stretched already."""
+    return {"architectures": ["HunYuanDenseV1ForCausalLM"], "model_type": "hunyuan_v1_dense", "hidden_act": "silu"}
+
+
 FAMILIES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _qwen2,
@@ -220,4 +268,9 @@ FAMILIES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "smollm3": _smollm3,
     "olmo2": _olmo2,
     "glm4": _glm4,
+    "seed_oss": _seed_oss,
+    "arcee": _arcee,
+    "ernie4_5": _ernie4_5,
+    "exaone4": _exaone4,
+    "hunyuan-dense": _hunyuan_dense,
 }

@@ -118,6 +118,25 @@ def _named_as_gpt2(gguf: GgufFile) -> dict[str, Any]:
     }
 
 
+def _nemotron(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["NemotronForCausalLM"],
+        "model_type": "nemotron",
+        "hidden_act": "relu2",
+        "partial_rotary_factor": partial_rotary_factor(gguf),
+        "mlp_bias": "blk.0.ffn_up.bias" in gguf.tensors,
+    }
+
+
+def _olmo(gguf: GgufFile) -> dict[str, Any]:
+    return {
+        "architectures": ["OlmoForCausalLM"],
+        "model_type": "olmo",
+        "hidden_act": "silu",
+        "clip_qkv": gguf.get("olmo.attention.clamp_kqv", 0.0) or None,
+    }
+
+
 FAMILIES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "command-r": _command_r,
     "cohere2": _cohere2,
@@ -126,6 +145,8 @@ FAMILIES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "starcoder2": _starcoder2,
     "gptneox": _gptneox,
     "falcon": _falcon,
+    "nemotron": _nemotron,
+    "olmo": _olmo,
     "gpt2": _gpt2,
     "starcoder": _starcoder,
 }
@@ -133,5 +154,6 @@ FAMILIES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
 EPS_NAMES = {
     **dict.fromkeys(FAMILIES, "layer_norm_eps"),
     "starcoder2": "norm_epsilon",
+    "nemotron": "norm_eps",
     **dict.fromkeys(("falcon", "gpt2", "starcoder"), "layer_norm_epsilon"),
 }

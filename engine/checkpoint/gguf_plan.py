@@ -13,7 +13,7 @@ from ..models.config import ExpertsConfig, ModelConfig
 from .gguf_file import GgufFile
 
 # Rows of Q and K are in llama.cpp's own order, which keeps the two values of a rotary pair side by side.
-ROTARY_PAIRS = ("llama", "granite", "smollm3", "arcee", "olmo", "mistral3")
+ROTARY_PAIRS = ("llama", "granite", "smollm3", "arcee", "olmo")
 # They describe the rotary embedding: gguf_config.py reads them.
 ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 INTEGER_TYPES = {

@@ -77,6 +77,7 @@ FAMILIES: dict[str, Family] = {
     "FalconForCausalLM": falcon,
     "SeedOssForCausalLM": seed_oss,
     "Ernie4_5ForCausalLM": ernie,
+    "Ernie4_5_ForCausalLM": ernie,  # in its first checkpoints
     "HeliumForCausalLM": helium,
     "NemotronForCausalLM": nemotron,
     "ArceeForCausalLM": arcee,

@@ -258,7 +258,7 @@ FAMILIES: Families = {
     "helium": (HeliumForCausalLM, HeliumConfig(**HEAD_DIM_16)),
     "nemotron": (
         NemotronForCausalLM,
-        NemotronConfig(**SMALL, rope_parameters=HALF),
+        NemotronConfig(**TWO_LAYERS | {"initializer_range": 0.15}, rope_parameters=HALF),
     ),
     "arcee": (ArceeForCausalLM, ArceeConfig(**SMALL, mlp_bias=True, rope_parameters=YARN)),
     "jais2": (Jais2ForCausalLM, Jais2Config(**SMALL)),
@@ -306,7 +306,7 @@ FAMILIES: Families = {
 WIDE = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
 TRITON_FAMILIES: Families = {
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**OLMO | WIDE)),
-    "cohere": (CohereForCausalLM, CohereConfig(**PHI3 | WIDE, logit_scale=0.7)),
+    "cohere": (CohereForCausalLM, CohereConfig(**PHI3 | WIDE, logit_scale=0.7, use_qk_norm=True)),
     "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2 | {"n_embd": 128, "n_head": 2, "n_layer": 2})),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**PLAIN | WIDE, intermediate_size=80)),
     "opt": (OPTForCausalLM, OPTConfig(**PLAIN | WIDE, ffn_dim=80, word_embed_proj_dim=128)),

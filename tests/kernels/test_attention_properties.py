@@ -14,10 +14,6 @@ OPTIONS = st.builds(
     softcap=st.sampled_from([0.0, 0.0, 15.0]),
     qk_norm=st.booleans(),
 )
-# On Triton, where all is one kernel.
-NORMS = st.builds(Options, own_norms=st.booleans(), norm_after=st.booleans()).filter(
-    lambda options: not (options.own_norms and options.norm_after)
-)
 SHAPES = st.fixed_dictionaries(
     {
         "group": st.integers(1, 16),
@@ -46,9 +42,6 @@ def test_cpu(steps: Steps, shape: dict) -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(
-    steps=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 12)), min_size=1, max_size=2),
-    shape=SHAPES | SHAPES.flatmap(lambda shape: NORMS.map(lambda norms: shape | {"options": norms})),
-)
+@given(steps=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 12)), min_size=1, max_size=2), shape=SHAPES)
 def test_triton(steps: Steps, shape: dict) -> None:
     check(load_backend("triton"), steps, shape)

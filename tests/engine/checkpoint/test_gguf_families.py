@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    ArceeConfig,
     AutoModelForCausalLM,
     Cohere2Config,
     CohereConfig,
+    Ernie4_5Config,
+    Exaone4Config,
     FalconConfig,
     Gemma2Config,
     GemmaConfig,
@@ -19,10 +22,13 @@ from transformers import (
     GPTBigCodeConfig,
     GPTNeoXConfig,
     GraniteConfig,
+    HunYuanDenseV1Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    NemotronConfig,
     Olmo2Config,
+    OlmoConfig,
     OlmoeConfig,
     Phi3Config,
     PhiConfig,
@@ -31,6 +37,7 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    SeedOssConfig,
     SmolLM3Config,
     StableLmConfig,
     Starcoder2Config,
@@ -73,6 +80,8 @@ LONGROPE_TENSORS = {
 }
 
 LAYER_NORM = {"attention.layer_norm_epsilon": 1e-5}
+NO_RMS = {name: value for name, value in SMALL.items() if name != "rms_norm_eps"}
+HALF = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
 PLAIN = {name: value for name, value in SMALL.items() if name not in ("rms_norm_eps", "num_key_value_heads")}
 GPT2 = {
     "vocab_size": len(TOKENS), "n_embd": HIDDEN, "n_inner": WIDTH, "n_layer": LAYERS, "n_head": HEADS,
@@ -198,6 +207,34 @@ CASES: dict[str, Case] = {
         LAYER_NORM | {"attention.head_count_kv": 2},
     ),
     "gpt2": (GPT2Config(**GPT2), "gpt2", LAYER_NORM),
+    "nemotron": (
+        NemotronConfig(**{**NO_RMS, "initializer_range": 0.2}, head_dim=16, rope_parameters=HALF),
+        "nemotron",
+        LAYER_NORM | {"rope.dimension_count": 8},
+    ),
+    "olmo": (OlmoConfig(**NO_RMS), "olmo", LAYER_NORM),
+    "command-r with norms of heads": (
+        CohereConfig(**SMALL, logit_scale=0.75, use_qk_norm=True), "command-r", LAYER_NORM | {"logit_scale": 0.75}
+    ),
+    "stablelm with norms of heads": (
+        StableLmConfig(**SMALL, qk_layernorm=True), "stablelm", LAYER_NORM | {"rope.dimension_count": 4}
+    ),
+    "seed_oss": (
+        SeedOssConfig(**SMALL, head_dim=32, attention_bias=True, attention_out_bias=False),
+        "seed_oss",
+        {"attention.key_length": 32},
+    ),
+    "arcee": (ArceeConfig(**SMALL), "arcee", {}),
+    "ernie4_5": (Ernie4_5Config(**SMALL, head_dim=32), "ernie4_5", {"attention.key_length": 32}),
+    "exaone4": (
+        Exaone4Config(**SMALL | {"num_hidden_layers": 4}, sliding_window=9),
+        "exaone4",
+        {"attention.sliding_window": 9},
+    ),
+    "exaone4 without windows": (
+        Exaone4Config(**SMALL, sliding_window=None, layer_types=["full_attention"] * LAYERS), "exaone4", {}
+    ),
+    "hunyuan-dense": (HunYuanDenseV1Config(**SMALL, head_dim=16), "hunyuan-dense", {}),
     "starcoder": (GPTBigCodeConfig(**GPT2), "starcoder", LAYER_NORM | {"attention.head_count_kv": 1}),
 }  # fmt: skip
 
@@ -255,8 +292,14 @@ def ungrouped(qkv: np.ndarray, kv_heads: int) -> np.ndarray:
 def as_llama_cpp_has_it(case: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     config, architecture, more = CASES[case]
     weights = stacked(weights)
-    if architecture.startswith("gemma"):
-        weights = {name: tensor + 1.0 if "norm" in name else tensor for name, tensor in weights.items()}
+    if architecture.startswith(("gemma", "nemotron")):
+        weights = {name: w + 1.0 if "norm.weight" in name else w for name, w in weights.items()}
+    if "norms of heads" in case and architecture == "stablelm":
+        for layer in range(config.num_hidden_layers):
+            for part, count in (("q", HEADS), ("k", KV_HEADS)):
+                norms = f"model.layers.{layer}.self_attn.{part}_layernorm.norms"
+                stack = np.stack([weights.pop(f"{norms}.{head}.weight") for head in range(count)])
+                weights[f"blk.{layer}.attn_{part}_norm.weight"] = stack
     if architecture in ("falcon", "gptneox"):
         kv_heads = more.get("attention.head_count_kv", HEADS)
         weights = {n: ungrouped(w, kv_heads) if ".query_key_value." in n else w for n, w in weights.items()}
