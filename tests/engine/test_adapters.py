@@ -96,7 +96,7 @@ def test_mixtures_have_them_outside_of_their_experts(mixture: str, tmp_path: Pat
 def test_stacked_experts_have_none(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_config(MIXTURES["mixtral"])
     path = save_adapter(model, tmp_path / "adapter", seed=0)  # all linears are experts, too, to PEFT
-    with pytest.raises(ModelError, match="target_parameters: .* such as stacked experts: not supported"):
+    with pytest.raises(ModelError, match=r"target_parameters: .* such as stacked experts: not supported"):
         read_peft_config(path)
 
 
