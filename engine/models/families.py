@@ -97,18 +97,36 @@ FAMILIES: dict[str, Family] = {
     "InternVLForConditionalGeneration": multimodal,
     "SmolVLMForConditionalGeneration": multimodal,
 }
+_MLA = "latent attention (MLA), whose cache is one vector a token, has no kernel here"
+_ALIBI = "ALiBi, a bias by distance, is in no attention kernel here"
+_LINEAR = "its layers of linear attention keep a state, for which no kernel is here"
+_MAMBA = "its layers of Mamba keep a state, for which no kernel is here"
+_BIASED = "experts by biased choices, which the routing here does not make"
+_CODE = "its code is not in transformers, so there is nothing to compare with"
+_LLAMA4 = "chunked attention, and experts whose input is weighed, have no kernel here"
 # Why others are not served.
 REFUSED = {
-    "DeepseekV2ForCausalLM": "latent attention (MLA), whose cache is one vector a token, has no kernel here",
-    "DeepseekV3ForCausalLM": "latent attention (MLA), whose cache is one vector a token, has no kernel here",
-    "BloomForCausalLM": "ALiBi, a bias by distance, is in no attention kernel here",
-    "MPTForCausalLM": "ALiBi, a bias by distance, is in no attention kernel here",
-    "BaichuanForCausalLM": "its code is not in transformers; the 13B model needs ALiBi, too",
-    "Llama4ForConditionalGeneration": "a mixture of experts with chunked attention",
+    **dict.fromkeys(("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"), _MLA),
+    **dict.fromkeys(("KimiK25ForConditionalGeneration", "MiniCPM3ForCausalLM", "Glm4MoeLiteForCausalLM"), _MLA),
+    **dict.fromkeys(("BloomForCausalLM", "MPTForCausalLM", "MptForCausalLM", "JAISLMHeadModel"), _ALIBI),
+    **dict.fromkeys(("Qwen3NextForCausalLM", "MiniMaxForCausalLM", "KimiLinearForCausalLM"), _LINEAR),
+    **dict.fromkeys(("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"), _LINEAR),
+    **dict.fromkeys(("NemotronHForCausalLM", "JambaForCausalLM", "FalconH1ForCausalLM", "Zamba2ForCausalLM"), _MAMBA),
+    **dict.fromkeys(("Glm4MoeForCausalLM", "Ernie4_5_MoeForCausalLM", "Dots1ForCausalLM"), _BIASED),
+    **dict.fromkeys(("Llama4ForConditionalGeneration", "Llama4ForCausalLM"), _LLAMA4),
+    **dict.fromkeys(("InternLM2ForCausalLM", "MiniCPMForCausalLM", "ChatGLMModel", "QWenLMHeadModel"), _CODE),
+    **dict.fromkeys(("ExaoneForCausalLM", "XverseForCausalLM"), _CODE),
+    "BaichuanForCausalLM": f"{_CODE}; the 13B model needs ALiBi, too",
+    "DbrxForCausalLM": "clipped Q, K and V are not known here",
+    "DeciLMForCausalLM": "heads and widths differ from layer to layer",
+    "Lfm2ForCausalLM": "its layers of convolutions have no kernel here",
     "MllamaForConditionalGeneration": "its layers of cross-attention to images are not known here",
     "PaliGemmaForConditionalGeneration": "a prompt attends to all of itself, which attention here does not do",
-    "Gemma3nForConditionalGeneration": "embeddings for each layer and shared KV are not known here",
-    "MambaForCausalLM": "a state-space model: there is no attention in it",
+    **dict.fromkeys(
+        ("Gemma3nForConditionalGeneration", "Gemma3nForCausalLM", "Gemma4ForConditionalGeneration"),
+        "embeddings for each layer and shared KV are not known here",
+    ),
+    **dict.fromkeys(("MambaForCausalLM", "Mamba2ForCausalLM"), "a state-space model: there is no attention in it"),
     "T5ForConditionalGeneration": "an encoder beside the decoder",
 }
 # What is read of their config.json, where it is more than what Llama's has or has other names.
