@@ -100,7 +100,10 @@ def test_yarn_reaches_its_factor_times_the_original_context(tmp_path: Path) -> N
         ({"rope_parameters": None, "rope_scaling": {"type": "bent", "factor": 2.0}}, "'bent' is not supported"),
         ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": "four"}}, "RoPE parameters: Expected"),
         ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
-        ({"architectures": ["PersimmonForCausalLM"]}, "PersimmonForCausalLM is not known .known: LlamaForCausalLM, .*Phi3"),
+        (
+            {"architectures": ["PersimmonForCausalLM"]},
+            "PersimmonForCausalLM is not known .known: LlamaForCausalLM, .*Phi3",
+        ),
         ({"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM: latent attention"),
         ({"architectures": ["BloomForCausalLM"]}, "BloomForCausalLM: ALiBi"),
         ({"architectures": ["FalconForCausalLM"], "alibi": True}, "alibi"),
