@@ -55,15 +55,23 @@ class Attention:
 
 def _load_qk_norm(config: ModelConfig, load: WeightLoader, prefix: str, rope: RopeConfig) -> QkNorm:
     """Weights in the order that the projection's outputs are taken in."""
-    order, weights = head_order(rope, config.head_dim), []
-    for name, heads in zip(config.names.qk_norm, (config.num_q_heads, config.num_kv_heads), strict=True):
+    order = head_order(rope, config.head_dim)
+
+    def weight(name: str, heads: int) -> torch.Tensor:
         size = config.head_dim * (heads if config.qk_norm == "width" else 1)
         if config.qk_norm == "heads":
-            weight = load.vectors(f"{prefix}.{name}", heads, size)
+            loaded = load.vectors(f"{prefix}.{name}", heads, size)
         else:
-            weight = load.vector(f"{prefix}.{name}.weight", size)
-        if order is not None:
-            weight = weight.view(-1, config.head_dim)[:, order.to(weight.device)].flatten()
-        weights.append(weight)
-    whole = config.qk_norm == "width"
-    return QkNorm(*weights, config.norm_eps, config.norm_offset, whole, config.qk_norm_kind, config.qk_norm_after)
+            loaded = load.vector(f"{prefix}.{name}.weight", size)
+        return loaded if order is None else loaded.view(-1, config.head_dim)[:, order.to(load.device)].flatten()
+
+    q_name, k_name = config.names.qk_norm
+    return QkNorm(
+        weight(q_name, config.num_q_heads),
+        weight(k_name, config.num_kv_heads),
+        config.norm_eps,
+        config.norm_offset,
+        whole=config.qk_norm == "width",
+        kind=config.qk_norm_kind,
+        after=config.qk_norm_after,
+    )

@@ -111,12 +111,11 @@ def check_rope_and_write(setup: Setup) -> Results:
             v_pages = k_pages.clone()
             q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, norm)
             heads = qkv.view(rows, -1, head_dim)
+            parts = heads[:, :q_heads].double(), heads[:, q_heads:-kv_heads].double()
+            weights = (None, None) if norm is None else (norm.q_weight, norm.k_weight)
             want_q, want_k = (
-                normalised_and_rotated(part.double(), weight, norm, cos_sin, positions)
-                for part, weight in (
-                    (heads[:, :q_heads], norm and norm.q_weight),
-                    (heads[:, q_heads:-kv_heads], norm and norm.k_weight),
-                )
+                normalised_and_rotated(part, weight, norm, cos_sin, positions)
+                for part, weight in zip(parts, weights, strict=True)
             )
             name = f"rope_and_write {q_heads}/{kv_heads} x {head_dim}{what}"
             yield compare(f"{name}: Q", q, want_q)
