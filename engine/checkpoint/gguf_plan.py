@@ -164,14 +164,15 @@ def _attention(gguf: GgufFile, config: ModelConfig, source: str, name: str) -> I
             there, here = f"{source}.attn_{part}_norm.weight", f"{name}.{here}"
             size = config.head_dim * (count if config.qk_norm == "width" else 1)
             if config.qk_norm == "heads":
-                yield from _norms_of_heads(there, here, (count, size))
+                yield from _norms_of_heads(gguf, there, here, (count, size))
             else:
                 yield TensorPlan(there, f"{here}.weight", (size,), offset=config.norm_offset)
 
 
-def _norms_of_heads(there: str, here: str, shape: tuple[int, int]) -> Iterator[TensorPlan]:
+def _norms_of_heads(gguf: GgufFile, there: str, here: str, shape: tuple[int, int]) -> Iterator[TensorPlan]:
     """One matrix there; here, where the module is a list, a vector for each head."""
-    if not here.endswith(".norms"):
+    # Whose shape is not that of the file is refused, however many heads a damaged one speaks of.
+    if not here.endswith(".norms") or there not in gguf.tensors or gguf.shape(there) != shape:
         yield TensorPlan(there, f"{here}.weight", shape)
         return
     for index in range(shape[0]):
