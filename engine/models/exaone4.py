@@ -3,32 +3,34 @@ rotation in the layers without one.
 """
 
 from ..checkpoint.errors import ModelError
-from .config import HfConfig, LayerConfig, ModelConfig, base_config, rope_config
+from .config import Fields, HfConfig, LayerConfig, ModelConfig, base_config, rope_config
 from .olmo import NORMS_AFTER
 from .rope_config import NO_ROPE
 
 
 class Exaone4Fields(HfConfig, kw_only=True):
     rms_norm_eps: float = 1e-5
-    sliding_window_pattern: int | str | None = 4  # type: ignore[assignment]  # LLLG is 4
+
+    @classmethod
+    def fields(cls, said: Fields) -> Fields:
+        """LLLG is 4."""
+        pattern = said.get("sliding_window_pattern")
+        if not isinstance(pattern, str):
+            return said
+        if pattern != "L" * (len(pattern) - 1) + "G":
+            raise ModelError(f"sliding_window_pattern {pattern} is not supported (known: L once or more, then G)")
+        return {**said, "sliding_window_pattern": len(pattern)}
 
 
 def exaone4(hf: Exaone4Fields) -> ModelConfig:
-    rope, window = rope_config(hf), hf.sliding_window or 0
-    pattern = hf.sliding_window_pattern or 0
-    if isinstance(pattern, str):
-        if pattern != "L" * (len(pattern) - 1) + "G":
-            raise ModelError(f"sliding_window_pattern {pattern} is not supported (known: L once or more, then G)")
-        pattern = len(pattern)
-    windowed = hf.layer_types or [
-        "sliding_attention" if pattern and (i + 1) % pattern else "full_attention" for i in range(hf.num_hidden_layers)
+    rope, window, pattern = rope_config(hf), hf.sliding_window or 0, hf.sliding_window_pattern or 4
+    kinds = hf.layer_types or [
+        "sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(hf.num_hidden_layers)
     ]
-    full = LayerConfig(NO_ROPE if window else rope)
+    windowed, full = LayerConfig(rope, window), LayerConfig(NO_ROPE if window else rope)
     return base_config(
         hf,
-        layers=tuple(
-            LayerConfig(rope, window) if window and kind == "sliding_attention" else full for kind in windowed
-        ),
+        layers=tuple(windowed if window and kind == "sliding_attention" else full for kind in kinds),
         names=NORMS_AFTER,
         qk_norm="head",
     )

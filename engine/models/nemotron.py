@@ -2,6 +2,8 @@
 activation is the square of ReLU (arXiv 2109.08668). Arcee (AFM 4.5B) is Llama with that MLP; Jais 2 has LayerNorm, too.
 """
 
+from typing import Any
+
 from .config import Fields, HfConfig, ModelConfig, base_config, renamed, same_layers
 from .names import Names
 
@@ -43,16 +45,14 @@ def jais2(hf: Jais2Fields) -> ModelConfig:
     return _ungated(hf, norm="layer", norm_bias=True)
 
 
-def _ungated(hf: HfConfig, norm: str = "rms", norm_bias: bool = False, norm_offset: float = 0.0) -> ModelConfig:
+def _ungated(hf: HfConfig, **special: Any) -> ModelConfig:
     return base_config(
         hf,
         layers=same_layers(hf),
         names=UNGATED,
         gated_mlp=False,
-        norm=norm,
-        norm_bias=norm_bias,
-        norm_offset=norm_offset,
         qkv_bias=hf.attention_bias,
         output_bias=hf.attention_bias,
         mlp_bias=hf.mlp_bias,
+        **special,
     )
