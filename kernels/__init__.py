@@ -24,7 +24,7 @@ from .routing import GroupedLinear, Routing, RoutingRule
 from .sampling_batch import Sampled, SamplingBatch
 
 BackendName = Literal["cpu", "triton"]
-PlainActivation = Literal["gelu", "gelu_tanh", "relu"]  # of an MLP without a gate; gelu: with erf
+PlainActivation = Literal["gelu", "gelu_tanh", "relu", "relu2"]  # of an MLP without a gate; gelu: with erf
 
 
 class Unsupported(Exception):
@@ -48,14 +48,17 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class QkNorm:
-    """RMSNorm of Q and K before the rotation: of every head, with weights [head_dim] that the heads share; or, with
-    weights [q_heads * head_dim] and [kv_heads * head_dim], of all heads together.
+    """Norm of Q and K before the rotation: of every head, with weights [head_dim] that the heads share or
+    [q_heads * head_dim] and [kv_heads * head_dim] of their own; or of all heads together, with weights of that width.
     """
 
     q_weight: torch.Tensor
     k_weight: torch.Tensor
     eps: float
     weight_offset: float = 0.0  # added to the weights; 1 for Gemma
+    whole: bool = False  # of all heads together: RMSNorm
+    kind: Literal["rms", "layer"] = "rms"  # layer: LayerNorm without a bias
+    after: bool = False  # RMSNorm of each head once it is rotated
 
 
 class Linear(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 from .errors import ModelError
 
 # Part of the key in conversion_cache.py: raise it when the converter's output changes.
-CONVERTER_VERSION = 4
+CONVERTER_VERSION = 5
 
 
 def convert(gguf_path: Path, directory: Path, *, weights: bool = True) -> None:
@@ -44,15 +44,17 @@ def scratch_dir(parent: Path, prefix: str) -> Iterator[Path]:
 
 def _write(gguf_path: Path, directory: Path, weights: bool) -> None:
     # Imported here: a start from the cache needs none of them, and numpy alone costs 0.1 s and 30 MB.
+    from ..models.families import parse_config
     from .gguf_config import model_config, token_ids
     from .gguf_file import GgufFile
+    from .gguf_plan import check_plan, plan_tensors
     from .gguf_tokenizer import build_tokenizer, tokenizer_config
-    from .gguf_weights import check_plan, plan_tensors, write_index, write_safetensors
+    from .gguf_weights import write_index, write_safetensors
     from .safetensors_dir import SINGLE_FILE
 
     gguf = GgufFile(gguf_path)
     config = model_config(gguf)
-    plan = plan_tensors(gguf.architecture, config)
+    plan = plan_tensors(gguf, parse_config(config, gguf_path))
     check_plan(gguf, plan)
     tokenizer = build_tokenizer(gguf)
     _write_json(directory / "config.json", config)

@@ -11,7 +11,7 @@ from gguf.quants import dequantize
 from ...kernels.block_weight import BlockWeight
 from .errors import ModelError
 from .gguf_blocks import READERS, block_weight
-from .gguf_weights import StoredTensor, read_index, rotary_rows
+from .gguf_weights import StoredTensor, read_index, stored_rows
 from .safetensors_dir import WEIGHTS_FILE
 
 _FLOATS = {
@@ -51,8 +51,9 @@ class GgufCheckpoint:
         tensor = self._find(name, expected_shape)
         kind = GGMLQuantizationType(tensor.kind)
         rows = self._rows(tensor)
-        if tensor.rotary_heads:
-            rows = rows[rotary_rows(tensor.shape[0], tensor.rotary_heads)]
+        order = tensor.order.rows(tensor.shape[0])
+        if order is not None:
+            rows = rows[order]
         if kind in _FLOATS:
             values = torch.from_numpy(np.ascontiguousarray(rows)).view(_FLOATS[kind])
         else:
@@ -76,7 +77,7 @@ class GgufCheckpoint:
     def _rows(self, tensor: StoredTensor) -> np.ndarray:
         """Stored bytes, [rows, bytes of a row]."""
         stored = self._bytes[tensor.offset : tensor.offset + tensor.size]
-        return stored.reshape(tensor.shape[0] if len(tensor.shape) > 1 else 1, -1)
+        return stored.reshape(*stored_rows(tensor.shape, GGMLQuantizationType(tensor.kind)), -1)
 
     def _find(self, name: str, expected_shape: Sequence[int]) -> StoredTensor:
         tensor = self._tensors.get(name)
@@ -95,8 +96,8 @@ class GgufBlocks:
 
     def __init__(self, rows: np.ndarray, tensor: StoredTensor) -> None:
         self._rows, self._kind = rows, GGMLQuantizationType(tensor.kind)
-        heads = tensor.rotary_heads
-        self._order = torch.from_numpy(rotary_rows(tensor.shape[0], heads)) if heads else None
+        order = tensor.order.rows(tensor.shape[0])
+        self._order = None if order is None else torch.from_numpy(order)
         out, inner = tensor.shape
         self.shape = (out, inner)
 

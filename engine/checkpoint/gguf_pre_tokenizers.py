@@ -109,11 +109,12 @@ PRE_TOKENIZERS: dict[str, PreTokenization] = {
     "default": PreTokenization(_splits(*DEFAULT_SPLITS)),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0"), _LLAMA3),
     **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), PreTokenization(_splits(LLAMA3_SPLIT))),
-    "qwen2": replace(_QWEN2, nfc=True),
+    **dict.fromkeys(("qwen2", "stablelm2"), replace(_QWEN2, nfc=True)),
     **dict.fromkeys(("deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"), _QWEN2),
     **dict.fromkeys(("smollm", "starcoder", "refact", "minerva-7b"), _DIGITS),
     "command-r": replace(_DIGITS, nfc=True),
     **dict.fromkeys(("gpt-2", "phi-2", "a.x-4.0", "mellum", "trillion"), PreTokenization(_gpt2)),
+    **dict.fromkeys(("olmo", "mpt"), PreTokenization(_gpt2, nfc=True)),  # GPT-NeoX's
     "falcon": PreTokenization(_falcon),
     "deepseek-llm": PreTokenization(_splits(*DEEPSEEK_LLM_SPLITS, single_digits=True)),
     "deepseek-coder": PreTokenization(_splits(*DEEPSEEK_CODER_SPLITS, single_digits=True)),

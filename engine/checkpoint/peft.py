@@ -41,7 +41,7 @@ _REFUSED = {
     "trainable_token_indices": "tokens of the embedding that were trained",
     "layer_replication": "replicated layers",
     "alora_invocation_tokens": "an activated LoRA (aLoRA)",
-    "target_parameters": "parameters that belong to no linear",
+    "target_parameters": "parameters that belong to no linear, such as stacked experts",
     "megatron_config": "Megatron's layers",
     "arrow_config": "Arrow's routing between adapters",
 }
@@ -103,6 +103,11 @@ def read_adapter(directory: Path, linears: Mapping[str, tuple[int, int]]) -> dic
     checkpoint = Checkpoint(directory, dict.fromkeys(tensor_names(path), path))
     found = _tensors_of(checkpoint, path)
     unknown = sorted(module for module in found if module not in linears)
+    if experts := [module for module in unknown if ".experts." in module]:
+        raise ModelError(
+            f"{path}: {_listed(experts)}: adapters of experts are not supported; those of attention and of a shared "
+            "expert are."
+        )
     if unknown:
         raise ModelError(f"{path}: {_listed(unknown)}: this server adapts no module of that name of this model.")
     untargeted = sorted(module for module in found if not config.targets(module))

@@ -14,8 +14,9 @@ import torch
 from ...kernels import Backend, Linear
 from ...kernels.low_rank import AdapterTable, LowRank
 
-# Those of a layer's attention and MLP, or the layer's own. The head, embeddings and experts have no adapters.
-_ADAPTABLE = re.compile(r"[A-Za-z_.]+\.\d+\.\w+(\.\w+)?")
+# Those of a layer's attention, MLP and shared expert, or the layer's own. The head, embeddings, routers (which are no
+# linears to PEFT) and experts have no adapters.
+_ADAPTABLE = re.compile(r"[A-Za-z_.]+\.\d+(\.\w+){1,3}(?<!\.gate)")
 
 
 class AdaptedLinear:

@@ -6,7 +6,8 @@ import torch
 
 from ...kernels import AttentionPlan, QkNorm, StepBatch
 from .config import LayerConfig, ModelConfig
-from .rope import qkv_order
+from .rope import head_order, qkv_order
+from .rope_config import RopeConfig
 from .weights import WeightLoader
 
 
@@ -37,7 +38,7 @@ class Attention:
         order = qkv_order(layer.rope, head_dim, config.num_q_heads, config.num_kv_heads, config.qkv_grouped)
         self._qkv = load.linear(qkv, hidden, config.qkv_bias, order)
         self._output = load.linear([(f"{prefix}.{names.output}", hidden)], q, config.output_bias)
-        self._qk_norm = _load_qk_norm(config, load, prefix) if config.qk_norm else None
+        self._qk_norm = _load_qk_norm(config, load, prefix, layer.rope) if config.qk_norm else None
 
     def __call__(self, normed: torch.Tensor, step: LayerStep) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out; the step's keys and values are written."""
@@ -52,10 +53,25 @@ class Attention:
         )
 
 
-def _load_qk_norm(config: ModelConfig, load: WeightLoader, prefix: str) -> QkNorm:
-    heads = (1, 1) if config.qk_norm == "head" else (config.num_q_heads, config.num_kv_heads)
-    q_weight, k_weight = (
-        load.vector(f"{prefix}.{part}_norm.weight", count * config.head_dim)
-        for part, count in zip("qk", heads, strict=True)
+def _load_qk_norm(config: ModelConfig, load: WeightLoader, prefix: str, rope: RopeConfig) -> QkNorm:
+    """Weights in the order that the projection's outputs are taken in."""
+    order = head_order(rope, config.head_dim)
+
+    def weight(name: str, heads: int) -> torch.Tensor:
+        size = config.head_dim * (heads if config.qk_norm == "width" else 1)
+        if config.qk_norm == "heads":
+            loaded = load.vectors(f"{prefix}.{name}", heads, size)
+        else:
+            loaded = load.vector(f"{prefix}.{name}.weight", size)
+        return loaded if order is None else loaded.view(-1, config.head_dim)[:, order.to(load.device)].flatten()
+
+    q_name, k_name = config.names.qk_norm
+    return QkNorm(
+        weight(q_name, config.num_q_heads),
+        weight(k_name, config.num_kv_heads),
+        config.norm_eps,
+        config.norm_offset,
+        whole=config.qk_norm == "width",
+        kind=config.qk_norm_kind,
+        after=config.qk_norm_after,
     )
-    return QkNorm(q_weight, k_weight, config.norm_eps, config.norm_offset)

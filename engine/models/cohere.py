@@ -1,10 +1,10 @@
-"""Command R (Cohere): LayerNorm without a bias, attention and MLP side by side, interleaved rotation, scaled logits.
+"""Command R (Cohere): LayerNorm without a bias, attention and MLP side by side, interleaved rotation, scaled logits;
+R+: LayerNorm of each head of Q and K.
 Command R7B and A (Cohere 2, arXiv 2504.00698): windows, and no rotation in the layers without one.
 """
 
 from msgspec.structs import replace
 
-from ..checkpoint.errors import ModelError
 from .config import Fields, HfConfig, LayerConfig, ModelConfig, base_config, renamed, rope_config
 from .names import Names
 from .rope_config import NO_ROPE
@@ -20,8 +20,6 @@ class CohereFields(HfConfig, kw_only=True):
 
 
 def cohere(hf: CohereFields) -> ModelConfig:
-    if hf.use_qk_norm:
-        raise ModelError("use_qk_norm: LayerNorm of each head with weights of its own, which no kernel here has")
     rope = replace(rope_config(hf), interleaved=True)
     return _cohere(hf, (LayerConfig(rope),) * hf.num_hidden_layers)
 
@@ -47,4 +45,6 @@ def _cohere(hf: CohereFields, layers: tuple[LayerConfig, ...]) -> ModelConfig:
         qkv_bias=hf.attention_bias,
         output_bias=hf.attention_bias,
         logit_scale=hf.logit_scale,
+        qk_norm="heads" if hf.use_qk_norm else None,
+        qk_norm_kind="layer",
     )

@@ -1,14 +1,12 @@
 """config.json as the runtime sees it: one frozen Struct that a family fills in, checked once."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from ..checkpoint.errors import ModelError
-from ..checkpoint.json_files import read_json
 from ..checkpoint.packed_config import PackedWeights, read_packed
 from ..checkpoint.quantized import QuantizationArgs, StoredScales, read_kv_scheme, read_scales
 from .names import Names
@@ -19,6 +17,7 @@ DTYPE_NAMES = ("bfloat16", "float16", "float32")
 GATED_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 PLAIN_ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
+    "relu2": "relu2",
 }  # fmt: skip
 
 # RoPE whose angles change with the length of a sequence from the original context on: it ends there, see phi3.py.
@@ -74,11 +73,15 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     mlp_bias: bool = False
     head_bias: bool = False
     gated_mlp: bool = True
-    activation: Literal["silu", "gelu_tanh", "gelu", "relu"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "gelu", "relu", "relu2"] = "silu"
     norm: Literal["rms", "layer"] = "rms"
+    norm_weight: bool = True  # of LayerNorm
     norm_bias: bool = False  # of LayerNorm
     norm_offset: float = 0.0  # added to every norm weight
-    qk_norm: Literal["head", "width"] | None = None  # RMSNorm of each head, or of all of Q and all of K
+    # Of each head; of each head, with weights of its own; or of all of Q and all of K.
+    qk_norm: Literal["head", "heads", "width"] | None = None
+    qk_norm_kind: Literal["rms", "layer"] = "rms"
+    qk_norm_after: bool = False  # the rotation
     parallel_residual: bool = False  # attention and MLP read the same rows; without a norm of its own the same norm's
     first_position: int = 0  # row of the first position, where positions are learned
     embedding_scale: float = 1.0
@@ -148,56 +151,6 @@ class HfConfig(Struct, kw_only=True):
 Family = Callable[[Any], ModelConfig]  # of an HfConfig, or of what the family's own fields are read into
 
 
-class _HfArchitecture(Struct):
-    """Read first: the fields of an unknown architecture mean nothing."""
-
-    architectures: list[str] | None = None
-    model_type: str | None = None
-
-
-def read_config(
-    model_dir: Path,
-    families: Mapping[str, Family],
-    own_fields: Mapping[str, type[HfConfig]],
-    model_types: Mapping[str, str],
-    refused: Mapping[str, str],
-) -> ModelConfig:
-    """Read config.json of a model directory. Raises ModelError.
-
-    Args:
-        families: by architecture, the known ones.
-        own_fields: by architecture, of those that read more of it, or under other names.
-        model_types: architecture of each model_type, for a config.json that names no architecture.
-        refused: why architectures are not known that one may expect.
-    """
-    path = model_dir / "config.json"
-    said = read_json(path, _HfArchitecture)
-    if said is None:
-        raise ModelError(f"{path}: No such file. A model directory in Hugging Face format has one.")
-    known = ", ".join(families)
-    if said.architectures:
-        architecture = said.architectures[0]
-        if architecture in refused:
-            raise ModelError(f"{path}: {architecture}: {refused[architecture]}")
-        if architecture not in families:
-            raise ModelError(f"{path}: architecture {architecture} is not known (known: {known})")
-    elif said.model_type is not None and said.model_type in model_types:
-        architecture = model_types[said.model_type]
-    else:
-        raise ModelError(f"{path}: no architectures, and model_type {said.model_type} is not known (known: {known})")
-    fields = read_json(path, dict[str, Any])
-    assert fields is not None, "read a moment ago"
-    kind = own_fields.get(architecture, HfConfig)
-    try:
-        hf = msgspec.convert(kind.fields(fields), kind)
-        hf.architectures = [architecture]
-        return families[architecture](hf)
-    except msgspec.ValidationError as error:
-        raise ModelError(f"{path}: this is no JSON that can be used: {error}.") from error
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-
-
 def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelConfig:
     """What all families read alike, and what is ``special``. ``tied``: the family's default. Raises ModelError."""
     activation = hf.hidden_activation or hf.hidden_act or "silu"
@@ -205,8 +158,6 @@ def base_config(hf: HfConfig, *, tied: bool = False, **special: Any) -> ModelCon
     if activation not in activations:
         raise ModelError(f"activation '{activation}' is not supported (known: {', '.join(activations)})")
     rope = rope_config(hf)
-    if rope.partial != 1.0 and special.get("qk_norm"):  # its weights would have to be reordered, too
-        raise ModelError(f"partial_rotary_factor {rope.partial} beside a QK-norm is not supported")
     packed = None if hf.quantization_config is None else read_packed(hf.quantization_config)
     scales = None if hf.quantization_config is None or packed is not None else read_scales(hf.quantization_config)
     common = {

@@ -1,10 +1,17 @@
 """Model families, chosen by what config.json says. No torch here: a model is refused before its weights are there."""
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
+from msgspec import Struct
+
+from ..checkpoint.errors import ModelError
+from ..checkpoint.json_files import read_json
 from .cohere import CohereFields, cohere, cohere2
-from .config import Family, HfConfig, ModelConfig
-from .config import read_config as _read_config
+from .config import Family, Fields, HfConfig, ModelConfig
+from .ernie import ErnieFields, ernie, helium
+from .exaone4 import Exaone4Fields, exaone4
 from .experts_config import ExpertsFields
 from .falcon import FalconFields, falcon
 from .gemma import gemma, gemma2
@@ -13,11 +20,13 @@ from .glm import GlmFields, glm, glm4
 from .gpt2 import Gpt2Fields, gpt2, gpt_bigcode
 from .gpt_neox import GptNeoxFields, gpt_neox
 from .gptj import GptJFields, gptj
-from .granite import GraniteFields, granite
-from .llama import llama, mistral
+from .granite import GraniteFields, GraniteHybridFields, granite, granite_hybrid
+from .hunyuan import HunyuanFields, hunyuan
+from .llama import InternLm3Fields, internlm3, llama, ministral, ministral3, mistral
 from .mixtral import mixtral
 from .multimodal import MultimodalFields, multimodal
-from .olmo import olmo2, olmo3
+from .nemotron import ArceeFields, Jais2Fields, NemotronFields, arcee, jais2, nemotron
+from .olmo import OlmoFields, olmo, olmo2, olmo3
 from .olmoe import OlmoeFields, olmoe
 from .opt import OptFields, opt
 from .phi import PhiFields, phi
@@ -25,6 +34,7 @@ from .phi3 import phi3
 from .phimoe import PhimoeFields, phimoe
 from .qwen import qwen2, qwen3
 from .qwen_moe import Qwen2MoeFields, qwen2_moe, qwen3_moe
+from .seed_oss import SeedOssFields, seed_oss
 from .smollm3 import SmolLm3Fields, smollm3
 from .stablelm import StableLmFields, stablelm
 from .starcoder2 import StarCoder2Fields, starcoder2
@@ -32,6 +42,8 @@ from .starcoder2 import StarCoder2Fields, starcoder2
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": llama,
     "MistralForCausalLM": mistral,
+    "MinistralForCausalLM": ministral,
+    "Ministral3ForCausalLM": ministral3,
     "Qwen2ForCausalLM": qwen2,
     "Qwen3ForCausalLM": qwen3,
     "GemmaForCausalLM": gemma,
@@ -46,7 +58,9 @@ FAMILIES: dict[str, Family] = {
     "PhimoeForCausalLM": phimoe,
     "PhiMoEForCausalLM": phimoe,  # in its checkpoints
     "GraniteForCausalLM": granite,
+    "GraniteMoeHybridForCausalLM": granite_hybrid,
     "SmolLM3ForCausalLM": smollm3,
+    "OlmoForCausalLM": olmo,
     "Olmo2ForCausalLM": olmo2,
     "Olmo3ForCausalLM": olmo3,
     "CohereForCausalLM": cohere,
@@ -61,6 +75,16 @@ FAMILIES: dict[str, Family] = {
     "GPTBigCodeForCausalLM": gpt_bigcode,
     "OPTForCausalLM": opt,
     "FalconForCausalLM": falcon,
+    "SeedOssForCausalLM": seed_oss,
+    "Ernie4_5ForCausalLM": ernie,
+    "Ernie4_5_ForCausalLM": ernie,  # in its first checkpoints
+    "HeliumForCausalLM": helium,
+    "NemotronForCausalLM": nemotron,
+    "ArceeForCausalLM": arcee,
+    "Jais2ForCausalLM": jais2,
+    "Exaone4ForCausalLM": exaone4,
+    "HunYuanDenseV1ForCausalLM": hunyuan,
+    "InternLM3ForCausalLM": internlm3,
     "Gemma3ForConditionalGeneration": multimodal,
     "Mistral3ForConditionalGeneration": multimodal,
     "Qwen2VLForConditionalGeneration": multimodal,
@@ -73,18 +97,36 @@ FAMILIES: dict[str, Family] = {
     "InternVLForConditionalGeneration": multimodal,
     "SmolVLMForConditionalGeneration": multimodal,
 }
+_MLA = "latent attention (MLA), whose cache is one vector a token, has no kernel here"
+_ALIBI = "ALiBi, a bias by distance, is in no attention kernel here"
+_LINEAR = "its layers of linear attention keep a state, for which no kernel is here"
+_MAMBA = "its layers of Mamba keep a state, for which no kernel is here"
+_BIASED = "experts by biased choices, which the routing here does not make"
+_CODE = "its code is not in transformers, so there is nothing to compare with"
+_LLAMA4 = "chunked attention, and experts whose input is weighed, have no kernel here"
 # Why others are not served.
 REFUSED = {
-    "DeepseekV2ForCausalLM": "latent attention (MLA), whose cache is one vector a token, has no kernel here",
-    "DeepseekV3ForCausalLM": "latent attention (MLA), whose cache is one vector a token, has no kernel here",
-    "BloomForCausalLM": "ALiBi, a bias by distance, is in no attention kernel here",
-    "MPTForCausalLM": "ALiBi, a bias by distance, is in no attention kernel here",
-    "BaichuanForCausalLM": "its code is not in transformers; the 13B model needs ALiBi, too",
-    "Llama4ForConditionalGeneration": "a mixture of experts with chunked attention",
+    **dict.fromkeys(("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"), _MLA),
+    **dict.fromkeys(("KimiK25ForConditionalGeneration", "MiniCPM3ForCausalLM", "Glm4MoeLiteForCausalLM"), _MLA),
+    **dict.fromkeys(("BloomForCausalLM", "MPTForCausalLM", "MptForCausalLM", "JAISLMHeadModel"), _ALIBI),
+    **dict.fromkeys(("Qwen3NextForCausalLM", "MiniMaxForCausalLM", "KimiLinearForCausalLM"), _LINEAR),
+    **dict.fromkeys(("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"), _LINEAR),
+    **dict.fromkeys(("NemotronHForCausalLM", "JambaForCausalLM", "FalconH1ForCausalLM", "Zamba2ForCausalLM"), _MAMBA),
+    **dict.fromkeys(("Glm4MoeForCausalLM", "Ernie4_5_MoeForCausalLM", "Dots1ForCausalLM"), _BIASED),
+    **dict.fromkeys(("Llama4ForConditionalGeneration", "Llama4ForCausalLM"), _LLAMA4),
+    **dict.fromkeys(("InternLM2ForCausalLM", "MiniCPMForCausalLM", "ChatGLMModel", "QWenLMHeadModel"), _CODE),
+    **dict.fromkeys(("ExaoneForCausalLM", "XverseForCausalLM"), _CODE),
+    "BaichuanForCausalLM": f"{_CODE}; the 13B model needs ALiBi, too",
+    "DbrxForCausalLM": "clipped Q, K and V are not known here",
+    "DeciLMForCausalLM": "heads and widths differ from layer to layer",
+    "Lfm2ForCausalLM": "its layers of convolutions have no kernel here",
     "MllamaForConditionalGeneration": "its layers of cross-attention to images are not known here",
     "PaliGemmaForConditionalGeneration": "a prompt attends to all of itself, which attention here does not do",
-    "Gemma3nForConditionalGeneration": "embeddings for each layer and shared KV are not known here",
-    "MambaForCausalLM": "a state-space model: there is no attention in it",
+    **dict.fromkeys(
+        ("Gemma3nForConditionalGeneration", "Gemma3nForCausalLM", "Gemma4ForConditionalGeneration"),
+        "embeddings for each layer and shared KV are not known here",
+    ),
+    **dict.fromkeys(("MambaForCausalLM", "Mamba2ForCausalLM"), "a state-space model: there is no attention in it"),
     "T5ForConditionalGeneration": "an encoder beside the decoder",
 }
 # What is read of their config.json, where it is more than what Llama's has or has other names.
@@ -95,6 +137,7 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     olmoe: OlmoeFields,
     phimoe: PhimoeFields,
     granite: GraniteFields,
+    granite_hybrid: GraniteHybridFields,
     smollm3: SmolLm3Fields,
     cohere: CohereFields,
     cohere2: CohereFields,
@@ -109,12 +152,23 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     gpt_bigcode: Gpt2Fields,
     opt: OptFields,
     falcon: FalconFields,
+    seed_oss: SeedOssFields,
+    ernie: ErnieFields,
+    nemotron: NemotronFields,
+    arcee: ArceeFields,
+    jais2: Jais2Fields,
+    exaone4: Exaone4Fields,
+    hunyuan: HunyuanFields,
+    internlm3: InternLm3Fields,
+    olmo: OlmoFields,
     multimodal: MultimodalFields,
 }
 # For a config.json that names no architecture.
 MODEL_TYPES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "ministral": "MinistralForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gemma": "GemmaForCausalLM",
@@ -129,7 +183,9 @@ MODEL_TYPES = {
     "olmoe": "OlmoeForCausalLM",
     "phimoe": "PhimoeForCausalLM",
     "granite": "GraniteForCausalLM",
+    "granitemoehybrid": "GraniteMoeHybridForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
+    "olmo": "OlmoForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
     "olmo3": "Olmo3ForCausalLM",
     "cohere": "CohereForCausalLM",
@@ -144,6 +200,15 @@ MODEL_TYPES = {
     "gpt_bigcode": "GPTBigCodeForCausalLM",
     "opt": "OPTForCausalLM",
     "falcon": "FalconForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "helium": "HeliumForCausalLM",
+    "nemotron": "NemotronForCausalLM",
+    "arcee": "ArceeForCausalLM",
+    "jais2": "Jais2ForCausalLM",
+    "exaone4": "Exaone4ForCausalLM",
+    "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
     "mistral3": "Mistral3ForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
@@ -159,5 +224,45 @@ MODEL_TYPES = {
 
 def read_config(model_dir: Path) -> ModelConfig:
     """Read config.json of a model directory of a known family. Raises ModelError."""
-    own_fields = {name: OWN_FIELDS[family] for name, family in FAMILIES.items() if family in OWN_FIELDS}
-    return _read_config(model_dir, FAMILIES, own_fields, MODEL_TYPES, REFUSED)
+    path = model_dir / "config.json"
+    fields = read_json(path, dict[str, Any])
+    if fields is None:
+        raise ModelError(f"{path}: No such file. A model directory in Hugging Face format has one.")
+    return parse_config(fields, path)
+
+
+def parse_config(fields: Fields, path: Path) -> ModelConfig:
+    """The model that a config.json describes; ``path``: whose faults are told. Raises ModelError."""
+    try:
+        architecture = _architecture(msgspec.convert(fields, _Said))
+        family = FAMILIES[architecture]
+        kind = OWN_FIELDS.get(family, HfConfig)
+        hf = msgspec.convert(kind.fields(fields), kind)
+        hf.architectures = [architecture]
+        return family(hf)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{path}: this is no JSON that can be used: {error}.") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+class _Said(Struct):
+    """Read first: the fields of an unknown architecture mean nothing."""
+
+    architectures: list[str] | None = None
+    model_type: str | None = None
+
+
+def _architecture(said: _Said) -> str:
+    """The known one that config.json names. Raises ModelError."""
+    known = ", ".join(FAMILIES)
+    if said.architectures:
+        architecture = said.architectures[0]
+        if architecture in REFUSED:
+            raise ModelError(f"{architecture}: {REFUSED[architecture]}")
+        if architecture not in FAMILIES:
+            raise ModelError(f"architecture {architecture} is not known (known: {known})")
+        return architecture
+    if said.model_type not in MODEL_TYPES:
+        raise ModelError(f"no architectures, and model_type {said.model_type} is not known (known: {known})")
+    return MODEL_TYPES[said.model_type]

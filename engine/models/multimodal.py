@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from ..checkpoint.errors import ModelError
 from .config import Family, Fields, HfConfig, ModelConfig
 from .gemma3 import gemma3
-from .llama import llama, mistral
+from .llama import llama, ministral3, mistral
 from .qwen import qwen2, qwen3
 
 # Of the text's tensors, as transformers wrote them at one time or another.
@@ -24,6 +24,7 @@ TEXT_FAMILIES: dict[str, Family] = {
     "gemma3_text": gemma3,
     "llama": llama,
     "mistral": mistral,
+    "ministral3": ministral3,
     "qwen2": qwen2,
     "qwen2_vl": qwen2,
     "qwen2_vl_text": qwen2,
@@ -52,6 +53,11 @@ TEXT_DEFAULTS: dict[str, Fields] = {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
         "sliding_window": 4096,
+    },
+    "ministral3": {
+        "vocab_size": 131072, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 34,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144,
+        "rms_norm_eps": 1e-5,
     },
     "qwen2_vl_text": _QWEN2_VL,
     "qwen2_5_vl_text": _QWEN2_VL,

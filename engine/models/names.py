@@ -21,6 +21,7 @@ class Names(Struct, frozen=True, kw_only=True):
     # Of its attention:
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")  # one name: they are one matrix
     output: str = "o_proj"
+    qk_norm: tuple[str, str] = ("q_norm", "k_norm")  # where heads have their own: one matrix, or a number follows
     # Of its MLP:
     up: tuple[str, ...] = ("gate_proj", "up_proj")  # one name: they are one matrix, or there is no gate
     down: str = "down_proj"

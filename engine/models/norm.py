@@ -27,7 +27,10 @@ class LayerNorm:
 
     def __init__(self, config: ModelConfig, load: WeightLoader, name: str) -> None:
         self._backend, self._eps = load.backend, config.norm_eps
-        self._weight = load.vector(f"{name}.weight", config.hidden_size)
+        if config.norm_weight:
+            self._weight = load.vector(f"{name}.weight", config.hidden_size) + config.norm_offset
+        else:
+            self._weight = torch.ones(config.hidden_size, dtype=load.dtypes.rows, device=load.device)
         self._bias = load.vector(f"{name}.bias", config.hidden_size) if config.norm_bias else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,7 @@
-"""OLMo 2 (arXiv 2501.00656): norms after attention and MLP alone, QK-norm over all heads. OLMo 3 adds windows."""
+"""OLMo 1 (arXiv 2402.00838): Llama with LayerNorm that has no weights.
+OLMo 2 (arXiv 2501.00656): norms after attention and MLP alone, QK-norm over all heads. OLMo 3 adds windows."""
 
+from ..checkpoint.errors import ModelError
 from .config import HfConfig, LayerConfig, ModelConfig, base_config, rope_config, same_layers
 from .names import Names
 from .rope_config import RopeConfig
@@ -10,6 +12,24 @@ NORMS_AFTER = Names(
     mlp_norm="",
     mlp_post_norm="post_feedforward_layernorm",
 )
+
+
+class OlmoFields(HfConfig, kw_only=True):
+    clip_qkv: float | None = None
+
+
+def olmo(hf: OlmoFields) -> ModelConfig:
+    if hf.clip_qkv is not None:
+        raise ModelError(f"clip_qkv {hf.clip_qkv} is not supported")
+    return base_config(
+        hf,
+        layers=same_layers(hf),
+        norm="layer",
+        norm_weight=False,
+        norm_eps=1e-5,
+        qkv_bias=hf.attention_bias,
+        output_bias=hf.attention_bias,
+    )
 
 
 def olmo2(hf: HfConfig) -> ModelConfig:

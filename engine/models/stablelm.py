@@ -1,8 +1,7 @@
 """StableLM (Stability AI, arXiv 2402.17834): Llama with LayerNorm and heads rotated in part; StableLM 2 12B has
-attention and MLP side by side.
+attention and MLP side by side, and LayerNorm of each head of Q and K.
 """
 
-from ..checkpoint.errors import ModelError
 from .config import Fields, HfConfig, ModelConfig, base_config, renamed, same_layers
 from .names import Names
 
@@ -19,12 +18,15 @@ class StableLmFields(HfConfig, kw_only=True):
 
 
 def stablelm(hf: StableLmFields) -> ModelConfig:
-    if hf.qk_layernorm:
-        raise ModelError("qk_layernorm: LayerNorm of each head with weights of its own, which no kernel here has")
     return base_config(
         hf,
         layers=same_layers(hf),
-        names=Names(mlp_norm="" if hf.use_parallel_residual else "post_attention_layernorm"),
+        names=Names(
+            mlp_norm="" if hf.use_parallel_residual else "post_attention_layernorm",
+            qk_norm=("q_layernorm.norms", "k_layernorm.norms"),
+        ),
+        qk_norm="heads" if hf.qk_layernorm else None,
+        qk_norm_kind="layer",
         norm="layer",
         norm_bias=True,
         parallel_residual=hf.use_parallel_residual,

@@ -103,6 +103,12 @@ class WeightLoader:
         """A norm weight or bias, [size], in the rows' dtype. Raises ModelError."""
         return self.tensor(name, (size,)).to(self.dtypes.rows)
 
+    def vectors(self, module: str, count: int, size: int) -> torch.Tensor:
+        """Norm weights of ``count`` heads, one after another: a matrix, or one tensor for each. Raises ModelError."""
+        if f"{module}.weight" in self._checkpoint:
+            return self.tensor(f"{module}.weight", (count, size)).to(self.dtypes.rows).flatten()
+        return torch.cat([self.vector(f"{module}.{index}.weight", size) for index in range(count)])
+
     def kv_scales(self, attention: str, scheme: QuantizationArgs | None) -> KvScales:
         """Of the pages of a layer, by the name of its attention module; 1 unless they are fp8. Raises ModelError."""
         if self.dtypes.pages != FP8:
@@ -130,7 +136,7 @@ class WeightLoader:
         return linear if self.adapters is None else self.adapters.wrap(linear, parts, inner, order)
 
     def expert_linear(self, parts: Sequence[tuple[str, int]], inner: int) -> Linear:
-        """Like ``linear``, of one expert: adapters of experts are not known. Raises ModelError."""
+        """Like ``linear``, of one expert, which no adapter changes. Raises ModelError."""
         linear = self._linear(parts, inner, False, None)
         self.linear_bytes += linear.nbytes
         return linear
@@ -139,7 +145,7 @@ class WeightLoader:
         """A small linear that is not to be rounded: which experts a row goes to hangs on it. Raises ModelError."""
         linear = self.backend.pack_linear(self._widened(self._part(module, outputs, inner)))
         self.linear_bytes += linear.nbytes
-        return linear
+        return linear if self.adapters is None else self.adapters.wrap(linear, [(module, outputs)], inner, None)
 
     def _linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool, order: torch.Tensor | None) -> Linear:
         biases = _fuse([self.vector(f"{name}.bias", width) for name, width in parts], order) if bias else None

@@ -16,7 +16,7 @@ _ROWS = 2  # of a work item
 _LOWEST = np.float32(-87.0)  # exp(87) is still finite in fp32
 _ARGUMENTS = struct_dtype(gate_up=int, y=int, width=int)
 _PLAIN = struct_dtype(x=int, y=int, width=int)
-_GELU, _GELU_TANH, _ = range(len(get_args(PlainActivation)))
+_GELU, _GELU_TANH, _RELU, _ = range(len(get_args(PlainActivation)))
 
 # sqrt(2 / pi) and 0.044715: the tanh approximation of GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415).
 _GELU_SCALE, _GELU_CUBE = np.float32(0.7978845608028654), np.float32(0.044715)
@@ -109,6 +109,12 @@ def _plain_relu_row(x, y):
         put(y, i, max(x[i], np.float32(0.0)))
 
 
+@njit(error_model="numpy")
+def _plain_relu2_row(x, y):
+    for i in range(y.shape[0]):
+        put(y, i, max(x[i], np.float32(0.0)) * max(x[i], np.float32(0.0)))
+
+
 @work_item
 def _act(y_type, kind):
     def kernel(arguments, item, thread, rows, sequences):
@@ -119,8 +125,10 @@ def _act(y_type, kind):
                 _plain_gelu_row(x[row], y[row])
             elif kind == _GELU_TANH:
                 _plain_gelu_tanh_row(x[row], y[row])
-            else:
+            elif kind == _RELU:
                 _plain_relu_row(x[row], y[row])
+            else:
+                _plain_relu2_row(x[row], y[row])
 
     return kernel
 

@@ -13,6 +13,7 @@ from .block_tile import make_block_tile
 from .features import HAS_32_REGISTERS, HAS_BF16_DOT
 from .llvm import LANES
 from .machine import array_at, prefetch
+from .named import njit_of
 
 _MANY_ROWS = 16
 
@@ -27,7 +28,7 @@ def _rows_of(panels: int, heights: Sequence[int], widened: bool = False):
     if not lower:
         assert height == 1
 
-        @njit
+        @njit_of(panels, heights, widened)
         def each_row(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, next_w):
             for row in range(rows):
                 tile(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
@@ -36,7 +37,7 @@ def _rows_of(panels: int, heights: Sequence[int], widened: bool = False):
         return each_row
     rest = _rows_of(panels, lower, widened)
 
-    @njit
+    @njit_of(panels, heights, widened)
     def tallest_first(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, next_w):
         row = 0
         while rows - row >= height:
@@ -55,7 +56,7 @@ def _make_widened(panels: int):
     # 4 rows: of three panels and 32 registers, sums of a group and of all groups are in registers.
     cover = _rows_of(panels, (4, 1), widened=True)
 
-    @njit
+    @njit_of(panels)
     def widen_and_cover(
         form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, records, widened, record_bytes,
         widened_bytes, next_w,

@@ -17,6 +17,7 @@ import torch
 from numba import cfunc, types
 
 from .machine import aligned_empty
+from .named import named
 from .thread_pool import KERNEL, PHASE_WORDS, RING, thread_pool
 
 _ITEM = types.void(*[types.intp] * 5)  # arguments, item, thread, rows, sequences
@@ -47,7 +48,8 @@ def work_item(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
 
     @cache
     def compiled(*kinds: Any) -> Any:
-        kernel = cfunc(_ITEM, cache=True, error_model="numpy")(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)))
+        made = named(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)), *kinds)
+        kernel = cfunc(_ITEM, cache=True, error_model="numpy")(made)
         address = kernel.address
         assert address is not None, "compiled, but nowhere"
         _names[address] = make.__name__.strip("_").replace("_", " ")

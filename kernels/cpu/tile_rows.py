@@ -6,10 +6,9 @@ enough for the registers beside weights and rows. A result does not depend on wh
 
 from collections.abc import Sequence
 
-from numba import njit
-
 from .features import HAS_32_REGISTERS
 from .llvm import LANES
+from .named import njit_of
 from .tile import make_tile
 
 
@@ -20,7 +19,7 @@ def _rows_of(panels: int, heights: Sequence[int], accumulate: bool):
     if not lower:
         assert height == 1
 
-        @njit
+        @njit_of(panels, heights, accumulate)
         def each_row(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
             for row in range(rows):
                 tile(x_like, w_like, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, steps)
@@ -28,7 +27,7 @@ def _rows_of(panels: int, heights: Sequence[int], accumulate: bool):
         return each_row
     rest = _rows_of(panels, lower, accumulate)
 
-    @njit
+    @njit_of(panels, heights, accumulate)
     def tallest_first(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps):
         row = 0
         while rows - row >= height:
@@ -49,7 +48,7 @@ def _make_in_32_registers(accumulate: bool):
     )
     tile_ahead_3, tile_ahead_1 = (make_tile(8, 3, accumulate, ahead=panels) for panels in (3, 1))
 
-    @njit
+    @njit_of(accumulate)
     def three_ahead(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, steps, next_w):
         """``next_w`` is fetched meanwhile, in one pass of 8 rows or in three."""
         row = 0
@@ -65,7 +64,7 @@ def _make_in_32_registers(accumulate: bool):
             x, y = x + row * x_stride, y + row * y_stride
             three(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows - row, steps)
 
-    @njit
+    @njit_of(accumulate)
     def cover(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, panels, steps, next_w):
         panel = 0
         while rows < 8 and panels - panel >= 6:
@@ -89,7 +88,7 @@ def _make_in_16_registers(accumulate: bool):
     tile_4x1_ahead = make_tile(4, 1, accumulate, ahead=1)
     fewer_than_4 = _rows_of(1, (3, 2, 1), accumulate)
 
-    @njit
+    @njit_of(accumulate)
     def cover(x_like, w_like, x, x_stride, w, w_stride, y, y_stride, rows, panels, steps, next_w):
         """4 rows stay in the first-level cache while all panels pass; those are read again from the second."""
         row = 0

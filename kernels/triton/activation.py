@@ -3,6 +3,7 @@
 silu(x) = x / (1 + exp(-x))                                             (SwiGLU, Shazeer 2020, arXiv 2002.05202)
 gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))       (the tanh form: Gemma)
          x / 2 * (1 + erf(x / sqrt(2)))                                 (as it was defined: GPT-NeoX)
+relu2(x) = max(x, 0)^2                                                  (Primer, arXiv 2109.08668)
 """
 
 import torch
@@ -82,6 +83,8 @@ def _act_kernel(
         y = 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
     else:
         y = tl.maximum(x, 0.0)
+        if KIND == "relu2":
+            y *= y
     tl.store(out_ptr + offsets, y.to(out_ptr.dtype.element_ty), mask=cols < WIDTH)
 
 

@@ -1,6 +1,7 @@
 """Between the QKV projection and attention: QK-norm, rotary embedding, KV-page write; one read of [rows, qkv].
 
-    x  = x / sqrt(mean(x^2) + eps) * (weight + weight_offset)     Q and K heads, if the model has a QK-norm
+    x  = x / sqrt(mean(x^2) + eps) * (weight + weight_offset)     Q and K heads, if the model has a QK-norm;
+                                                                  as LayerNorm with x - mean(x) in place of x
     x1' = x1 * cos - x2 * sin,  x2' = x2 * cos + x1 * sin         Q and K heads; x1, x2: first and second half of a head
 
 Su et al. 2021 (arXiv 2104.09864) in the NeoX layout; QK-norm as in Qwen3 and Gemma 3; OLMo 2's, over
@@ -36,8 +37,8 @@ def _rope_and_write_kernel(
     q_ptr,  # [rows, Q_HEADS, HEAD_DIM] out
     k_ptr,  # [pages, KV_HEADS, PAGE_SIZE, HEAD_DIM] out
     v_ptr,  # like k_ptr
-    q_weight_ptr,  # [HEAD_DIM], read with NORM
-    k_weight_ptr,  # [HEAD_DIM], read with NORM
+    q_weight_ptr,  # [HEAD_DIM], or with OWN_WEIGHTS [Q_HEADS, HEAD_DIM], read with NORM
+    k_weight_ptr,  # like q_weight_ptr, of KV_HEADS
     eps,
     weight_offset,
     k_inverse_scale,
@@ -46,7 +47,8 @@ def _rope_and_write_kernel(
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
-    NORM: tl.constexpr,
+    NORM: tl.constexpr,  # "", "rms", "layer", or "after": RMSNorm of what was rotated
+    OWN_WEIGHTS: tl.constexpr,  # each head has weights of its own
     HEADS: tl.constexpr,  # heads a program
     HALF_BLOCK: tl.constexpr,  # power of two >= HEAD_DIM / 2
 ):
@@ -62,21 +64,37 @@ def _rope_and_write_kernel(
     is_q = head < Q_HEADS
     is_v = head >= Q_HEADS + KV_HEADS
 
-    if NORM:
+    in_half = cols < HALF
+    if NORM == "layer":
+        mean = ((tl.sum(x1, axis=1) + tl.sum(x2, axis=1)) / HEAD_DIM)[:, None]
+        x1 = tl.where(is_v, x1, tl.where(in_half, x1 - mean, 0.0))
+        x2 = tl.where(is_v, x2, tl.where(in_half, x2 - mean, 0.0))
+    if NORM != "":
+        q_cols = cols
+        k_cols = cols
+        if OWN_WEIGHTS:
+            q_cols = tl.where(is_q, head, 0) * HEAD_DIM + cols
+            k_cols = tl.where(is_q | is_v, 0, head - Q_HEADS) * HEAD_DIM + cols
+        q_weight1 = tl.load(q_weight_ptr + q_cols, mask=in_half, other=0.0).to(tl.float32)
+        q_weight2 = tl.load(q_weight_ptr + HALF + q_cols, mask=in_half, other=0.0).to(tl.float32)
+        k_weight1 = tl.load(k_weight_ptr + k_cols, mask=in_half, other=0.0).to(tl.float32)
+        k_weight2 = tl.load(k_weight_ptr + HALF + k_cols, mask=in_half, other=0.0).to(tl.float32)
+        weight1 = tl.where(is_q, q_weight1, k_weight1) + weight_offset
+        weight2 = tl.where(is_q, q_weight2, k_weight2) + weight_offset
+    if NORM == "rms" or NORM == "layer":
         scale = tl.rsqrt((tl.sum(x1 * x1, axis=1) + tl.sum(x2 * x2, axis=1)) / HEAD_DIM + eps)[:, None]
-        in_half = cols < HALF
-        q_weight1 = tl.load(q_weight_ptr + cols, mask=in_half, other=0.0).to(tl.float32)
-        q_weight2 = tl.load(q_weight_ptr + HALF + cols, mask=in_half, other=0.0).to(tl.float32)
-        k_weight1 = tl.load(k_weight_ptr + cols, mask=in_half, other=0.0).to(tl.float32)
-        k_weight2 = tl.load(k_weight_ptr + HALF + cols, mask=in_half, other=0.0).to(tl.float32)
-        x1 = tl.where(is_v, x1, x1 * scale * (tl.where(is_q, q_weight1, k_weight1) + weight_offset))
-        x2 = tl.where(is_v, x2, x2 * scale * (tl.where(is_q, q_weight2, k_weight2) + weight_offset))
+        x1 = tl.where(is_v, x1, x1 * scale * weight1)
+        x2 = tl.where(is_v, x2, x2 * scale * weight2)
 
     angles = cos_sin_ptr + tl.load(positions_ptr + row).to(tl.int64) * HEAD_DIM + cols
     cos = tl.load(angles, mask=cols < HALF, other=0.0)
     sin = tl.load(angles + HALF, mask=cols < HALF, other=0.0)
     y1 = tl.where(is_v, x1, x1 * cos - x2 * sin)
     y2 = tl.where(is_v, x2, x2 * cos + x1 * sin)
+    if NORM == "after":
+        scale = tl.rsqrt((tl.sum(y1 * y1, axis=1) + tl.sum(y2 * y2, axis=1)) / HEAD_DIM + eps)[:, None]
+        y1 = tl.where(is_v, y1, y1 * scale * weight1)
+        y2 = tl.where(is_v, y2, y2 * scale * weight2)
 
     q_target = q_ptr + (row * Q_HEADS + head) * HEAD_DIM + cols
     tl.store(q_target, y1.to(q_ptr.dtype.element_ty), mask=mask & is_q)
@@ -160,7 +178,7 @@ def rope_and_write(
     _, kv_heads, page_size, head_dim = k_pages.shape
     heads = qkv.shape[1] // head_dim
     q_heads = heads - 2 * kv_heads
-    if qk_norm is not None and qk_norm.q_weight.numel() > head_dim:
+    if qk_norm is not None and qk_norm.whole:
         norm_width(qkv, qk_norm)
         qk_norm = None
     q = qkv.new_empty(rows, q_heads, head_dim, dtype=dtype)
@@ -182,7 +200,8 @@ def rope_and_write(
         KV_HEADS=kv_heads,
         HEAD_DIM=head_dim,
         PAGE_SIZE=page_size,
-        NORM=qk_norm is not None,
+        NORM="" if qk_norm is None else "after" if qk_norm.after else qk_norm.kind,
+        OWN_WEIGHTS=qk_norm is not None and qk_norm.q_weight.numel() > head_dim,
         HEADS=_HEADS,
         HALF_BLOCK=triton.next_power_of_2(head_dim // 2),
         num_warps=1,

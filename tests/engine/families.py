@@ -4,11 +4,17 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    ArceeConfig,
+    ArceeForCausalLM,
     AttentionInterface,
     Cohere2Config,
     Cohere2ForCausalLM,
     CohereConfig,
     CohereForCausalLM,
+    Ernie4_5Config,
+    Ernie4_5ForCausalLM,
+    Exaone4Config,
+    Exaone4ForCausalLM,
     FalconConfig,
     FalconForCausalLM,
     Gemma2Config,
@@ -31,18 +37,34 @@ from transformers import (
     GPTNeoXForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    GraniteMoeHybridConfig,
+    GraniteMoeHybridForCausalLM,
+    HeliumConfig,
+    HeliumForCausalLM,
+    HunYuanDenseV1Config,
+    HunYuanDenseV1ForCausalLM,
+    Jais2Config,
+    Jais2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Ministral3Config,
+    Ministral3ForCausalLM,
+    MinistralConfig,
+    MinistralForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    NemotronConfig,
+    NemotronForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo3Config,
     Olmo3ForCausalLM,
+    OlmoConfig,
     OlmoeConfig,
     OlmoeForCausalLM,
+    OlmoForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Phi3Config,
@@ -61,6 +83,8 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SeedOssConfig,
+    SeedOssForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
     StableLmConfig,
@@ -110,6 +134,9 @@ LONGROPE = {
     "short_factor": [1.0 + 0.1 * i for i in range(8)],
     "long_factor": [4.0 + i for i in range(8)],
 }
+FULL = ["full_attention"] * 3
+HALF = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+SCALED_QUERIES = {"llama_4_scaling_beta": 0.1, "max_position_embeddings": 128}
 Families = dict[str, tuple[type[PreTrainedModel], PretrainedConfig]]
 FAMILIES: Families = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)),
@@ -224,6 +251,40 @@ FAMILIES: Families = {
     "falcon 7b": (FalconForCausalLM, FalconConfig(**PLAIN)),
     "falcon 40b": (FalconForCausalLM, FalconConfig(**PLAIN, num_kv_heads=2, new_decoder_architecture=True, bias=True)),
     "falcon one after the other": (FalconForCausalLM, FalconConfig(**PLAIN, parallel_attn=False, multi_query=False)),
+    "cohere with norms of heads": (CohereForCausalLM, CohereConfig(**HEAD_DIM_16, use_qk_norm=True, logit_scale=0.7)),
+    "stablelm with norms of heads": (StableLmForCausalLM, StableLmConfig(**HALF_ROTATED, qk_layernorm=True)),
+    "seed_oss": (SeedOssForCausalLM, SeedOssConfig(**SMALL, attention_bias=True, attention_out_bias=False)),
+    "ernie": (Ernie4_5ForCausalLM, Ernie4_5Config(**SMALL, use_bias=True)),
+    "helium": (HeliumForCausalLM, HeliumConfig(**HEAD_DIM_16)),
+    "nemotron": (
+        NemotronForCausalLM,
+        NemotronConfig(**TWO_LAYERS | {"initializer_range": 0.15}, rope_parameters=HALF),
+    ),
+    "arcee": (ArceeForCausalLM, ArceeConfig(**SMALL, mlp_bias=True, rope_parameters=YARN)),
+    "jais2": (Jais2ForCausalLM, Jais2Config(**SMALL)),
+    "exaone4": (Exaone4ForCausalLM, Exaone4Config(**{**SMALL, "num_hidden_layers": 4}, sliding_window=11)),
+    "exaone4 without windows": (Exaone4ForCausalLM, Exaone4Config(**SMALL, sliding_window=None, layer_types=FULL)),
+    "hunyuan": (
+        HunYuanDenseV1ForCausalLM,
+        HunYuanDenseV1Config(**SMALL, rope_parameters={**DYNAMIC, "factor": 1.0, "alpha": 50.0}),
+    ),
+    "granite hybrid without mamba": (
+        GraniteMoeHybridForCausalLM,
+        GraniteMoeHybridConfig(
+            **PHI3, layer_types=["full_attention"] * 3, num_local_experts=0, num_experts_per_tok=0,
+            shared_intermediate_size=72, position_embedding_type="rope", residual_multiplier=0.3,
+            embedding_multiplier=7.0, attention_multiplier=0.2, mamba_n_heads=6, mamba_d_head=32,
+        ),
+    ),
+    "olmo": (OlmoForCausalLM, OlmoConfig(**PHI3)),
+    "ministral": (
+        MinistralForCausalLM,
+        MinistralConfig(**SMALL, sliding_window=11, layer_types=["sliding_attention", *FULL[1:]]),
+    ),
+    "ministral3": (
+        Ministral3ForCausalLM,
+        Ministral3Config(**SMALL, rope_parameters={**YARN, "original_max_position_embeddings": 96, **SCALED_QUERIES}),
+    ),
     "phi3": (Phi3ForCausalLM, Phi3Config(**PHI3, sliding_window=11)),
     "phi3 longrope": (
         Phi3ForCausalLM,
@@ -245,7 +306,7 @@ FAMILIES: Families = {
 WIDE = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
 TRITON_FAMILIES: Families = {
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**OLMO | WIDE)),
-    "cohere": (CohereForCausalLM, CohereConfig(**PHI3 | WIDE, logit_scale=0.7)),
+    "cohere": (CohereForCausalLM, CohereConfig(**PHI3 | WIDE, logit_scale=0.7, use_qk_norm=True)),
     "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2 | {"n_embd": 128, "n_head": 2, "n_layer": 2})),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**PLAIN | WIDE, intermediate_size=80)),
     "opt": (OPTForCausalLM, OPTConfig(**PLAIN | WIDE, ffn_dim=80, word_embed_proj_dim=128)),

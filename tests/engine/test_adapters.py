@@ -5,10 +5,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from transformers import LlamaForCausalLM
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, MixtralConfig, Qwen2MoeConfig
 
 from headwater.engine.adapter_set import Requester
 from headwater.engine.checkpoint.errors import ModelError
+from headwater.engine.checkpoint.peft import read_peft_config
 from headwater.engine.engine import Engine
 from headwater.engine.messages import Adapter, AdapterAnswer, SamplingParams, Submit
 
@@ -58,6 +61,43 @@ def test_tokens_are_those_of_peft(
     (got,) = generate(engine, [(PROMPT, greedy(name))])
     assert got == peft_tokens(model, adapters[name], PROMPT, NEW_TOKENS)
     assert got != generate(engine, [(PROMPT, greedy(None))])[0]
+
+
+SMALL = {
+    "vocab_size": 320, "hidden_size": 96, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.3, "num_experts_per_tok": 2, "bos_token_id": None,
+    "eos_token_id": None, "pad_token_id": None,
+}  # fmt: skip
+MIXTURES = {
+    "mixtral": MixtralConfig(**SMALL, num_local_experts=4),
+    "shared expert": Qwen2MoeConfig(
+        **SMALL, num_experts=4, moe_intermediate_size=64, shared_expert_intermediate_size=64
+    ),
+}
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_mixtures_have_them_outside_of_their_experts(mixture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MIXTURES[mixture]).eval()
+    model.save_pretrained(tmp_path / "model")
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    if mixture == "shared expert":
+        modules += ["gate_proj", "up_proj", "down_proj", "shared_expert_gate"]
+    path = save_adapter(model, tmp_path / "adapter", seed=0, target_modules=modules)
+    saved = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in load_file(path / "adapter_model.safetensors")}
+    assert saved == set(modules)
+    engine = tiny_engine(tmp_path / "model", adapters=(Adapter("x", str(path)),))
+    (got,) = generate(engine, [(PROMPT, greedy("x"))])
+    assert got == peft_tokens(model, path, PROMPT, NEW_TOKENS)
+    assert got != generate(engine, [(PROMPT, greedy(None))])[0]
+
+
+def test_stacked_experts_have_none(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(MIXTURES["mixtral"])
+    path = save_adapter(model, tmp_path / "adapter", seed=0)  # all linears are experts, too, to PEFT
+    with pytest.raises(ModelError, match=r"target_parameters: .* such as stacked experts: not supported"):
+        read_peft_config(path)
 
 
 def run(engine: Engine, submits: list[Submit]) -> dict[int, tuple[list[int], list[float]]]:

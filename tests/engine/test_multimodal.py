@@ -12,6 +12,7 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     LlamaConfig,
+    Ministral3Config,
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
@@ -20,11 +21,12 @@ from transformers import (
 
 from headwater.engine.models.families import read_config
 
-from .families import HEAD_DIM_16, PROMPTS, SMALL, randomise
+from .families import HEAD_DIM_16, PROMPTS, SCALED_QUERIES, SMALL, YARN, randomise
 from .forward import prompt_logits
 
 OLD, NEW = ("language_model.model.", "language_model.lm_head."), ("model.language_model.", "lm_head.")
 INNER = ("model.text_model.", "lm_head.")
+SCALED = {**YARN, "original_max_position_embeddings": 96, **SCALED_QUERIES}
 MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 # The text's config, the beginnings of its tensors (the model's, the head's), and how the text's config.json differs
 # from that of the text alone: with None it is the outer one.
@@ -33,6 +35,7 @@ CASES: dict[str, Case] = {
     "gemma3": ("Gemma3ForConditionalGeneration", Gemma3TextConfig(**SMALL, sliding_window=13), OLD, {}),
     "mistral3": ("Mistral3ForConditionalGeneration", MistralConfig(**SMALL, sliding_window=None), OLD, {}),
     "mistral3, new": ("Mistral3ForConditionalGeneration", MistralConfig(**SMALL, sliding_window=None), NEW, {}),
+    "ministral3": ("Mistral3ForConditionalGeneration", Ministral3Config(**SMALL, rope_parameters=SCALED), NEW, {}),
     "qwen2.5-vl": (
         "Qwen2_5_VLForConditionalGeneration",
         Qwen2Config(**HEAD_DIM_16),

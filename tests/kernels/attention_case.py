@@ -22,6 +22,8 @@ class Options:
     softcap: float = 0.0
     qk_norm: bool = False
     norm_of_all_heads: bool = False
+    own_norms: bool = False  # LayerNorm, with weights of each head
+    norm_after: bool = False  # the rotation
     k_scale: float = 1.0
     v_scale: float = 1.0
 
@@ -45,9 +47,13 @@ class Case:
         self.backend, self.q_dtype = backend, q_dtype
         self.options = options
         self.norm = None
-        if options.qk_norm or options.norm_of_all_heads:
-            heads = (self.kv_heads * group, self.kv_heads) if options.norm_of_all_heads else (1, 1)
-            self.norm = QkNorm(torch.randn(heads[0] * head_dim), torch.randn(heads[1] * head_dim), 1e-6, 1.0)
+        whole, own = options.norm_of_all_heads, options.own_norms
+        if options.qk_norm or whole or own or options.norm_after:
+            heads = (self.kv_heads * group, self.kv_heads) if whole or own else (1, 1)
+            self.norm = QkNorm(
+                *(torch.randn(count * head_dim) for count in heads), 1e-6, 1.0, whole, "layer" if own else "rms",
+                options.norm_after,
+            )  # fmt: skip
         width = (group + 2) * self.kv_heads * head_dim
         self.qkv = [torch.randn(length, width) for length in lengths]
         pages = [math.ceil(length / page_size) for length in lengths]
@@ -97,6 +103,17 @@ class Case:
         )
         return list(out.split(counts))
 
+    def normalised(self, *heads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Q and K, [rows, heads, head_dim] both."""
+        if self.norm is None:
+            return heads
+        parts = zip(heads, (self.norm.q_weight, self.norm.k_weight), strict=True)
+        if self.options.own_norms:
+            return tuple(
+                normalised(x - x.mean(-1, keepdim=True), w.view(-1, self.head_dim), 1e-6, 1.0) for x, w in parts
+            )
+        return tuple(normalised(x.reshape(len(x), -1, w.numel()), w, 1e-6, 1.0).view_as(x) for x, w in parts)
+
     def oracle(self, sequence: int) -> torch.Tensor:
         """All rows of a sequence in float64, [tokens, q_heads * head_dim]."""
         options, rows = self.options, self.qkv[sequence]
@@ -105,12 +122,11 @@ class Case:
             .view(len(rows), -1, self.head_dim)
             .split([self.group * self.kv_heads, self.kv_heads, self.kv_heads], dim=1)
         )
-        if self.norm is not None:
-            q, k = (
-                normalised(x.reshape(len(rows), -1, w.numel()), w, 1e-6, 1.0).view_as(x)
-                for x, w in ((q, self.norm.q_weight), (k, self.norm.k_weight))
-            )
+        if not options.norm_after:
+            q, k = self.normalised(q, k)
         q, k = (rotated(x, self.cos_sin, torch.arange(len(rows))) for x in (q, k))
+        if options.norm_after:
+            q, k = self.normalised(q, k)
         if self.k_pages.dtype == torch.float8_e4m3fn:
             k, v = (
                 (x / scale).clamp(-448, 448).float().to(torch.float8_e4m3fn).double() * scale

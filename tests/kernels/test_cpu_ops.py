@@ -175,6 +175,8 @@ def test_attention_over_pages(dtype: torch.dtype, group: int, head_dim: int, pag
         Options(qk_norm=True),
         Options(window=50, softcap=30.0, qk_norm=True),
         Options(norm_of_all_heads=True),
+        Options(own_norms=True),
+        Options(norm_after=True),
     ],
     ids=str,
 )

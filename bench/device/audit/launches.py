@@ -162,7 +162,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     head_weight = _empty(model.head_dim)
     qk_norm = rope.QkNorm(head_weight, head_weight, 1e-6) if model.qk_norm else None
     q_weight, k_weight = (_empty(heads * model.head_dim) for heads in (model.q_heads, model.kv_heads))
-    all_heads_norm = rope.QkNorm(q_weight, k_weight, 1e-6)
+    all_heads_norm = rope.QkNorm(q_weight, k_weight, 1e-6, whole=True)
     token_ids = _empty(rows, dtype=torch.int64)
     logits = _empty(rows, LLAMA_3_VOCAB, dtype=torch.float32)
     with recording(arch) as launches:

@@ -71,8 +71,22 @@ def check_activations(setup: Setup) -> Results:
             yield compare(f"{kind} {rows} x {2 * width}", act(gate_up, kind), activated(gate_up, kind))
 
 
+def normalised_and_rotated(
+    x: torch.Tensor, weight: torch.Tensor | None, norm: QkNorm | None, cos_sin: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """Heads of Q or K, [rows, heads, head_dim] in float64, whose norm's weights are ``weight``."""
+    if norm is None or weight is None:
+        return rotated(x, cos_sin, positions)
+    weight = weight.view(-1, x.shape[-1])
+    if norm.after:
+        return normalised(rotated(x, cos_sin, positions), weight, norm.eps, norm.weight_offset)
+    if norm.kind == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    return rotated(normalised(x, weight, norm.eps, norm.weight_offset), cos_sin, positions)
+
+
 def check_rope_and_write(setup: Setup) -> Results:
-    """With and without QK-norm: Q, what is in the slots, and that nothing else was written."""
+    """With each QK-norm and without: Q, what is in the slots, and that nothing else was written."""
     shapes = [(9, 3, 64), (4, 4, 80), (7, 1, 128), (2, 1, 256)]
     for q_heads, kv_heads, head_dim in shapes if setup.tiny else [*shapes, (32, 8, 128), (28, 4, 128)]:
         rows, page_size = (5, 16) if setup.tiny else (300, 16)
@@ -84,24 +98,29 @@ def check_rope_and_write(setup: Setup) -> Results:
         slots = torch.randperm(pages * page_size - page_size, generator=torch.Generator().manual_seed(0))[:rows]
         slots = (slots + page_size).to(setup.device)
         batch = StepBatch(positions, slots, *(setup.int32([0]),) * 3)
-        for offset in (None, 0.0, 1.0):
+        q_weight, k_weight = (setup.randn(count * head_dim, seed=3) for count in (q_heads, kv_heads))
+        shared = q_weight[:head_dim], k_weight[:head_dim]
+        for what, norm in (
+            ("", None),
+            (", QK-norm", QkNorm(*shared, 1e-6, 1.0)),
+            (", LayerNorm with weights of each head", QkNorm(q_weight, k_weight, 1e-6, kind="layer")),
+            (", QK-norm after the rotation", QkNorm(*shared, 1e-6, after=True)),
+        ):
             shape = (pages, kv_heads, page_size, head_dim)
             k_pages = torch.full(shape, torch.nan, dtype=setup.dtype, device=setup.device)
             v_pages = k_pages.clone()
-            weights = setup.randn(2, head_dim, seed=3)
-            norm = None if offset is None else QkNorm(weights[0], weights[1], 1e-6, offset)
             q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, norm)
             heads = qkv.view(rows, -1, head_dim)
-            want_q, want_k = heads[:, :q_heads].double(), heads[:, q_heads:-kv_heads].double()
-            if offset is not None:
-                want_q = normalised(want_q, weights[0], 1e-6, offset)
-                want_k = normalised(want_k, weights[1], 1e-6, offset)
-            name = f"rope_and_write {q_heads}/{kv_heads} x {head_dim}" + (
-                "" if norm is None else f", QK-norm, offset {offset:.0f}"
+            parts = heads[:, :q_heads].double(), heads[:, q_heads:-kv_heads].double()
+            weights = (None, None) if norm is None else (norm.q_weight, norm.k_weight)
+            want_q, want_k = (
+                normalised_and_rotated(part, weight, norm, cos_sin, positions)
+                for part, weight in zip(parts, weights, strict=True)
             )
-            yield compare(f"{name}: Q", q, rotated(want_q, cos_sin, positions))
+            name = f"rope_and_write {q_heads}/{kv_heads} x {head_dim}{what}"
+            yield compare(f"{name}: Q", q, want_q)
             at = (slots // page_size, slice(None), slots % page_size)
-            yield compare(f"{name}: K", k_pages[at], rotated(want_k, cos_sin, positions))
+            yield compare(f"{name}: K", k_pages[at], want_k)
             yield equal(f"{name}: V", v_pages[at], heads[:, -kv_heads:])
             k_pages[at] = v_pages[at] = torch.nan
             untouched = k_pages.isnan().all() & v_pages.isnan().all()
@@ -121,7 +140,7 @@ def check_norm_of_all_heads(setup: Setup) -> Results:
         k_pages = setup.randn(rows // 16 + 2, kv_heads, 16, head_dim)
         v_pages = k_pages.clone()
         q_weight, k_weight = setup.randn(q_heads * head_dim, seed=3), setup.randn(kv_heads * head_dim, seed=4)
-        q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, QkNorm(q_weight, k_weight, 1e-6))
+        q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, QkNorm(q_weight, k_weight, 1e-6, whole=True))
         # What is rotated is the rounded norm, as in the models that have it.
         want_q, want_k = (
             normalised(part.flatten(1), weight, 1e-6).to(setup.dtype).unflatten(1, (-1, head_dim))

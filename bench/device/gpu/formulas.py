@@ -21,6 +21,8 @@ def activated(x: torch.Tensor, kind: PlainActivation) -> torch.Tensor:
     """The activation alone, in the shape of ``x``."""
     if kind == "relu":
         return F.relu(x.double())
+    if kind == "relu2":
+        return F.relu(x.double()).square()
     return F.gelu(x.double(), approximate="tanh" if kind == "gelu_tanh" else "none")
 
 

@@ -50,7 +50,7 @@ def llama_tensors(seed: int = 0, *, tied: bool = True) -> dict[str, np.ndarray]:
     return {name: draw(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-PERMUTED = (gguf.MODEL_ARCH.LLAMA, gguf.MODEL_ARCH.GRANITE, gguf.MODEL_ARCH.SMOLLM3)
+PERMUTED = tuple(gguf.MODEL_ARCH[name] for name in ("LLAMA", "GRANITE", "SMOLLM3", "ARCEE", "OLMO"))
 
 
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:

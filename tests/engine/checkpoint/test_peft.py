@@ -77,7 +77,7 @@ def test_what_a_config_asks_for(directory: Path, fields: dict[str, object], word
          "lm_head: this server adapts no module of that name"),
         ([], {"base_model.model.model.layers.0.mlp.experts.0.up_proj.lora_A.weight": (4, 6),
               "base_model.model.model.layers.0.mlp.experts.0.up_proj.lora_B.weight": (9, 4)},
-         "model.layers.0.mlp.experts.0.up_proj: this server adapts no module"),
+         "model.layers.0.mlp.experts.0.up_proj: adapters of experts are not supported"),
         ([], {"base_model.model.model.embed_tokens.lora_embedding_A": (4, 9)}, "lora_embedding_A: only lora_A and"),
         ([], {"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": (8,)}, "_vector: only"),
         ([QUERY], {QUERY: (4, 7)}, "has shape [4, 7]; rank 4 and this model ask for [4, 6]"),

@@ -1,0 +1,47 @@
+"""No two functions of the CPU kernels share a name: the linker would take them for one (kernels/cpu/named.py)."""
+
+import importlib
+import pkgutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from numba.core.dispatcher import Dispatcher
+
+from headwater.kernels import cpu
+from headwater.kernels.cpu.named import named
+
+
+def reached(value: Any, seen: set[int]) -> Iterator[Dispatcher]:
+    """A compiled function and those that it has from its maker."""
+    if not isinstance(value, Dispatcher) or id(value) in seen:
+        return
+    seen.add(id(value))
+    yield value
+    for cell in value.py_func.__closure__ or ():
+        yield from reached(cell.cell_contents, seen)
+
+
+def test_every_compiled_function_has_a_name_of_its_own() -> None:
+    found, seen = defaultdict(list), set[int]()
+    for module in pkgutil.iter_modules(cpu.__path__):
+        for value in vars(importlib.import_module(f"{cpu.__name__}.{module.name}")).values():
+            for function in reached(value, seen):
+                found[function.py_func.__module__, function.py_func.__qualname__].append(function)
+    assert any("tallest_first" in name for _, name in found)
+    # The same maker with the same arguments makes the same function.
+    assert not {name for name, functions in found.items() if len(set(map(contents, functions))) > 1}
+
+
+def contents(function: Dispatcher) -> tuple[Any, ...]:
+    """What a function has from its maker, as far as it can tell it from another of its name."""
+    cells = (cell.cell_contents for cell in function.py_func.__closure__ or ())
+    return tuple(cell.py_func.__qualname__ if isinstance(cell, Dispatcher) else str(cell) for cell in cells)
+
+
+def test_a_maker_s_kernels_are_told_apart_by_what_they_are_made_for() -> None:
+    def make(adds: bool) -> Callable[[], bool]:
+        return lambda: adds
+
+    names = {named(make(adds), kind, adds).__qualname__ for adds in (False, True) for kind in ("bf16", "fp32")}
+    assert len(names) == 4
