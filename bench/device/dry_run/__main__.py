@@ -28,6 +28,7 @@ from ....kernels import load_backend
 from ..audit.gpus import AUDITED_GPUS
 from ..audit.launches import Launch
 from .fake_device import DEVICE, recorded_device
+from .memory import divide
 from .models import SHAPES, make_runner
 from .traffic import Traffic, traffic_of
 from .work import LAUNCHES, WAITS, Work
@@ -241,10 +242,18 @@ def main() -> int:
     parser.add_argument("--arch", type=int, choices=list(AUDITED_GPUS), nargs="+", default=list(AUDITED_GPUS))
     parser.add_argument("--layers", type=int, help="of each model, instead of all that it has")
     parser.add_argument("--no-compile", action="store_true", help="only record")
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB",
+        help="instead, how the engine divides a card of that size, and whether its largest step fits",
+    )  # fmt: skip
     arguments = parser.parse_args()
     unknown = [shape for shape in arguments.shape if shape not in SHAPES]
     if unknown:
         parser.error(f"no shape {', '.join(unknown)}; there are {', '.join(SHAPES)}")
+    if arguments.memory is not None:
+        for shape in arguments.shape or SHAPES:
+            print(f"{shape}: {divide(shape, arguments.arch[0], int(arguments.memory * 2**30), arguments.layers)}")
+        return 0
     wrong = 0
     for shape in arguments.shape or SHAPES:
         for arch in arguments.arch:
