@@ -42,7 +42,7 @@ def check_compiler() -> None:
             "one in the variable CC"
         )
     scheme = sysconfig.get_default_scheme()
-    include = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
+    include = Path(sysconfig.get_paths(scheme="posix_prefix" if scheme == "posix_local" else scheme)["include"])
     if not (include / "Python.h").is_file():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ModelError(

@@ -22,6 +22,8 @@ LAYERS = 32
 _RESERVE_BYTES = 5 << 30  # of memory, for what is neither weights nor cache
 _SHORTEST = 4096  # tokens: less of a cache is not worth a run
 _KERNELS_LISTED = 16
+_STEPS, _QUICK_STEPS = 30, 10  # of a case
+_FIRST = 2  # of these that do not count: the caches are cold
 _LINEAR_WEIGHTS = LAYERS * HIDDEN * (2 * HIDDEN + 2 * KV_HEADS * HEAD_DIM + 3 * INTERMEDIATE) + VOCAB * HIDDEN
 _KV_BYTES = LAYERS * 2 * KV_HEADS * HEAD_DIM * 2  # of a token
 
@@ -96,7 +98,7 @@ def figures_of_runner(setup: Setup) -> Results:
         if case.cache_tokens > tokens:
             left_out.append(case.name)
             continue
-        step_s, launch_s = _run(runner, case, 10 if setup.quick else 30)
+        step_s, launch_s = _run(runner, case, _QUICK_STEPS if setup.quick else _STEPS)
         note = f"{(case.decodes + case.chunk) / step_s:,.0f} tokens/s"
         yield Figure(f"step: {case.name}", step_s, case.least_bytes, case.flops, note)
         yield Figure(f"step: {case.name}, host until launched", launch_s)
@@ -129,7 +131,7 @@ def _run(runner: "Runner", case: _Case, steps: int) -> tuple[float, float]:
             chunks = _next(chunks)
     if last is not None:
         runner.collect(last)
-    return statistics.median(step_s[2:]), statistics.median(launch_s[2:])
+    return statistics.median(step_s[_FIRST:]), statistics.median(launch_s[_FIRST:])
 
 
 def _next(chunks: list["Chunk"]) -> list["Chunk"]:

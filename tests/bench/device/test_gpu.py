@@ -225,7 +225,7 @@ from unittest import mock
 
 import torch
 
-from headwater.bench.device.gpu import baselines, decode, figures, figures_attention
+from headwater.bench.device.gpu import baselines, decode, figures, figures_attention, runner
 from headwater.bench.device.gpu.parts import PARTS, run_part
 from headwater.bench.device.gpu.setup import Setup
 from headwater.bench.device.dry_run.fake_device import DEVICE, recorded_device
@@ -249,6 +249,7 @@ with (
     mock.patch.object(figures, "copies_beyond_l2", return_value=2),
     mock.patch.object(figures_attention, "seconds_per_call", once),
     mock.patch.object(figures_attention, "copies_beyond_l2", return_value=2),
+    mock.patch.multiple(runner, _CASES=runner._CASES[-2:], _STEPS=3),
     mock.patch.object(baselines, "seconds_per_call", once),
     mock.patch.object(decode, "events_s", events_s),
     mock.patch.object(decode, "capture"),

@@ -30,7 +30,7 @@ def start(name, gib={GIB}, **settings):
     return pages
 
 start("default")
-few = {{"max_batch_size": 8, "max_batch_prefill_tokens": 256}}
+few = {{"max_batch_size": 16, "max_batch_prefill_tokens": 256}}
 pages = start("card", **few)
 start("a quarter less", **few, cuda_memory_fraction=0.75)
 start("after one of fewer pages", **few, num_pages=pages - 100)
