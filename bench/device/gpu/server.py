@@ -1,5 +1,6 @@
 """A whole server under load: the program as users start it, over an 8B-shaped model with random weights."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -10,9 +11,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,7 @@ INPUT_TOKENS, OUTPUT_TOKENS = 512, 128
 _MEMORY_DISK = Path("/dev/shm")
 _START_S = 180.0  # of a server, kernels compiled in it
 _STOP_S = 30.0
+_REQUEST_S = 90.0
 _LOG_LINES = 30  # of a server that does not start
 _TINY: dict[str, object] = {
     "vocab_size": 320, "hidden_size": 96, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 6,
@@ -54,9 +55,6 @@ def figures_of_8_bit_server(setup: Setup) -> Results:
 
 def _figures(setup: Setup, case: _Case) -> Results:
     try:
-        from ...load.harness import Harness, run_harness
-        from ...load.run import Load
-        from ...options import LoadOptions
         from ..dry_run.models import SHAPES
         from ..made_up import weight_bytes, write_llama
     except ImportError as error:
@@ -70,29 +68,38 @@ def _figures(setup: Setup, case: _Case) -> Results:
         yield Figure(f"server, {case.name}: weights made up and written", written - begin)
         with _serving(directory, setup, case.flags) as url:
             yield Figure(f"server, {case.name}: start until ready", time.monotonic() - written, note=_memory(setup))
-            options = LoadOptions(
-                input_tokens=str(16 if setup.tiny else INPUT_TOKENS),
-                output_tokens=str(8 if setup.tiny else OUTPUT_TOKENS), client_check=False, timeout=90.0,
-            )  # fmt: skip
+            tokens_in, tokens_out = (16, 8) if setup.tiny else (INPUT_TOKENS, OUTPUT_TOKENS)
             for clients in (2,) if setup.tiny else case.clients:
-                load = Load(clients)
-
-                async def measure(harness: Harness, load: Load = load) -> None:
-                    await harness.run(harness.targets[0], load, load.concurrency or 0, load.label)
-
-                harness = run_harness([url], replace(options, requests=max(2 * clients, 4)), measure)
-                found = harness.runs[0].figures
-                if found.failed or not found.completed:
-                    raise RuntimeError(f"{clients} clients: {found.errors_by_kind}, {found.first_messages}")
-                assert found.ttft is not None
-                assert found.itl is not None
+                found = _load(directory, url, clients, tokens_in, tokens_out)
                 yield Figure(
-                    f"server, {case.name}: {clients} clients, {options.input_tokens} tokens in, "
-                    f"{options.output_tokens} out, for each token out",
-                    1 / found.output_throughput,
-                    note=f"{found.output_throughput:,.0f} tokens/s, TTFT {found.ttft.median:.0f} ms, "
-                    f"ITL {found.itl.median:.1f} ms",
+                    f"server, {case.name}: {clients} clients, {tokens_in} in, {tokens_out} out, for each token out",
+                    1 / found["output_throughput"],
+                    note=f"{found['output_throughput']:,.0f} tokens/s, TTFT {found['median_ttft_ms']:.0f} ms, "
+                    f"ITL {found['median_itl_ms']:.1f} ms",
                 )
+
+
+def _headwater(*arguments: str) -> list[str]:
+    return [sys.executable, "-P", "-c", "from headwater.api.cli import main; main()", *arguments]
+
+
+def _load(directory: Path, url: str, clients: int, tokens_in: int, tokens_out: int) -> dict[str, Any]:
+    """What ``headwater bench serve`` found in one run. Raises RuntimeError where requests failed."""
+    file = directory / "load.json"
+    command = _headwater(
+        "bench", "serve", url, "--concurrency", str(clients), "--requests", str(max(2 * clients, 4)),
+        "--input-tokens", str(tokens_in), "--output-tokens", str(tokens_out), "--no-client-check",
+        "--timeout", str(_REQUEST_S), "--json", str(file),
+    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{clients} clients: {_end_of(done.stdout + done.stderr)}")
+    (run,) = json.loads(file.read_text())["runs"]
+    return dict(run)
+
+
+def _end_of(log: str) -> str:
+    return "\n".join(log.splitlines()[-_LOG_LINES:])
 
 
 @contextmanager
@@ -111,11 +118,10 @@ def _serving(directory: Path, setup: Setup, flags: tuple[str, ...]) -> Iterator[
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable, "-c", "from headwater.api.cli import main; main()", "serve", str(directory),
-        "--port", str(port), "--device", setup.device.type, "--max-concurrent-requests", "512",
-        "--graceful-termination-timeout", "1", *flags,
-    ]  # fmt: skip
+    command = _headwater(
+        "serve", str(directory), "--port", str(port), "--device", setup.device.type,
+        "--max-concurrent-requests", "512", "--graceful-termination-timeout", "1", *flags,
+    )  # fmt: skip
     log_path = directory / "log"
     with log_path.open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -124,7 +130,7 @@ def _serving(directory: Path, setup: Setup, flags: tuple[str, ...]) -> Iterator[
         deadline = time.monotonic() + _START_S
         while not _is_ready(url):
             if process.poll() is not None or time.monotonic() > deadline:
-                end = "\n".join(log_path.read_text().splitlines()[-_LOG_LINES:])
+                end = _end_of(log_path.read_text())
                 raise RuntimeError(f"the server is not ready (status {process.poll()}):\n{end}")
             time.sleep(0.1)
         yield url
