@@ -115,7 +115,7 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
         _empty(rows, dtype=int32),
         _empty(rows, tokens // _PAGE_SIZE, dtype=int32),
     )
-    q = _empty(rows, model.q_heads, dim)
+    q = _empty(2 * rows, model.q_heads, dim)  # more than a few-rows tile holds: both roles are launched
     plan = attention_plan.new_plan(
         rows, rows, tokens, model.q_heads, kv_heads, dim, _PAGE_SIZE, q.device, model.window,
         Gpu(arch, gpu.multiprocessors),
