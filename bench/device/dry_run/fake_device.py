@@ -3,7 +3,8 @@
 Tensors of the CPU stay real, so that what the host computes (page tables, ids) is what it would be. Every operation
 on the device is recorded: kernels of torch, launches of Triton with the signature of a real launch, graphs as what was
 captured, copies between host and device and whether the host waits for them (as for those from memory that is not
-pinned). Values that the host reads back from the device are zeros.
+pinned). Pinned memory that is written before its copy is known to be over is an error. Values that the host reads back
+from the device are zeros.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ..audit.gpus import AUDITED_GPUS
 from ..audit.launches import recording
 from .fake_graphs import recorded_graphs
 from .fake_memory import Memory
+from .pinned_copies import PinnedCopies
 from .work import Kind, Work
 
 DEVICE = torch.device("cuda", 0)
@@ -39,9 +41,10 @@ _GATHERS = ("index", "index_select", "embedding", "gather")
 class _Recorder(TorchDispatchMode):
     """Real operations on CPU tensors, recorded ones on CUDA tensors."""
 
-    def __init__(self, work: list[Work], memory: Memory | None) -> None:
+    def __init__(self, work: list[Work], copies: PinnedCopies, memory: Memory | None) -> None:
         super().__init__()
         self._work = work
+        self._copies = copies
         self._memory = memory
         self._pinned: dict[int, torch.Tensor] = {}  # by the address of the storage
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -93,7 +96,10 @@ class _Recorder(TorchDispatchMode):
     def _record(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], non_blocking: bool) -> None:
         host = [x for x in inputs if not x.is_cuda and x.dim() > 0]
         if host:
-            kind: Kind = "upload" if non_blocking and self._is_pinned(host[0]) else "upload and wait"
+            is_asynchronous = non_blocking and self._is_pinned(host[0])
+            if is_asynchronous:
+                self._copies.launch(host[0])
+            kind: Kind = "upload" if is_asynchronous else "upload and wait"
             self._work.append(Work(kind, f"{host[0].dtype} {list(host[0].shape)}", {}, host[0].nbytes))
             return
         read = outputs if name in _GATHERS else [x for x in inputs if x.is_cuda]
@@ -172,6 +178,7 @@ def recorded_device(arch: int, memory: Memory | None = None) -> Iterator[list[Wo
         name=card.card, major=arch // 10, minor=arch % 10, multi_processor_count=card.multiprocessors
     )
     work: list[Work] = []
+    copies = PinnedCopies()
     run = triton.JITFunction.run
 
     def note(kernel: triton.JITFunction, *args: Any, **kwargs: Any) -> None:
@@ -196,9 +203,9 @@ def recorded_device(arch: int, memory: Memory | None = None) -> Iterator[list[Wo
             mock.patch.object(FakeTensor, "copy_", _copy, create=True),
             mock.patch.object(FakeTensor, "contiguous", _contiguous, create=True),
             mock.patch.object(FakeTensor, "tolist", _to_list),
-            recorded_graphs(work, memory),
+            recorded_graphs(work, copies, memory),
             memory.patched() if memory else nullcontext(),
-            _Recorder(work, memory),
+            _Recorder(work, copies, memory),
         ):
             yield work
     finally:

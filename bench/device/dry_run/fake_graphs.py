@@ -9,6 +9,7 @@ import torch
 
 from ....kernels.triton import program
 from .fake_memory import Memory
+from .pinned_copies import PinnedCopies
 from .work import LAUNCHES, Work
 
 
@@ -43,7 +44,7 @@ class _Capture:
 
 
 @contextmanager
-def recorded_graphs(work: list[Work], memory: Memory | None = None) -> Iterator[None]:
+def recorded_graphs(work: list[Work], copies: PinnedCopies, memory: Memory | None = None) -> Iterator[None]:
     """While this is open, graphs are captured and replayed, and waits for the device are listed."""
 
     class Graph:
@@ -61,10 +62,11 @@ def recorded_graphs(work: list[Work], memory: Memory | None = None) -> Iterator[
             pass
 
         def record(self) -> None:
-            pass
+            self._copies = copies.launched
 
         def synchronize(self) -> None:
             wait("event")
+            copies.are_done(self._copies)
 
     def wait(name: str = "device") -> None:
         work.append(Work("wait", name, {}, 0))
