@@ -28,7 +28,7 @@ def probe_limits(limits: Limits, new_tokens: int) -> Limits:
 
     worst = max(
         pages(limits.max_sequences, _rows_each(limits)),  # run_largest_step
-        pages(2, limits.max_rows),  # the warm-up's two prompts
+        pages(2, limits.max_rows + limits.page_size),  # the warm-up's two prompts, with guesses
     )
     return replace(limits, num_pages=min(1 + worst, limits.num_pages))
 
