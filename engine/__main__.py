@@ -39,6 +39,7 @@ def main() -> int:
     setproctitle.setproctitle(f"headwater engine {config.index}")
     watch_parent(supervisor, lambda: _leave(config.socket))
 
+    from .cuda import advice
     from .faults import Faults
     from .server import EngineServer
     from .start import start_engine  # torch is imported here: after the name is set, before anything else is waited for
@@ -54,8 +55,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     try:
         server.serve()
-    except BaseException:
-        logger.critical("the engine failed", exc_info=True)
+    except BaseException as error:
+        told = advice(error)
+        logger.critical("the engine failed%s", f": {told}" if told else "", exc_info=True)
         # At once: a step may be under way that never ends, and threads with it that an orderly exit would wait for.
         os._exit(_CRASHED)
     if os.getppid() != supervisor:

@@ -88,6 +88,16 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     kv_cache_bytes: Annotated[
         int | None, Flag(ENGINE, ("--kv-cache-bytes",), "Size of the KV cache.", tgi=False, min=1)
     ] = None
+    cuda_memory_fraction: Annotated[
+        float,
+        Flag(
+            ENGINE,
+            ("--cuda-memory-fraction",),
+            "Of a GPU's memory, the most that weights, steps and KV cache take together; --kv-cache-bytes wins.",
+            min=0.01,
+            max=1.0,
+        ),
+    ] = 1.0
     kv_cache_dtype: Annotated[
         KvCacheDtype,
         Flag(

@@ -15,7 +15,7 @@ from .models.kv_cache import page_bytes
 # 135 M model on two cores. On a GPU 2048 rows already fill the tensor cores.
 DEFAULT_ROWS = {"cpu": 256, "cuda": 2048}
 DEFAULT_SEQUENCES = {"cpu": 64, "cuda": 256}
-CACHE_SHARE = {"cpu": 0.25, "cuda": 0.9}  # of the memory that is free once the weights are loaded
+CACHE_SHARE = 0.25  # of the memory that is free once the weights are loaded; on a GPU it is measured, see memory.py
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -32,10 +32,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...]  # one line each, for the start-up log
 
 
-def free_memory_bytes(device: torch.device) -> int:
-    """Memory that the cache could take."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+def _free_memory_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -45,11 +42,22 @@ def _graph_rows(max_sequences: int) -> tuple[int, ...]:
 
 
 def choose_limits(
-    config: EngineConfig, model: ModelConfig, pages_dtype: torch.dtype, device: torch.device, draft_page_bytes: int = 0
+    config: EngineConfig,
+    model: ModelConfig,
+    pages_dtype: torch.dtype,
+    device: torch.device,
+    draft_page_bytes: int = 0,
+    measured_bytes: float | None = None,
 ) -> Limits:
     """Fill in what the user left open. Raises ModelError if the model can't be served within the limits.
 
-    ``draft_page_bytes``: what a page takes in the cache of the draft model, which has as many.
+    Args:
+        config: what the user said.
+        model: what is served.
+        pages_dtype: of the cache.
+        device: where.
+        draft_page_bytes: what a page takes in the cache of the draft model, which has as many.
+        measured_bytes: what the cache may take, where it was measured (a GPU).
     """
     reasons = []
     max_sequences = config.max_batch_size or DEFAULT_SEQUENCES[device.type]
@@ -61,19 +69,25 @@ def choose_limits(
     per_page = page_bytes(model, config.page_size, pages_dtype) + draft_page_bytes
     longest = min(config.max_total_tokens or model.max_positions, model.max_positions)
     wanted = max_sequences * -(-longest // config.page_size) + 1  # every sequence at its longest: more is of no use
-    if config.num_pages is not None:
+    if config.num_pages is not None and (measured_bytes is None or config.num_pages * per_page <= measured_bytes):
         num_pages = config.num_pages
         why = "as the engine before this one"
     elif config.kv_cache_bytes is not None:
         num_pages = config.kv_cache_bytes // per_page
         why = "as asked for"
     else:
-        share = CACHE_SHARE[device.type]
-        num_pages = min(wanted, int(free_memory_bytes(device) * share) // per_page)
-        why = "every sequence at its longest" if num_pages == wanted else f"{share:.0%} of the free memory"
+        room, of_what = measured_bytes, "what the largest step leaves"
+        if room is None:
+            room, of_what = _free_memory_bytes() * CACHE_SHARE, f"{CACHE_SHARE:.0%} of the free memory"
+        num_pages = int(min(wanted, room // per_page))
+        why = "every sequence at its longest" if num_pages == wanted else of_what
     capacity = (num_pages - 1) * config.page_size
     if capacity < config.page_size:
-        raise ModelError(f"the KV cache has no room for one page of {per_page} bytes: give it more memory")
+        short = f"the KV cache has no room for one page of {per_page} bytes: give it more memory"
+        if measured_bytes is not None:
+            left = f"weights and the largest step leave {measured_bytes / 2**20:.0f} MiB of the GPU"
+            short += f" ({left}; --quantize and a smaller --max-batch-size or --max-batch-prefill-tokens leave more)"
+        raise ModelError(short)
     max_total_tokens = min(longest, capacity)
     reasons.append(
         f"KV cache: {num_pages * per_page / 2**20:.0f} MiB, {capacity} tokens in {kv_cache_name(pages_dtype)} ({why})"

@@ -1,25 +1,30 @@
 """From a config to an engine that is ready: backend, weights, warm-up, and a log of what was chosen and why."""
 
 import logging
+import math
 import os
 import time
+from dataclasses import dataclass
 
 import torch
 from msgspec.structs import replace
 
-from ..kernels import BackendName, Unsupported, load_backend
+from ..kernels import Backend, BackendName, Unsupported, load_backend
 from .adapter_set import AdapterSet, load_at_start
 from .checkpoint.errors import ModelError
 from .checkpoint.quantized import QuantizeName
 from .config import EngineConfig, Quantization, max_adapters
+from .cuda import check_compiler, errors_as_advice, unseen_gpu
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
 from .limits import Limits, choose_limits
+from .memory import measure_room
 from .messages import Hello, SamplingParams, Submit
 from .models.config import ModelConfig
 from .models.decoder import DecoderModel
 from .models.dtypes import Dtypes, choose_dtypes, kv_cache_name
 from .models.families import read_config
+from .models.kv_cache import page_bytes
 from .models.load import load_model
 from .runner import Runner
 from .speculation.guesser import Guesser, NgramGuesser
@@ -31,11 +36,70 @@ _CPU_WARM_UP_ROWS = 16  # its kernels have no variants for row counts; on a GPU 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What an engine is made of, whatever its sizes. Without a compiler it has no grammars."""
+
+    config: EngineConfig
+    model: DecoderModel
+    backend: Backend
+    dtypes: Dtypes
+    device: torch.device
+    draft: LoadedDraft | None
+    compiler: GrammarCompiler | None
+    adapters: AdapterSet | None
+
+    def limits(self, measured_bytes: float | None = None) -> Limits:
+        """See choose_limits."""
+        draft_page_bytes = self.draft.page_bytes if self.draft else 0
+        return choose_limits(
+            self.config, self.model.config, self.dtypes.pages, self.device, draft_page_bytes, measured_bytes
+        )
+
+    def start(self, limits: Limits) -> Engine:
+        """An engine of that size, warmed up. Raises ModelError."""
+        config = self.config
+        try:
+            runner = Runner(self.model, self.backend, limits, self.dtypes, self.device)
+        except Unsupported as error:
+            raise ModelError(f"{config.model_id}: {error}") from error
+        engine = Engine(
+            runner, limits, config.max_waiting, compiler=self.compiler, prefix_cache=config.prefix_cache,
+            guesser=_guesser(config, limits, self.draft), adapters=self.adapters,
+        )  # fmt: skip
+        rows = limits.max_rows if self.device.type == "cuda" else _CPU_WARM_UP_ROWS
+        warm_up(engine, rows, limits.max_total_tokens, config.speculate)
+        return engine
+
+    @property
+    def page_bytes(self) -> int:
+        """Of a page in the caches of the model and of its draft."""
+        own = page_bytes(self.model.config, self.config.page_size, self.dtypes.pages)
+        return own + (self.draft.page_bytes if self.draft else 0)
+
+    def sized(self) -> Limits:
+        """The limits to serve with: on a GPU those that its memory allows, measured."""
+        if self.device.type != "cuda" or self.config.kv_cache_bytes is not None:
+            return self.limits()
+        fraction = self.config.cuda_memory_fraction
+        at_most = self.limits(math.inf)
+        return self.limits(measure_room(at_most, self.page_bytes, fraction, self.start, self.backend, self.device))
+
+
 def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     """Load and warm up. Raises ModelError."""
     begin = time.monotonic()
+    if config.device is None and (reason := unseen_gpu()) is not None:
+        logger.warning("%s", reason)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backend_name: BackendName = config.backend or ("triton" if device.type == "cuda" else "cpu")
+    if device.type == "cuda":
+        check_compiler()
+    with errors_as_advice(config.model_id):
+        return _start(config, device, backend_name, begin)
+
+
+def _start(config: EngineConfig, device: torch.device, backend_name: BackendName, begin: float) -> tuple[Engine, Hello]:
     backend = load_backend(backend_name)
     if device.type == "cpu":
         _use_threads(config.threads)
@@ -51,29 +115,21 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
         min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), quantize,
         max_adapters(config),
     )  # fmt: skip
-    loaded = time.monotonic()
+    made = time.monotonic()
     if device.type == "cpu":
         torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
-    limits = choose_limits(config, model_config, dtypes.pages, device, draft.page_bytes if draft else 0)
-    try:
-        runner = Runner(model, backend, limits, dtypes, device)
-    except Unsupported as error:
-        raise ModelError(f"{config.model_id}: {error}") from error
-    engine = Engine(
-        runner, limits, config.max_waiting,
-        compiler=GrammarCompiler(config.model_dir, model_config.vocab_size),
-        prefix_cache=config.prefix_cache, guesser=_guesser(config, limits, draft), adapters=_adapters(config, model),
-    )  # fmt: skip
+    compiler = GrammarCompiler(config.model_dir, model_config.vocab_size)
+    loaded = Loaded(config, model, backend, dtypes, device, draft, compiler, _adapters(config, model))
     logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
-    warm_up_rows = limits.max_rows if device.type == "cuda" else _CPU_WARM_UP_ROWS
-    _warm_up(engine, warm_up_rows, limits.max_total_tokens, config.speculate)
+    limits = loaded.sized()
+    engine = loaded.start(limits)
     ready = time.monotonic()
 
     hello = _hello(config, model_config, limits, dtypes, device, backend_name)
     _log_choices(hello, model_config, quantize or model_config.stored_form)
     for reason in (*model_config.notes, *limits.reasons, *([draft.reason(config, limits)] if draft else [])):
         logger.info("%s", reason)
-    logger.info("ready: weights %.1f s, warm-up %.1f s", loaded - begin, ready - loaded)
+    logger.info("ready: weights %.1f s, warm-up %.1f s", made - begin, ready - made)
     return engine, hello
 
 
@@ -128,7 +184,7 @@ def _use_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
-def _warm_up(engine: Engine, max_rows: int, max_total_tokens: int, guesses: int) -> None:
+def warm_up(engine: Engine, max_rows: int, max_total_tokens: int, guesses: int) -> None:
     """Compile or load every kernel variant: prompts of up to ``max_rows`` rows, then decoding, with guesses if any.
 
     Greedy, sampled, and both in one batch: the sampler has a variant for one row and one for several; a GPU has one for

@@ -316,6 +316,10 @@ class Backend(Protocol):
         """
         ...
 
+    def release_recordings(self) -> None:
+        """Let go of the memory that programs which are gone had in common."""
+        ...
+
     def Event(self) -> "Event":
         """The point that the launched work had reached when it was made."""
         ...

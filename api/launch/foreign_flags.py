@@ -33,9 +33,10 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "trust-remote-code": Foreign("no code that comes with a model is ever run: leave it out", takes="nothing"),
     "waiting-served-ratio": Foreign("prompts are computed in chunks beside running sequences: nothing to balance"),
     "max-waiting-tokens": Foreign("prompts are computed in chunks beside running sequences: nothing to balance"),
-    "max-batch-total-tokens": Foreign("the KV cache is measured at start; --kv-cache-bytes sets its size"),
+    "max-batch-total-tokens": Foreign(
+        "the KV cache is measured at start; --cuda-memory-fraction and --kv-cache-bytes set its size"
+    ),
     "cuda-graphs": Foreign("batch sizes of CUDA graphs are chosen at start"),
-    "cuda-memory-fraction": Foreign("use --kv-cache-bytes", fatal=True, neutral=("1", "1.0")),
     "disable-custom-kernels": Foreign(
         "the kernels are all there is: --backend chooses them", fatal=True, takes="nothing"
     ),

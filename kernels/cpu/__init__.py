@@ -12,7 +12,7 @@ from .layer_norm import add_layer_norm, layer_norm
 from .linear import pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
-from .op_graph import Event, capture
+from .op_graph import Event, capture, release_recordings
 from .rope_write import rope_and_write
 from .route import combine, route
 from .rows import copy, count_tokens, embed, soft_cap, take_rows, take_tokens
@@ -42,6 +42,7 @@ __all__ = [
     "paged_attention",
     "quantize_linear",
     "records_any_size",
+    "release_recordings",
     "rms_norm",
     "rope_and_write",
     "route",

@@ -12,7 +12,7 @@ from .layer_norm import add_layer_norm, layer_norm
 from .linear import QuantizedLinear, pack_linear, pack_quantized, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
-from .program import Event, capture
+from .program import Event, capture, release_recordings
 from .rope import QkNorm, rope_and_write
 from .route import combine, route
 from .rows import add, cast, copy, count_tokens, embed, scale, soft_cap, take_rows, take_tokens
@@ -46,6 +46,7 @@ __all__ = [
     "plan_attention",
     "quantize_linear",
     "records_any_size",
+    "release_recordings",
     "rms_norm",
     "rope_and_write",
     "route",

@@ -11,8 +11,8 @@ the rows of its tile, so K and V are read once for all of them.
 Every split is summed from an empty state, and splits are added up in their order: by the program itself where it reads
 them all, by the merge kernel where each has a program of its own. Both give the same bits. Tiles sit at absolute
 multiples of their size; a tile or split that a row does not see leaves its state exactly as it was. So a row's result
-depends neither on its neighbours nor on where its chunk begins and ends. Only its role may show, in the last bit: on a
-GPU the small and the large tile multiply with different instructions and sum in another order of lanes.
+depends neither on its neighbours nor on where its chunk begins and ends, nor on its role: both multiply and sum in the
+same order, see tiles.py.
 """
 
 import torch

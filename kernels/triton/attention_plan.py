@@ -15,7 +15,8 @@ Units are listed by role: *few rows* where a sequence's packed rows (row, query 
 tile, *many rows* elsewhere. Programs walk the lists, so grids are constant and the host never learns the counts.
 
 Sequences of at most SPLIT_ROWS rows are split, as long as partial results have room; when there is none left the rest
-are read by one program each. That changes their time, not their result: see splits.py.
+are read whole, by one program for each of their tiles and KV heads. That changes their time, not their result: see
+splits.py.
 """
 
 from dataclasses import dataclass
@@ -28,12 +29,16 @@ from .. import StepBatch
 from .splits import max_splits, split_of, split_start
 from .tiles import Gpu, Tile, attention_tiles, gpu_of
 
-SPLIT_ROWS = 32  # longer chunks have enough row tiles to fill a GPU without splits
+# Longer chunks fill half of a GPU with their row tiles, and their partial results would cost more than the other half
+# gains: 256 rows after 2048 tokens of Llama 8B take as long as without (on paper).
+SPLIT_ROWS = 128
 SLOTS_PER_SEQUENCE = 16  # partial results: the splits of a sequence of 4096 tokens
+SPLIT_TOKENS = 32768  # context up to which there is room for all splits of one chunk of SPLIT_ROWS
 
 UNIT_FIELDS = 8
 MERGE_FIELDS = 3  # row of the batch, first partial slot, splits
 _WRITE_BLOCK = 64  # units or rows written at a time
+_LEAST_TILE = 16  # packed rows
 _LEAST_BLOCK = 256  # sequences that a program looks at: with more, the kernel is compiled anew at each power of two
 _UNIT = tl.constexpr(UNIT_FIELDS)
 _MERGE = tl.constexpr(MERGE_FIELDS)
@@ -184,8 +189,13 @@ def new_plan(
     gpu = gpu or gpu_of(device)
     group = q_heads // kv_heads
     few, many = attention_tiles(gpu, group, head_dim)
-    # At least one sequence of the greatest length can be split, with as many rows as a few-rows tile holds.
-    slots = max(sequences * SLOTS_PER_SEQUENCE, few.rows // group * max_splits(max_tokens))
+    # At least one sequence of the greatest length can be split, with as many rows as the smallest few-rows tile holds;
+    # and a short chunk after a long text, which is a turn of a chat.
+    slots = max(
+        sequences * SLOTS_PER_SEQUENCE,
+        max(_LEAST_TILE // group, 1) * max_splits(max_tokens),
+        min(rows, SPLIT_ROWS) * max_splits(min(max_tokens, SPLIT_TOKENS)),
+    )
 
     def int32(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.int32, device=device)

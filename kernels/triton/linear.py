@@ -19,6 +19,10 @@ import triton.language as tl
 from ..quantize import round_weight
 from .tiles import LINEAR_TILES
 
+# The library may add up parts of a sum over k in the rows' dtype unless told not to: sums here are fp32.
+torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
 
 @dataclass(frozen=True)
 class DenseLinear:

@@ -72,6 +72,11 @@ def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:
     return Program(function, sizes)
 
 
+def release_recordings() -> None:
+    """Let programs that are recorded from now on share memory of their own: that of those before may be given back."""
+    _capture_place.cache_clear()
+
+
 class Event:
     """The point that the work launched on the current stream had reached when it was made."""
 

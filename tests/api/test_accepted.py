@@ -55,6 +55,7 @@ FLAGS = {
     "backend": "engine/test_engine.py::test_the_triton_backend_gives_the_cpu_backends_tokens",
     "threads": "engine/test_limits.py::test_an_engine_is_what_its_flags_say",
     "kv_cache_dtype": "engine/test_kv_cache_dtype.py::test_as_many_pages_as_the_bytes_hold",
+    "cuda_memory_fraction": "bench/device/test_memory.py::test_a_fraction_of_the_memory_is_all_that_is_taken",
     "kv_cache_bytes": "engine/test_limits.py::test_the_size_of_the_cache",
     "max_batch_prefill_tokens": "engine/test_limits.py::test_sizes_of_a_step",
     "max_batch_size": "engine/test_limits.py::test_sizes_of_a_step",

@@ -7,10 +7,12 @@ import triton.language as tl
 
 from headwater.bench.device.gpu import check_attention
 from headwater.bench.device.gpu.check_attention import Heads, attend, attended, make_batch, make_cache
-from headwater.bench.device.gpu.interpreted import dots_in_float64
+from headwater.bench.device.gpu.interpreted import dots_in_float64, dots_in_steps
 from headwater.bench.device.gpu.setup import Setup, compare
-from headwater.kernels.triton import new_plan
-from headwater.kernels.triton.splits import SHORT_TOKENS, max_splits, split_of, split_start
+from headwater.kernels import StepBatch
+from headwater.kernels.triton import new_plan, plan_attention
+from headwater.kernels.triton.attention_plan import SPLIT_ROWS
+from headwater.kernels.triton.splits import LONG_TOKENS, SHORT_TOKENS, max_splits, split_of, split_start
 from headwater.kernels.triton.tiles import TILES
 
 
@@ -100,43 +102,54 @@ def test_tiles_fit_each_other(key):
     few, many = TILES[key]
     assert few.positions == many.positions  # a row is rounded alike in both roles
     assert SHORT_TOKENS % few.positions == 0  # no tile crosses a cut between splits
-    assert few.rows < many.rows
-
-
-def whole_numbers(*shape):
-    """NumPy, which the interpreter uses, rounds q . k by the number of rows; whole numbers leave nothing to round."""
-    return torch.randint(-3, 4, shape).float()
+    assert few.rows <= many.rows
 
 
 @pytest.mark.parametrize("window", [0, 100])
 def test_a_row_does_not_depend_on_its_batch_or_on_chunking(window):
-    """Bit for bit: alone, in a batch, as one chunk, as chunks of any size down to single rows."""
+    """Bit for bit: alone, in a batch, as one chunk, as chunks of any size down to single rows, split and not."""
     length, other = 420, 300
     heads = Heads(3, 1, 64, window=window)
     cache = make_cache(setup(), heads, [length, other])
-    cache.k_pages = whole_numbers(*cache.k_pages.shape)
-    q = whole_numbers(length, 3, 64)
-    whole = attend(q, cache, make_batch(setup(), cache, [length, 0], [length, other]), heads)
-    at = 0
-    for size in (1, 5, 31, 33, 200, 2, 101, 46, 1):
-        end = at + size
-        batch = make_batch(setup(), cache, [size, 7], [end, other])
-        chunk = attend(torch.cat([q[at:end], whole_numbers(7, 3, 64)]), cache, batch, heads)[:size]
-        assert torch.equal(chunk, whole[at:end]), f"chunk {at}..{end}"
-        at = end
+    q = torch.randn(length, 3, 64)
+    with dots_in_steps():
+        whole = attend(q, cache, make_batch(setup(), cache, [length, 0], [length, other]), heads)
+        at = 0
+        for size in (1, 5, 31, 33, 200, 2, 101, 46, 1):
+            end = at + size
+            batch = make_batch(setup(), cache, [size, 7], [end, other])
+            chunk = attend(torch.cat([q[at:end], torch.randn(7, 3, 64)]), cache, batch, heads)[:size]
+            assert torch.equal(chunk, whole[at:end]), f"chunk {at}..{end}"
+            at = end
     assert at == length
+
+
+def test_a_short_chunk_after_a_long_text_is_divided_among_many_programs():
+    heads, tokens = Heads(32, 8, 128), 32768
+    for rows in (1, 17, 60, SPLIT_ROWS):
+        batch = StepBatch(
+            torch.arange(tokens - rows, tokens, dtype=torch.int32),
+            torch.zeros(rows, dtype=torch.int64),
+            torch.tensor([0, rows], dtype=torch.int32),
+            torch.tensor([tokens], dtype=torch.int32),
+            torch.zeros(1, tokens // 16, dtype=torch.int32),
+        )
+        plan = new_plan(rows, 1, tokens, heads.q_heads, heads.kv_heads, heads.head_dim, 16, torch.device("cpu"))
+        plan_attention(batch, heads.q_heads, heads.kv_heads, heads.head_dim, 16, reuse=plan)
+        few, many, _ = plan.counts.tolist()
+        units = torch.cat([plan.few_units[:few], plan.many_units[:many]])
+        assert (units[:, 5] - units[:, 4]).max() <= LONG_TOKENS, rows
 
 
 def test_a_result_does_not_change_when_there_is_no_room_for_splits():
     heads, lengths, rows = Heads(4, 2, 64), [700, 700], [1, 3]
     cache = make_cache(setup(), heads, lengths)
-    cache.k_pages = whole_numbers(*cache.k_pages.shape)
     batch = make_batch(setup(), cache, rows, lengths)
-    q = whole_numbers(4, 4, 64)
-    split = attend(q, cache, batch, heads)
+    q = torch.randn(4, 4, 64)
     plan = new_plan(4, 2, 700, 4, 2, 64, 16, q.device)
     plan.partial_out, plan.partial_stats = plan.partial_out[:5], plan.partial_stats[:5]
-    assert torch.equal(attend(q, cache, batch, heads, plan), split)
+    with dots_in_steps():
+        assert torch.equal(attend(q, cache, batch, heads, plan), attend(q, cache, batch, heads))
 
 
 def test_a_plan_can_be_refilled_and_rows_beyond_the_batch_are_padding():

@@ -10,7 +10,7 @@ change and the diff shows what the change did.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from triton import knobs
@@ -81,6 +81,18 @@ def problems(finding: Finding) -> list[str]:
     return found
 
 
+def order_problems(findings: Sequence[Finding]) -> list[str]:
+    """Where a row's bits depend on its sequence's role: the kernels of the two sum in other orders."""
+    orders: dict[tuple[int, str], set[tuple[str, ...]]] = {}
+    for finding in findings:
+        if finding.launch.name in _ATTENTION:
+            orders.setdefault((finding.arch, finding.model), set()).add(finding.facts.order)
+    return [
+        f"sm_{arch} {model}: few and many rows of attention sum in other orders: {' / '.join(map(str, found))}"
+        for (arch, model), found in orders.items() if len(found) > 1
+    ]  # fmt: skip
+
+
 def launches_of(model: Model, arch: int) -> list[Launch]:
     """All of a model; with block-quantised weights and adapters for the one that stands for all."""
     others = block_launches(model, arch) + adapter_launches(model, arch) if model == LLAMA_8B else []
@@ -146,11 +158,16 @@ def main() -> int:
     parser.add_argument("--snapshot", action="store_true", help="only what tests/bench/device/audit_snapshot.txt holds")
     arguments = parser.parse_args()
     broken = 0
+    findings = []
     for finding in snapshot() if arguments.snapshot else audit(arguments.arch, arguments.model):
+        findings.append(finding)
         print(f"{describe(finding):<176} {roof(finding)}".rstrip(), flush=True)
         for problem in problems(finding):
             print(f"    BROKEN: {problem}", flush=True)
             broken += 1
+    for problem in order_problems(findings):
+        print(f"    BROKEN: {problem}", flush=True)
+        broken += 1
     print(f"{broken} rules broken")
     return 1 if broken else 0
 

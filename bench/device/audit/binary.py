@@ -17,6 +17,8 @@ from .launches import Launch
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);", re.MULTILINE)
 _MMA = re.compile(r"HMMA|HGMMA|QMMA|QGMMA|IMMA|IGMMA|UTC\w*MMA")
+_INSTRUCTION_OF_LAYOUT = re.compile(r"versionMajor = (\d).*warpsPerCTA = \[\d+, (\d+)\], instrShape = \[(.*?)\]")
+_PRODUCT = r"(?:tt\.dot|warp_group_dot|tc_gen5_mma) "  # in TTGIR
 # Dims of the shared buffers that the compiler's pipeline makes: of K or V (buffers, positions, head dim), of words of
 # block-quantised weights (buffers, splits, outputs, words).
 _PIPELINED = (3, 4)
@@ -40,6 +42,7 @@ class Facts(NamedTuple):
     async_copies: int
     mma: int
     buffers: int  # tiles on their way or in use at a time; 0: the kernel has no such loop
+    order: tuple[str, ...] = ()  # of products and sums within a row, as far as the kernel's layouts decide it
 
 
 def compile_and_read(launch: Launch, arch: int) -> Facts:
@@ -71,6 +74,7 @@ def compile_and_read(launch: Launch, arch: int) -> Facts:
         async_copies=sum(count for name, count in where_it_matters.items() if name.startswith(("LDGSTS", "UTMALDG"))),
         mma=sum(count for name, count in where_it_matters.items() if _MMA.match(name)),
         buffers=_buffers(compiled.asm["ttgir"]),
+        order=_order(compiled.asm["ttgir"]),
     )
 
 
@@ -110,6 +114,27 @@ def _widths(instructions: Counter[str], prefixes: tuple[str, ...]) -> dict[int, 
     return dict(sorted(widths.items()))
 
 
+def _order(ttgir: str) -> tuple[str, ...]:
+    """In which order a row's products are summed: equal for kernels whose rows, in tiles of other heights, are alike.
+
+    For the matrix products: version and shape of the instruction, and among how many warps the columns are divided. For
+    sums over a row: where a thread, a warp and a block have the columns.
+    """
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
+    used = {name for line in re.findall(_PRODUCT + ".*", ttgir) for name in re.findall(r"#\w+", line)}
+    used |= set(re.findall(r"\(tensor<\d+x\d+xf32, (#\w+)>\) -> tensor<\d+xf32", ttgir))
+    found = set()
+    for layout in (layouts.get(name, "") for name in used):
+        if instruction := re.search(
+            r"versionMajor = (\d).*warpsPerCTA = \[\d+, (\d+)\], instrShape = \[(.*?)\]", layout
+        ):
+            version, warps, shape = instruction.groups()
+            found.add(f"mma {version} of {shape}, columns in {warps} warps")
+        elif "tensor_memory_encoding" in layout or layout.startswith("#ttg.linear"):
+            found.add(layout)
+    return tuple(sorted(found))
+
+
 def _buffers(ttgir: str) -> int:
     """Buffers of the pipelined loop that holds a matrix product, 1 where it waits for every copy at once.
 
@@ -135,7 +160,7 @@ def _waits_in_mma_loops(ttgir: str) -> list[int]:
         elif open_loops:
             start, own_waits, has_product = open_loops[-1]
             own_waits += [int(number) for number in re.findall(r"async_wait .*num = (\d+)", line)]
-            if re.search(r"tt\.dot |warp_group_dot |tc_gen5_mma ", line):
+            if re.search(_PRODUCT, line):
                 open_loops[-1] = (start, own_waits, True)
             if line.lstrip().startswith("}") and indentation == start:
                 open_loops.pop()

@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ....engine.chunk import Chunk
-from ....engine.messages import SamplingParams
+from ....engine.messages import SamplingParams, Submit
 from ....engine.models.kv_cache import KVCache
 from ....engine.runner import Launched, Runner
 from ....engine.sequence import Sequence, SequenceKey
@@ -28,7 +28,8 @@ from ....kernels import load_backend
 from ..audit.gpus import AUDITED_GPUS
 from ..audit.launches import Launch
 from .fake_device import DEVICE, recorded_device
-from .models import SHAPES, make_runner
+from .memory import divide
+from .models import SHAPES, load_shape, make_runner
 from .traffic import Traffic, traffic_of
 from .work import LAUNCHES, WAITS, Work
 
@@ -167,6 +168,46 @@ def new_signatures(records: list[StepRecord]) -> list[str]:
     return list(found.values())
 
 
+def unprepared(shape: str, arch: int, num_layers: int | None = None) -> list[str]:
+    """Specialisations that requests need and that the start of an engine did not compile: a line each, empty is right.
+
+    The engine itself, started as ``headwater serve`` does, then requests of every kind that has launches of its own.
+    """
+    with recorded_device(arch) as work:
+        loaded = load_shape(
+            shape, load_backend("triton"), DEVICE, lambda size: torch.empty(size, dtype=torch.bfloat16, device=DEVICE),
+            num_layers, kv_cache_bytes=1 << 30, max_total_tokens=4096, max_batch_size=16, max_batch_prefill_tokens=512,
+        )  # fmt: skip
+        engine = loaded.start(loaded.limits())
+        known = signatures_of(work)
+        work.clear()
+        for batch in _REQUESTS:
+            for request_id, (prompt_tokens, sampling) in enumerate(batch):
+                failed = engine.submit(0, Submit(request_id, [1] * prompt_tokens, sampling))
+                assert failed is None, failed
+            while engine.has_work:
+                engine.step()
+        new = {key: launch for key, launch in signatures_of(work).items() if key not in known}
+    found = []
+    for launch in new.values():
+        old = [each for each in known.values() if each.name == launch.name]
+        found.append(f"{launch.name} anew on a request: {_difference(old, launch)}")
+    return found
+
+
+_GREEDY = SamplingParams(4, greedy=True)
+_REQUESTS: tuple[tuple[tuple[int, SamplingParams], ...], ...] = (
+    ((1, _GREEDY),),
+    ((3, SamplingParams(4, greedy=False, seed=5)),),
+    tuple((1 + 37 * index, _SAMPLING[index % len(_SAMPLING)]) for index in range(16)),
+    tuple((500 + index, _RARE[index % len(_RARE)]) for index in range(3)),
+    ((40, _GREEDY), (1, SamplingParams(2, greedy=True, prompt_logprobs=False, logit_bias=((7, 1.0),)))),
+    ((300, SamplingParams(2, greedy=True, prompt_logprobs=True)),),
+    ((3, SamplingParams(2, greedy=True, prompt_logprobs=True, prompt_top_n=5)),),
+    ((1900, SamplingParams(2, greedy=False, presence_penalty=0.5, output_frequency_penalty=0.5, typical_p=0.9)),),
+)
+
+
 def _difference(known: list[Launch], launch: Launch) -> str:
     if not known:
         return "a kernel that the warm-up does not have"
@@ -216,7 +257,7 @@ def report(shape: str, arch: int, num_layers: int | None, compiles: bool) -> int
     for record in records:
         print(*describe(record), sep="\n")
     print("  a layer: " + ", ".join(f"{name} x {count}" for name, count in Counter(records[0].layer).items()))
-    wrong = [f"RECOMPILED: {line}" for line in new_signatures(records)]
+    wrong = [f"RECOMPILED: {line}" for line in new_signatures(records) + unprepared(shape, arch, num_layers)]
     wrong += [
         f"THE HOST WAITS in '{record.step.name}': {each.kind}, {each.name}"
         for record in records for each in record.work if each.kind in WAITS
@@ -241,10 +282,18 @@ def main() -> int:
     parser.add_argument("--arch", type=int, choices=list(AUDITED_GPUS), nargs="+", default=list(AUDITED_GPUS))
     parser.add_argument("--layers", type=int, help="of each model, instead of all that it has")
     parser.add_argument("--no-compile", action="store_true", help="only record")
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB",
+        help="instead, how the engine divides a card of that size, and whether its largest step fits",
+    )  # fmt: skip
     arguments = parser.parse_args()
     unknown = [shape for shape in arguments.shape if shape not in SHAPES]
     if unknown:
         parser.error(f"no shape {', '.join(unknown)}; there are {', '.join(SHAPES)}")
+    if arguments.memory is not None:
+        for shape in arguments.shape or SHAPES:
+            print(f"{shape}: {divide(shape, arguments.arch[0], int(arguments.memory * 2**30), arguments.layers)}")
+        return 0
     wrong = 0
     for shape in arguments.shape or SHAPES:
         for arch in arguments.arch:

@@ -3,11 +3,12 @@
 Tensors of the CPU stay real, so that what the host computes (page tables, ids) is what it would be. Every operation
 on the device is recorded: kernels of torch, launches of Triton with the signature of a real launch, graphs as what was
 captured, copies between host and device and whether the host waits for them (as for those from memory that is not
-pinned). Values that the host reads back from the device are zeros.
+pinned). Pinned memory that is written before its copy is known to be over is an error. Values that the host reads back
+from the device are zeros.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -17,10 +18,13 @@ import triton
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ....kernels.triton.sample import _made as scratch_of_sampler
 from ....kernels.triton.tiles import gpu_of
 from ..audit.gpus import AUDITED_GPUS
 from ..audit.launches import recording
 from .fake_graphs import recorded_graphs
+from .fake_memory import Memory
+from .pinned_copies import PinnedCopies
 from .work import Kind, Work
 
 DEVICE = torch.device("cuda", 0)
@@ -37,9 +41,11 @@ _GATHERS = ("index", "index_select", "embedding", "gather")
 class _Recorder(TorchDispatchMode):
     """Real operations on CPU tensors, recorded ones on CUDA tensors."""
 
-    def __init__(self, work: list[Work]) -> None:
+    def __init__(self, work: list[Work], copies: PinnedCopies, memory: Memory | None) -> None:
         super().__init__()
         self._work = work
+        self._copies = copies
+        self._memory = memory
         self._pinned: dict[int, torch.Tensor] = {}  # by the address of the storage
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -73,6 +79,8 @@ class _Recorder(TorchDispatchMode):
         with self._fake:
             out = func(*args, **kwargs)
         outputs = [x for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
+        if self._memory is not None:
+            self._memory.take(outputs)
         if name not in _NO_WORK and not _is_view(func):
             self._record(name, inputs, outputs, _is_asynchronous(name, args, kwargs))
         return out
@@ -88,13 +96,17 @@ class _Recorder(TorchDispatchMode):
     def _record(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], non_blocking: bool) -> None:
         host = [x for x in inputs if not x.is_cuda and x.dim() > 0]
         if host:
-            kind: Kind = "upload" if non_blocking and self._is_pinned(host[0]) else "upload and wait"
+            is_asynchronous = non_blocking and self._is_pinned(host[0])
+            if is_asynchronous:
+                self._copies.launch(host[0])
+            kind: Kind = "upload" if is_asynchronous else "upload and wait"
             self._work.append(Work(kind, f"{host[0].dtype} {list(host[0].shape)}", {}, host[0].nbytes))
             return
         read = outputs if name in _GATHERS else [x for x in inputs if x.is_cuda]
         traffic = sum(x.nbytes for x in read) + sum(x.nbytes for x in outputs)
         weight = {"weight": read[2 if name == "addmm" else 1]} if name in _LINEAR else {}
-        self._work.append(Work("linear" if weight else "torch", name, weight, traffic))
+        kind = "linear" if weight else "torch"
+        self._work.append(Work(kind, name, {} if self._memory else weight, traffic))
 
 
 def _is_asynchronous(name: str, args: tuple, kwargs: dict) -> bool:
@@ -152,16 +164,21 @@ def _set_item(tensor: torch.Tensor, index: Any, value: Any) -> None:
 
 
 @contextmanager
-def recorded_device(arch: int) -> Iterator[list[Work]]:
+def recorded_device(arch: int, memory: Memory | None = None) -> Iterator[list[Work]]:
     """While this is open there is a CUDA device of that architecture; what it is given to do is listed.
 
     Nothing is computed. Triton cannot launch in this process afterwards.
+
+    Args:
+        arch: one that is audited.
+        memory: of the device, if tensors are to take any; work that is listed then keeps no tensors.
     """
     card = AUDITED_GPUS[arch]
     properties = SimpleNamespace(
         name=card.card, major=arch // 10, minor=arch % 10, multi_processor_count=card.multiprocessors
     )
     work: list[Work] = []
+    copies = PinnedCopies()
     run = triton.JITFunction.run
 
     def note(kernel: triton.JITFunction, *args: Any, **kwargs: Any) -> None:
@@ -169,7 +186,7 @@ def recorded_device(arch: int) -> Iterator[list[Work]]:
         given = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
         tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
         assert all(tensor.is_cuda for tensor in tensors.values()), f"{kernel.__name__} was given a CPU tensor"
-        work.append(Work("triton", launches[-1].name, tensors, 0, launches[-1]))
+        work.append(Work("triton", launches[-1].name, {} if memory else tensors, 0, launches[-1]))
 
     gpu_of.cache_clear()
     lifted_only = torch._C._only_lift_cpu_tensors()
@@ -186,10 +203,12 @@ def recorded_device(arch: int) -> Iterator[list[Work]]:
             mock.patch.object(FakeTensor, "copy_", _copy, create=True),
             mock.patch.object(FakeTensor, "contiguous", _contiguous, create=True),
             mock.patch.object(FakeTensor, "tolist", _to_list),
-            recorded_graphs(work),
-            _Recorder(work),
+            recorded_graphs(work, copies, memory),
+            memory.patched() if memory else nullcontext(),
+            _Recorder(work, copies, memory),
         ):
             yield work
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted_only)
         gpu_of.cache_clear()
+        scratch_of_sampler.clear()

@@ -8,6 +8,8 @@ from unittest import mock
 import torch
 
 from ....kernels.triton import program
+from .fake_memory import Memory
+from .pinned_copies import PinnedCopies
 from .work import LAUNCHES, Work
 
 
@@ -21,14 +23,19 @@ class _Stream:
 class _Capture:
     """What ``torch.cuda.graph`` is: work done inside is the graph's, and happens at its replays only."""
 
-    def __init__(self, graph: Any, work: list[Work]) -> None:
+    def __init__(self, graph: Any, work: list[Work], memory: Memory | None) -> None:
         self._graph = graph
         self._work = work
+        self._memory = memory
 
     def __enter__(self) -> None:
         self._begin = len(self._work)
+        if self._memory is not None:
+            self._memory.begin_capture()
 
     def __exit__(self, *error: object) -> None:
+        if self._memory is not None:
+            self._memory.end_capture(self._graph, len(self._work) - self._begin)
         captured = self._work[self._begin :]
         del self._work[self._begin :]
         wrong = sorted({f"{each.kind} of {each.name}" for each in captured if each.kind not in LAUNCHES})
@@ -37,7 +44,7 @@ class _Capture:
 
 
 @contextmanager
-def recorded_graphs(work: list[Work]) -> Iterator[None]:
+def recorded_graphs(work: list[Work], copies: PinnedCopies, memory: Memory | None = None) -> Iterator[None]:
     """While this is open, graphs are captured and replayed, and waits for the device are listed."""
 
     class Graph:
@@ -55,16 +62,17 @@ def recorded_graphs(work: list[Work]) -> Iterator[None]:
             pass
 
         def record(self) -> None:
-            pass
+            self._copies = copies.launched
 
         def synchronize(self) -> None:
             wait("event")
+            copies.are_done(self._copies)
 
     def wait(name: str = "device") -> None:
         work.append(Work("wait", name, {}, 0))
 
     def capture(graph: Graph, **_: object) -> _Capture:
-        return _Capture(graph, work)
+        return _Capture(graph, work, memory)
 
     names: dict[str, Any] = {
         "CUDAGraph": Graph,

@@ -4,18 +4,19 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from msgspec.structs import replace
 
 from ....engine.checkpoint.safetensors_dir import Checkpoint
 from ....engine.config import EngineConfig
-from ....engine.limits import choose_limits
 from ....engine.models.decoder import DecoderModel
 from ....engine.models.dtypes import choose_dtypes
 from ....engine.models.families import read_config
 from ....engine.models.weights import WeightLoader
 from ....engine.runner import Runner
+from ....engine.start import Loaded
 from ....kernels import Backend
 from ....kernels.block_weight import BlockWeight
 from ..blocks import made_up_blocks
@@ -143,6 +144,34 @@ class MadeUpCheckpoint(Checkpoint):
         return made_up_blocks(kind, outputs, inputs, self._make((1,)).device)
 
 
+def load_shape(
+    shape: str,
+    backend: Backend,
+    device: torch.device,
+    make: Callable[[tuple[int, ...]], torch.Tensor],
+    num_layers: int | None = None,
+    **settings: Any,
+) -> Loaded:
+    """All of an engine but its size: a model of that shape, its weights made by ``make`` on the device.
+
+    ``settings``: of EngineConfig. Raises ModelError.
+    """
+    fields = dict(SHAPES[shape])
+    if num_layers is not None:
+        fields["num_hidden_layers"] = num_layers
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(fields))
+        model_config = read_config(Path(directory))
+        config = EngineConfig(
+            model_dir=Path(directory), model_id=shape, socket=Path(directory), device="cuda", **settings
+        )
+    dtypes = choose_dtypes(backend, model_config.dtype, None, config.kv_cache_dtype)
+    checkpoint = MadeUpCheckpoint(make, BLOCKS.get(shape, {}))
+    positions = min(config.max_total_tokens or model_config.max_positions, model_config.max_positions)
+    model = DecoderModel(model_config, checkpoint, WeightLoader(checkpoint, backend, dtypes, device), positions)
+    return Loaded(config, model, backend, dtypes, device, None, None, None)
+
+
 def make_runner(
     shape: str,
     backend: Backend,
@@ -157,21 +186,10 @@ def make_runner(
 
     ``graph_rows``: what steps are captured for, if not all that an engine has.
     """
-    fields = dict(SHAPES[shape])
-    if num_layers is not None:
-        fields["num_hidden_layers"] = num_layers
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "config.json").write_text(json.dumps(fields))
-        model_config = read_config(Path(directory))
-        config = EngineConfig(
-            model_dir=Path(directory), model_id=shape, socket=Path(directory), device="cuda",
-            kv_cache_bytes=kv_cache_bytes, max_total_tokens=max_total_tokens,
-        )  # fmt: skip
-    dtypes = choose_dtypes(backend, model_config.dtype)
-    limits = choose_limits(config, model_config, dtypes.pages, device)
+    loaded = load_shape(
+        shape, backend, device, make, num_layers, kv_cache_bytes=kv_cache_bytes, max_total_tokens=max_total_tokens
+    )
+    limits = loaded.limits()
     if graph_rows is not None:
         limits = replace(limits, graph_rows=graph_rows)
-    checkpoint = MadeUpCheckpoint(make, BLOCKS.get(shape, {}))
-    loader = WeightLoader(checkpoint, backend, dtypes, device)
-    model = DecoderModel(model_config, checkpoint, loader, limits.max_total_tokens)
-    return Runner(model, backend, limits, dtypes, device)
+    return Runner(loaded.model, backend, limits, loaded.dtypes, device)

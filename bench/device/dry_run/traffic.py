@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ....engine.chunk import Chunk
 from ....kernels.triton.attention_plan import SPLIT_ROWS
 from ....kernels.triton.splits import max_splits
-from ....kernels.triton.tiles import FEW_ROWS
+from ....kernels.triton.tiles import attention_tiles, gpu_of
 from .work import Work
 
 
@@ -113,7 +113,8 @@ def _launch_bytes(call: _Call, chunks: list[Chunk]) -> tuple[int, int]:
 def _attention_bytes(call: _Call, chunks: list[Chunk]) -> tuple[int, int]:
     """Sequences whose rows are few belong to one launch, the others to the other; K and V are read once a sequence."""
     few, group, window = call.constant("COUNT") == 0, call.constant("GROUP"), call.constant("WINDOW")
-    own = [chunk for chunk in chunks if (chunk.count * group <= FEW_ROWS) == few]
+    tile, _ = attention_tiles(gpu_of(call.work.tensors["q_ptr"].device), group, call.constant("HEAD_DIM"))
+    own = [chunk for chunk in chunks if (chunk.count * group <= tile.rows) == few]
     positions = 0
     for chunk in own:
         end = chunk.start + chunk.count

@@ -162,8 +162,8 @@ def check_invariance(setup: Setup) -> Results:
         alone = attend(q[i : i + 1], only, make_batch(setup, only, [1], [length]), heads)
         yield equal(f"invariance: {length} tokens, alone and in a batch", alone, together[i : i + 1])
 
-    # Chunks of more than a few-rows tile: the two roles multiply with other instructions, see kernels/triton/attention.
-    length, cuts = (60, [0, 20, 60]) if setup.tiny else (2000, [0, 33, 500, 1001, 2000])
+    # Chunks of both roles, split and not.
+    length, cuts = (60, [0, 20, 21, 60]) if setup.tiny else (2000, [0, 1, 34, 38, 500, 560, 1001, 1999, 2000])
     cache = make_cache(setup, heads, [length])
     q = setup.randn(length, heads.q_heads, heads.head_dim, seed=98)
     whole = attend(q, cache, make_batch(setup, cache, [length], [length]), heads)

@@ -1,15 +1,14 @@
 """A decode step of an 8B-shaped model with random weights: as Python launches it, and as a CUDA graph.
 
-Once from the kernels alone, over static buffers, and once through the engine's runner where what it needs is installed.
+From the kernels alone, over static buffers; runner.py has the engine's own.
 """
 
 import statistics
-import time
 from dataclasses import dataclass
 
 import torch
 
-from ....kernels import Linear, load_backend
+from ....kernels import Linear
 from ....kernels.sampling_batch import Sampled
 from ....kernels.triton import (
     add_rms_norm,
@@ -139,42 +138,3 @@ def figures_of_decode_step(setup: Setup) -> Results:
         graph.replay()
         yield Figure(f"{name}, CUDA graph", statistics.median(events_s(graph.replay, repeat)), traffic)
         del graph
-
-
-def figures_of_runner(setup: Setup) -> Results:
-    """Through the engine's runner, as graphs, with its uploads and its read-back. Raises Skipped."""
-    try:
-        from ....engine.chunk import Chunk
-        from ..dry_run.__main__ import StepShape, begin
-        from ..dry_run.models import make_runner
-    except ImportError as error:
-        raise Skipped(f"the engine's runner needs more than torch and triton: {error}") from error
-
-    sequences, tokens, steps = 64, 1024, 10 if setup.quick else 40
-    pages = 1 + sequences * -(-(tokens + steps) // PAGE_SIZE)
-    layers = layers_that_fit(pages)
-    runner = make_runner(
-        "llama-3.1-8b", load_backend("triton"), setup.device,
-        lambda shape: torch.empty(shape, dtype=setup.dtype, device=setup.device).normal_(std=0.02),
-        layers, kv_cache_bytes=(pages + 64) * layers * 2 * PAGE_SIZE * LLAMA.kv_heads * LLAMA.head_dim * 2,
-        max_total_tokens=4096, graph_rows=(sequences,),
-    )  # fmt: skip
-    # As the engine does it: a step is launched before the tokens of the one before it are read.
-    last, chunks = begin(runner, StepShape("decode", (tokens,) * sequences))
-    assert last is not None
-    step_s, launch_s = [], []
-    for _ in range(steps):
-        start = time.perf_counter()
-        launched = runner.launch(chunks)
-        launch_s.append(time.perf_counter() - start)
-        runner.collect(last)
-        step_s.append(time.perf_counter() - start)
-        last = launched
-        for chunk in chunks:
-            chunk.sequence.tokens.append(0)
-            chunk.sequence.computed += 1
-        chunks = [Chunk(chunk.sequence, chunk.sequence.computed, 1) for chunk in chunks]
-    runner.collect(last)
-    name = f"runner's step, {layers} layers, {sequences} x {tokens} tokens"
-    yield Figure(f"{name}, wall", statistics.median(step_s))
-    yield Figure(f"{name}, host until launched", statistics.median(launch_s))

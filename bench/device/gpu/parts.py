@@ -5,15 +5,19 @@ never returns blocks it: the parent notes the part's error and starts another pr
 """
 
 import multiprocessing
+import os
+import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Literal, NamedTuple
 
 import torch
 
+from . import baselines as baselines
 from . import check_attention as attention
 from . import check_blocks as blocks
 from . import check_rows as rows
@@ -21,10 +25,13 @@ from . import check_sampling as sampling
 from . import decode as decode
 from . import figures as figures
 from . import figures_attention as attention_figures
+from . import runner as runner
+from . import server as server
 from .interpreted import dots_in_float64
-from .setup import Comparison, Figure, Results, Setup, Skipped
+from .setup import Comparison, Figure, Result, Results, Setup, Skipped
 
 PART_LIMIT_S = 100.0  # a part's kernels are compiled in it
+_KILL_S = 10.0  # for a process that has ended to be gone
 _DEVICE_ERRORS = ("CUDA error", "Triton Error [CUDA]")  # torch's and Triton's words
 
 
@@ -34,6 +41,7 @@ class Part(NamedTuple):
     name: str
     run: Callable[[Setup], Results]
     needs_gpu: bool = False
+    limit_s: float = PART_LIMIT_S
 
 
 # In order of importance: what there is no time for is at the end.
@@ -42,6 +50,7 @@ PARTS = (
     Part("check attention", attention.check_attention),
     Part("check sampling", sampling.check_sampling),
     Part("check rope and write", rows.check_rope_and_write),
+    Part("server", server.figures_of_server, needs_gpu=True, limit_s=260.0),
     Part("check norms", rows.check_norms),
     Part("check layer norms", rows.check_layer_norms),
     Part("check activations", rows.check_activations),
@@ -49,9 +58,12 @@ PARTS = (
     Part("many rows attention", attention_figures.figures_of_prefill_attention, needs_gpu=True),
     Part("sampling", figures.figures_of_sampling, needs_gpu=True),
     Part("decode step", decode.figures_of_decode_step, needs_gpu=True),
+    Part("runner", runner.figures_of_runner, needs_gpu=True),
+    Part("step by kernel", runner.figures_of_kernels, needs_gpu=True),
     Part("check linears", rows.check_linears),
     Part("check blocks", blocks.check_blocks),
     Part("check invariance", attention.check_invariance),
+    Part("baselines", baselines.figures_of_baselines, needs_gpu=True),
     Part("merge and plan", attention_figures.figures_of_merge_and_plan, needs_gpu=True),
     Part("rows", figures.figures_of_rows, needs_gpu=True),
     Part("linears", figures.figures_of_linears, needs_gpu=True),
@@ -64,11 +76,12 @@ PARTS = (
     Part("check odd attention", attention.check_odd_attention),
     Part("check other blocks", blocks.check_other_blocks),
     Part("check draws", sampling.check_draws),
-    Part("runner", decode.figures_of_runner, needs_gpu=True),
+    Part("8-bit server", server.figures_of_8_bit_server, needs_gpu=True, limit_s=260.0),
 )
 
 
-Status = Literal["ok", "failed", "error", "skipped"]  # failed: a comparison does not hold
+# failed: a comparison does not hold; late: there was no time for it
+Status = Literal["ok", "failed", "error", "skipped", "late"]
 
 
 class Outcome(NamedTuple):
@@ -80,72 +93,111 @@ class Outcome(NamedTuple):
     comparisons: tuple[Comparison, ...] = ()
     figures: tuple[Figure, ...] = ()
     reason: str = ""  # why skipped, or the error with its traceback
+    peak_bytes: int = 0  # of the device's memory, in this part's process
 
 
-def run_part(part: Part, setup: Setup) -> Outcome:
-    """Run one part here; whatever it raises is its outcome, and what it had found until then is kept."""
+def _outcome(name: str, status: Status, begin: float, found: Sequence[Result], reason: str, peak: int = 0) -> Outcome:
+    comparisons = tuple(each for each in found if isinstance(each, Comparison))
+    figures = tuple(each for each in found if isinstance(each, Figure))
+    if status == "ok" and not all(comparison.holds for comparison in comparisons):
+        status = "failed"
+    return Outcome(name, status, time.monotonic() - begin, comparisons, figures, reason, peak)
+
+
+def run_part(part: Part, setup: Setup, tell: Callable[[Result], object] = lambda _: None) -> Outcome:
+    """Run one part here; whatever it raises is its outcome, and what it had found until then is kept.
+
+    ``tell`` gets each result as it comes.
+    """
     begin = time.monotonic()
-    comparisons: list[Comparison] = []
-    timed: list[Figure] = []
+    found: list[Result] = []
     status: Status = "ok"
     reason = ""
     try:
         with nullcontext() if setup.device.type == "cuda" else dots_in_float64():
             for result in part.run(setup):
-                if isinstance(result, Comparison):
-                    comparisons.append(result)
-                else:
-                    timed.append(result)
+                found.append(result)
+                tell(result)
     except Skipped as skipped:
         status, reason = "skipped", str(skipped)
     except Exception:  # the report is where it is handled
         status, reason = "error", traceback.format_exc()
-    if status == "ok" and not all(comparison.holds for comparison in comparisons):
-        status = "failed"
-    return Outcome(part.name, status, time.monotonic() - begin, tuple(comparisons), tuple(timed), reason)
+    return _outcome(part.name, status, begin, found, reason)
+
+
+def _end(process: BaseProcess) -> None:
+    """End a process and what it started: a server would keep the device's memory."""
+    assert process.pid
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 def _work(connection: Connection, parts: list[Part], setup: Setup) -> None:
-    """The process: run parts in order and send what became of each."""
-    if setup.device.type == "cuda":
+    """The process: run parts in order, send each result as it comes, and what became of each part."""
+    os.setpgid(0, 0)
+    on_gpu = setup.device.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(setup.device)
     for part in parts:
-        outcome = run_part(part, setup)
-        connection.send(outcome)
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        outcome = run_part(part, setup, connection.send)
         if outcome.status == "error" and any(text in outcome.reason for text in _DEVICE_ERRORS):
+            connection.send(outcome)
             return  # nothing works on the device in this process any more
-        if setup.device.type == "cuda":
+        connection.send(outcome._replace(peak_bytes=torch.cuda.max_memory_allocated()) if on_gpu else outcome)
+        if on_gpu:
             torch.cuda.empty_cache()
 
 
-def run_parts(parts: Sequence[Part], setup: Setup, deadline: float) -> Iterator[Outcome]:
-    """Run parts one after the other, each result as it comes; ``deadline`` is of time.monotonic()."""
+def run_parts(parts: Sequence[Part], setup: Setup, deadline: float) -> Iterator[Result | Outcome]:
+    """Run parts one after the other: each result as it comes, then the part's outcome, with all of its results.
+
+    ``deadline`` is of time.monotonic(): nothing begins after it, and what runs then is ended.
+    """
     left = list(parts)
     context = multiprocessing.get_context("spawn")
     while left and time.monotonic() < deadline:
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(sender, left, setup), daemon=True)
+        # No daemon: a part may start processes of its own.
+        process = context.Process(target=_work, args=(sender, left, setup))
         process.start()
         sender.close()
-        while left:
-            begin = time.monotonic()
-            limit = min(PART_LIMIT_S, deadline - begin)
-            try:
-                if not receiver.poll(max(limit, 0.0)):
-                    status: Status = "error" if limit == PART_LIMIT_S else "skipped"
-                    reason = f"not done after {limit:.0f} s" if status == "error" else "out of time"
-                    yield Outcome(left.pop(0).name, status, limit, reason=reason)
+        try:
+            while left:
+                outcome = yield from _one_part(left.pop(0), receiver, process, deadline)
+                yield outcome
+                if outcome.status in ("error", "late") and not process.is_alive():
                     break
-                outcome = receiver.recv()
-            except EOFError:
-                process.join(10)
-                if process.exitcode != 0:
-                    reason = f"the process ended with status {process.exitcode}"
-                    yield Outcome(left.pop(0).name, "error", time.monotonic() - begin, reason=reason)
-                break
-            assert outcome.name == left.pop(0).name
-            yield outcome
-        process.kill()
-        process.join()
+        finally:
+            _end(process)
     for part in left:
-        yield Outcome(part.name, "skipped", reason="out of time")
+        yield Outcome(part.name, "late", reason="out of time")
+
+
+def _one_part(
+    part: Part, receiver: Connection, process: BaseProcess, deadline: float
+) -> Generator[Result | Outcome, None, Outcome]:
+    """What the process sends of a part that it runs; a process that is late or dies has run none after it."""
+    begin = time.monotonic()
+    limit = min(begin + part.limit_s, deadline)
+    found: list[Result] = []
+    try:
+        while receiver.poll(max(limit - time.monotonic(), 0.0)):
+            received = receiver.recv()
+            if isinstance(received, Outcome):
+                if received.status == "error" and any(text in received.reason for text in _DEVICE_ERRORS):
+                    process.join(_KILL_S)
+                return received
+            found.append(received)
+            yield received
+    except EOFError:
+        process.join(_KILL_S)
+        reason = f"the process ended with status {process.exitcode}"
+        return _outcome(part.name, "error", begin, found, reason)
+    _end(process)
+    if limit == deadline:
+        return _outcome(part.name, "late", begin, found, "out of time")
+    return _outcome(part.name, "error", begin, found, f"not done after {part.limit_s:.0f} s")

@@ -54,13 +54,15 @@ class Figure:
     seconds: float  # median of many calls
     traffic_bytes: int = 0  # to read and write at least
     flops: int = 0
+    note: str = ""  # what else belongs to it
 
 
 class Skipped(Exception):
     """A part cannot run here; the reason is for the report."""
 
 
-Results = Iterator[Comparison | Figure]
+Result = Comparison | Figure
+Results = Iterator[Result]
 
 
 def need_fp8(setup: Setup) -> None:

@@ -14,7 +14,6 @@ def test_what_is_ours_is_left_as_it_is() -> None:
         ["--num-shard", "1"],
         ["--num_shard=1"],
         ["--sharded", "false"],
-        ["--cuda-memory-fraction", "1.0"],
         ["--watermark-gamma=0.5"],
     ],
 )

@@ -1,5 +1,6 @@
 """The GPU command where there is no GPU: what it says, what it writes, and that its checks are right."""
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -9,13 +10,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from headwater.bench.device.gpu import check_rows
-from headwater.bench.device.gpu.parts import PARTS, Part, run_part, run_parts
-from headwater.bench.device.gpu.setup import Setup
+from headwater.bench.device.gpu.__main__ import Report
+from headwater.bench.device.gpu.parts import PARTS, Outcome, Part, run_part, run_parts
+from headwater.bench.device.gpu.server import figures_of_server
+from headwater.bench.device.gpu.setup import Figure, Setup
 
 TINY = Setup(torch.device("cpu"), torch.float32, tiny=True, quick=True)
 CHECKS = [part for part in PARTS if not part.needs_gpu]
@@ -61,8 +65,8 @@ def hidden_modules() -> set[str]:
     }
 
 
-def run_command(tmp_path: Path, *arguments: str, interpret: bool) -> tuple[str, dict]:
-    """Output and JSON of the command, which must end well, with only torch, triton and numpy to import."""
+def run_command(tmp_path: Path, *arguments: str, interpret: bool, status: int = 0) -> tuple[str, dict]:
+    """Output and JSON of the command, which must end with ``status``, with only torch, triton and numpy to import."""
     hidden = hidden_modules()
     assert {"msgspec", "numba", "safetensors", "pytest"} <= hidden
     (tmp_path / "sitecustomize.py").write_text(HIDE.format(hidden=hidden))
@@ -73,13 +77,14 @@ def run_command(tmp_path: Path, *arguments: str, interpret: bool) -> tuple[str, 
         [sys.executable, "-m", "headwater.bench.device.gpu", "--json", str(file), *arguments],
         capture_output=True, text=True, env=environment, timeout=200, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout, json.loads(file.read_text())
 
 
-def test_without_a_gpu_it_says_so(tmp_path):
-    output, report = run_command(tmp_path, interpret=False)
+def test_without_a_gpu_it_says_so_and_ends_with_an_error(tmp_path):
+    output, report = run_command(tmp_path, interpret=False, status=2)
     assert "No GPU" in output
+    assert "nothing was found out" in output
     assert report["version"] == 1
     assert report["environment"]["torch"] == torch.__version__
     assert report["environment"]["device"] is None
@@ -90,7 +95,8 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 
 def test_checks_in_the_interpreter_are_reported(tmp_path):
-    _, report = run_command(tmp_path, "--only", "roofs", "check norms", "check attention", interpret=True)
+    output, report = run_command(tmp_path, "--only", "roofs", "check norms", "check attention", interpret=True)
+    assert "comparisons hold." in output
     parts = {part["name"]: part for part in report["parts"]}
     assert {name: part["status"] for name, part in parts.items()} == {
         "roofs": "skipped", "check norms": "ok", "check attention": "ok",
@@ -133,31 +139,93 @@ def test_a_wrong_kernel_is_noticed(monkeypatch, wrong):
     assert {each.name.split()[0] for each in outcome.comparisons if not each.holds} == {"rms_norm"}
 
 
-def test_the_rest_runs_when_a_part_fails_or_its_process_ends():
-    fails = Part("fails", int)  # int(setup) raises
-    dies = Part("dies", sys.exit)
+# Parts as a module that the processes of parts find by its name.
+PARTS_THAT_END_BADLY = """
+import os
+import time
+
+from headwater.bench.device.gpu.setup import Figure
+
+
+def dies(setup):
+    yield Figure("before it dies", 1.0)
+    os._exit(5)
+
+
+def hangs(setup):
+    yield Figure("before it hangs", 1.0)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def bad_parts(tmp_path, monkeypatch) -> ModuleType:
+    (tmp_path / "parts_that_end_badly.py").write_text(PARTS_THAT_END_BADLY)
+    monkeypatch.syspath_prepend(str(tmp_path))  # spawned processes get the path, too
+    return importlib.import_module("parts_that_end_badly")
+
+
+def test_the_rest_runs_when_a_part_fails_hangs_or_dies_and_what_it_had_measured_is_kept(bad_parts):
     norms = next(part for part in PARTS if part.name == "check norms")
-    outcomes = list(run_parts([fails, dies, norms], TINY, time.monotonic() + 200))
+    parts = [
+        Part("fails", int),  # int(setup) raises
+        Part("hangs", bad_parts.hangs, limit_s=3.0),  # in the process that ran the one before
+        Part("dies", bad_parts.dies),
+        norms,
+    ]
+    found = list(run_parts(parts, TINY, time.monotonic() + 200))
+    outcomes = [each for each in found if isinstance(each, Outcome)]
     assert [(each.name, each.status) for each in outcomes] == [
-        ("fails", "error"), ("dies", "error"), ("check norms", "ok"),
+        ("fails", "error"), ("hangs", "error"), ("dies", "error"), ("check norms", "ok"),
     ]  # fmt: skip
     assert "TypeError" in outcomes[0].reason
-    assert "status 1" in outcomes[1].reason
+    assert outcomes[1].reason == "not done after 3 s"
+    assert "status 5" in outcomes[2].reason
+    figures = [each.name for each in found if isinstance(each, Figure)]
+    assert figures == ["before it hangs", "before it dies"]
+    assert [figure.name for outcome in outcomes for figure in outcome.figures] == figures
 
 
 def test_nothing_begins_after_the_deadline():
     (outcome,) = run_parts([Part("fails", int)], TINY, time.monotonic())
-    assert (outcome.status, outcome.reason) == ("skipped", "out of time")
+    assert (outcome.status, outcome.reason) == ("late", "out of time")
 
+
+def test_figures_are_a_table_and_the_status_tells_what_is_missing(tmp_path):
+    figure = Figure("copy", 2e-3, traffic_bytes=6 << 30, note="once")
+    report = Report(tmp_path / "gpu.json", {})
+    assert report.status == 2  # nothing yet
+    report.add_result(figure)
+    assert json.loads((tmp_path / "gpu.json").read_text())["running"][0]["name"] == "copy"
+    report.add(Outcome("roofs", "ok", 1.0, (), (figure,)))
+    assert report.status == 0
+    report.add(Outcome("rows", "late", reason="out of time"))
+    assert report.status == 3
+    report.add(Outcome("linears", "error", reason="Traceback\nValueError: no"))
+    assert report.status == 1
+    lines = report.markdown("a card").splitlines()
+    assert "| copy | 2.00 ms | 3221.2 GB/s 100% of copy | once |" in lines
+    assert "- rows: late, out of time" in lines
+    assert "- linears: error, ValueError: no" in lines
+
+
+def test_a_whole_server_is_measured():
+    figures = [each for each in figures_of_server(TINY) if isinstance(each, Figure)]
+    assert len(figures) == 3
+    assert "tokens/s" in figures[-1].note
+
+
+# Parts that are more than launches: servers, and what the device's own profiler tells.
+OTHERS = {"server", "8-bit server", "step by kernel"}
 
 # Every part that takes times, on a device that computes nothing: shapes and launches are those of a GPU.
-RECORDED = """
+RECORDED = f"""
 import json
 from unittest import mock
 
 import torch
 
-from headwater.bench.device.gpu import decode, figures, figures_attention
+from headwater.bench.device.gpu import baselines, decode, figures, figures_attention, runner
 from headwater.bench.device.gpu.parts import PARTS, run_part
 from headwater.bench.device.gpu.setup import Setup
 from headwater.bench.device.dry_run.fake_device import DEVICE, recorded_device
@@ -181,13 +249,15 @@ with (
     mock.patch.object(figures, "copies_beyond_l2", return_value=2),
     mock.patch.object(figures_attention, "seconds_per_call", once),
     mock.patch.object(figures_attention, "copies_beyond_l2", return_value=2),
+    mock.patch.multiple(runner, _CASES=runner._CASES[-2:], _STEPS=3),
+    mock.patch.object(baselines, "seconds_per_call", once),
     mock.patch.object(decode, "events_s", events_s),
     mock.patch.object(decode, "capture"),
     mock.patch.object(torch.cuda, "mem_get_info", return_value=(free, free)),
     mock.patch.object(torch.cuda, "synchronize"),
 ):
     for part in PARTS:
-        if part.needs_gpu:
+        if part.needs_gpu and part.name not in {OTHERS}:
             outcome = run_part(part, Setup(DEVICE, torch.bfloat16))
             print(json.dumps([outcome.name, outcome.status, outcome.reason, len(outcome.figures)]))
 """
@@ -200,7 +270,9 @@ def test_every_measured_launch_can_be_made():
     )
     assert done.returncode == 0, done.stderr
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [name for name, *_ in outcomes] == [part.name for part in PARTS if part.needs_gpu]
+    assert [name for name, *_ in outcomes] == [
+        part.name for part in PARTS if part.needs_gpu and part.name not in OTHERS
+    ]
     for _, status, reason, figures in outcomes:
         assert status == "ok", reason
         assert figures >= 1
