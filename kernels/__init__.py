@@ -200,6 +200,7 @@ class Backend(Protocol):
         softcap: float = 0.0,  # s in s * tanh(logit / s); 0: none
         k_scale: float = 1.0,
         v_scale: float = 1.0,
+        sinks: torch.Tensor | None = None,  # fp32 [q_heads], a logit of each head's softmax that has no value
     ) -> torch.Tensor:
         """Causal attention of each row over its sequence, in the plan's window. Returns [rows, q_heads * head_dim]."""
         ...

@@ -122,7 +122,8 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
     )  # fmt: skip
     with recording(arch) as launches:
         attention_plan.fill_plan(plan, batch)
-        attention.paged_attention(q, k_pages, v_pages, batch, plan, dim**-0.5, model.softcap)
+        sinks = _empty(model.q_heads, dtype=torch.float32) if model.sinks else None
+        attention.paged_attention(q, k_pages, v_pages, batch, plan, dim**-0.5, model.softcap, sinks=sinks)
     planned, few, many, merge = launches
 
     seen = min(tokens, model.window or tokens)

@@ -43,10 +43,18 @@ def rotated(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> 
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int = 0, softcap: float = 0.0) -> torch.Tensor:
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Causal attention of a sequence's last rows over all its tokens, scaled by head_dim**-0.5.
 
-    q [rows, q_heads, head_dim]; k, v [tokens, kv_heads, head_dim] -> [rows, q_heads * head_dim].
+    q [rows, q_heads, head_dim]; k, v [tokens, kv_heads, head_dim]; sinks [q_heads], logits without a value
+    -> [rows, q_heads * head_dim].
     """
     rows, length = len(q), len(k)
     group, head_dim = q.shape[1] // k.shape[1], q.shape[2]
@@ -59,5 +67,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int = 0
     seen = other <= position
     if window:
         seen &= other > position - window
-    weights = logits.masked_fill(~seen, -torch.inf).softmax(-1)
+    logits = logits.masked_fill(~seen, -torch.inf)
+    if sinks is not None:
+        logits = torch.cat([sinks.double()[:, None, None].expand(-1, rows, 1), logits], -1)
+    weights = logits.softmax(-1)[..., -length:]
     return torch.einsum("hrt,thd->rhd", weights, v).flatten(1)
