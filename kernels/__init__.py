@@ -213,6 +213,12 @@ class Backend(Protocol):
         """The same with the tanh approximation of GELU."""
         ...
 
+    def clamped_silu_and_mul(
+        self, gate_up: torch.Tensor, alpha: float, limit: float, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """GPT-OSS's: gate * sigmoid(alpha * gate) * (up + 1), gate at most ``limit``, up within -limit and limit."""
+        ...
+
     def act(self, x: torch.Tensor, kind: PlainActivation, dtype: torch.dtype) -> torch.Tensor:
         """act(x) without a gate, [rows, width] -> the same in ``dtype``, that of the next linear."""
         ...

@@ -10,6 +10,7 @@ from .falcon import FalconFields, falcon
 from .gemma import gemma, gemma2
 from .gemma3 import gemma3
 from .glm import GlmFields, glm, glm4
+from .gpt_oss import GptOssFields, gpt_oss
 from .gpt2 import Gpt2Fields, gpt2, gpt_bigcode
 from .gpt_neox import GptNeoxFields, gpt_neox
 from .gptj import GptJFields, gptj
@@ -43,6 +44,7 @@ FAMILIES: dict[str, Family] = {
     "Qwen2MoeForCausalLM": qwen2_moe,
     "Qwen3MoeForCausalLM": qwen3_moe,
     "OlmoeForCausalLM": olmoe,
+    "GptOssForCausalLM": gpt_oss,
     "PhimoeForCausalLM": phimoe,
     "PhiMoEForCausalLM": phimoe,  # in its checkpoints
     "GraniteForCausalLM": granite,
@@ -93,6 +95,7 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     qwen2_moe: Qwen2MoeFields,
     qwen3_moe: ExpertsFields,
     olmoe: OlmoeFields,
+    gpt_oss: GptOssFields,
     phimoe: PhimoeFields,
     granite: GraniteFields,
     smollm3: SmolLm3Fields,
@@ -127,6 +130,7 @@ MODEL_TYPES = {
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "olmoe": "OlmoeForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
     "phimoe": "PhimoeForCausalLM",
     "granite": "GraniteForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",

@@ -36,6 +36,12 @@ def gated_gelu(gate_up: torch.Tensor) -> torch.Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
+def gated_clamped(gate_up: torch.Tensor, alpha: float, limit: float) -> torch.Tensor:
+    """[rows, 2 * width] -> [rows, width], GPT-OSS's form."""
+    gate, up = gate_up.double().clamp(max=limit).chunk(2, -1)
+    return gate * torch.sigmoid(alpha * gate) * (up.clamp(min=-limit) + 1)
+
+
 def rotated(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """RoPE of [rows, heads, head_dim], NeoX halves; cos_sin [positions, head_dim] holds cosines, then sines."""
     cos, sin = cos_sin[positions.long()].double()[:, None].chunk(2, -1)
