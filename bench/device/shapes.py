@@ -19,6 +19,7 @@ class Model(NamedTuple):
     experts: int = 0  # 0: a plain MLP
     slots: int = 0  # experts that a row goes to
     expert_width: int = 0
+    expert_blocks: str = "Q4_K"  # see blocks.py
     sinks: bool = False
 
 
@@ -31,7 +32,8 @@ MODELS = (
     Model("qwen3-8b", 32, 8, 128, 4096, 12288, qk_norm=True),
     Model("qwen3-30b-a3b", 32, 4, 128, 2048, 6144, qk_norm=True, experts=128, slots=8, expert_width=768),
     Model(
-        "gpt-oss-20b", 64, 8, 64, 2880, 2880, window=128, experts=32, slots=4, expert_width=2880, sinks=True,
+        "gpt-oss-20b", 64, 8, 64, 2880, 2880, window=128, experts=32, slots=4, expert_width=2880,
+        expert_blocks="MXFP4", sinks=True,
     ),
     Model("qwen2.5-7b", 28, 4, 128, 3584, 18944),
     Model("phi-2", 32, 32, 80, 2560, 10240),

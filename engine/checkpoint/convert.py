@@ -11,7 +11,7 @@ from pathlib import Path
 from .errors import ModelError
 
 # Part of the key in conversion_cache.py: raise it when the converter's output changes.
-CONVERTER_VERSION = 4
+CONVERTER_VERSION = 5
 
 
 def convert(gguf_path: Path, directory: Path, *, weights: bool = True) -> None:
@@ -47,11 +47,13 @@ def _write(gguf_path: Path, directory: Path, weights: bool) -> None:
     from .gguf_config import model_config, token_ids
     from .gguf_file import GgufFile
     from .gguf_tokenizer import build_tokenizer, tokenizer_config
-    from .gguf_weights import check_plan, plan_tensors, write_index, write_safetensors
+    from .gguf_weights import LAYOUTS, check_plan, plan_tensors, write_index, write_safetensors
     from .safetensors_dir import SINGLE_FILE
 
     gguf = GgufFile(gguf_path)
     config = model_config(gguf)
+    if weights and not LAYOUTS[gguf.architecture].can_convert:
+        raise gguf.error(f"architecture {gguf.architecture!r} is served as the file has it; it cannot be converted")
     plan = plan_tensors(gguf.architecture, config)
     check_plan(gguf, plan)
     tokenizer = build_tokenizer(gguf)

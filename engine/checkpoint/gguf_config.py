@@ -13,8 +13,9 @@ LAYER_NORM = ("command-r", "cohere2")  # in place of RMSNorm
 PHI3_4K_LAYERS, PHI3_4K_POSITIONS, PHI3_4K_WINDOW = (32, 40), 4096, 2047
 GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62
 # End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
-MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe")
+MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss")
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|endoftext|>")
+HARMONY_ENDS, HARMONY_MESSAGE_END = ("<|return|>", "<|call|>"), "<|end|>"  # GPT-OSS's: a turn has several messages
 
 
 def model_config(gguf: GgufFile) -> dict[str, Any]:
@@ -198,6 +199,23 @@ def _qwen_experts(gguf: GgufFile) -> dict[str, Any]:
     }
 
 
+def _gpt_oss(gguf: GgufFile) -> dict[str, Any]:
+    """Which layers have a window is not in the file; how the ends of YaRN's ramp are rounded isn't, either."""
+    scaling = rope_scaling(gguf, _number(gguf, "rope.freq_base"), _rotated(gguf))
+    if scaling is not None and scaling["rope_type"] == "yarn":
+        scaling["truncate"] = False
+    return {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "hidden_act": "silu",
+        "intermediate_size": _size(gguf, "expert_feed_forward_length"),
+        "num_experts": _size(gguf, "expert_count"),
+        "num_experts_per_tok": _size(gguf, "expert_used_count"),
+        "sliding_window": _size(gguf, "attention.sliding_window"),
+        "rope_scaling": scaling,
+    }
+
+
 def _phi3(gguf: GgufFile) -> dict[str, Any]:
     positions, layers = _size(gguf, "context_length"), _size(gguf, "block_count")
     # Files of mid-2024 do not name the window of Phi-3's 4k models; llama.cpp fills it in by their size.
@@ -326,6 +344,7 @@ ARCHITECTURES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "qwen2moe": _qwen2moe,
     "qwen3moe": _qwen3moe,
     "olmoe": _olmoe,
+    "gpt-oss": _gpt_oss,
     "phi3": _phi3,
     "gemma": _gemma,
     "gemma2": _gemma2,
@@ -349,6 +368,9 @@ def token_ids(gguf: GgufFile) -> dict[str, Any]:
     kinds = enumerate(zip(gguf.tokens, token_kinds(gguf), strict=True))
     controls = {token: i for i, (token, kind) in kinds if kind == CONTROL}
     ends += [controls[token] for token in TURN_ENDS if token in controls]
+    if all(token in controls for token in HARMONY_ENDS):
+        ends += [controls[token] for token in HARMONY_ENDS]
+        ends = [token for token in ends if token != controls.get(HARMONY_MESSAGE_END)]
     ends = list(dict.fromkeys(ends))
     ids: dict[str, Any] = {}
     if ends:

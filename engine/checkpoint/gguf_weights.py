@@ -38,6 +38,7 @@ OLMO2_NORMS = {
     "post_ffw_norm": "post_feedforward_layernorm",
     **QK_NORMS,
 }
+GPT_OSS_NORMS = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
 GLM4_NORMS = {**LLAMA_NORMS, "post_attention_norm": "post_self_attn_layernorm", "post_ffw_norm": "post_mlp_layernorm"}
 # They describe the rotary embedding: gguf_config.py reads them.
 ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
@@ -82,6 +83,10 @@ class Layout:
     fused_qkv: bool = False  # Q, K and V are one matrix
     fused_up: bool = False  # gate and up are one matrix
     wide_qk_norm: bool = False  # over all heads
+    sinks: bool = False  # of attention
+    expert_bias: bool = False  # of router and experts
+    router: str = "gate"  # Hugging Face's name
+    can_convert: bool = True  # to a directory that others read
 
 
 LAYOUTS = {
@@ -91,6 +96,7 @@ LAYOUTS = {
     "qwen2moe": Layout(qkv_bias=True),
     "qwen3moe": Layout(LLAMA_NORMS | QK_NORMS),
     "olmoe": Layout(LLAMA_NORMS | QK_NORMS, wide_qk_norm=True),
+    "gpt-oss": Layout(GPT_OSS_NORMS, sinks=True, expert_bias=True, router="router", can_convert=False),
     "phi3": Layout(fused_qkv=True, fused_up=True),
     "gemma": Layout(norm_offset=1.0),  # Gemma multiplies by 1 + weight
     "gemma2": Layout(GEMMA2_NORMS, norm_offset=1.0),
@@ -131,7 +137,10 @@ def plan_tensors(architecture: str, config: dict) -> list[TensorPlan]:
             plan.append(TensorPlan(f"{there}.weight", f"{here}.weight", shape, linear.rotary_heads))
             if linear.has_bias:
                 plan.append(TensorPlan(f"{there}.bias", f"{here}.bias", shape[:1], linear.rotary_heads))
-        plan += plan_experts(config, source, name)
+        if layout.sinks:
+            heads = config["num_attention_heads"]
+            plan.append(TensorPlan(f"{source}.attn_sinks.weight", f"{name}.self_attn.sinks", (heads,)))
+        plan += plan_experts(layout, config, source, name)
     plan.append(TensorPlan("output_norm.weight", "model.norm.weight", (hidden,), offset=layout.norm_offset))
     if not config["tie_word_embeddings"]:
         plan.append(TensorPlan("output.weight", "lm_head.weight", (vocab, hidden)))
@@ -176,7 +185,7 @@ def _linears(layout: Layout, config: dict) -> list[_Linear]:
     return [*qkv, output, *up, down]
 
 
-def plan_experts(config: dict, source: str, name: str) -> list[TensorPlan]:
+def plan_experts(layout: Layout, config: dict, source: str, name: str) -> list[TensorPlan]:
     """The mixture of a layer: router, experts and a shared one; nothing if there is none."""
     if "num_experts_per_tok" not in config:
         return []
@@ -192,13 +201,17 @@ def plan_experts(config: dict, source: str, name: str) -> list[TensorPlan]:
     def shape(part: str, width: int) -> tuple[int, int]:
         return (hidden, width) if part == "down" else (width, hidden)
 
-    plan = [TensorPlan(f"{source}.ffn_gate_inp.weight", f"{module}.gate.weight", (count, hidden))]
+    kinds = {"weight": 2, "bias": 1} if layout.expert_bias else {"weight": 2}  # and their dims
+    plan = [
+        TensorPlan(f"{source}.ffn_gate_inp.{kind}", f"{module}.{layout.router}.{kind}", (count, hidden)[:dims])
+        for kind, dims in kinds.items()
+    ]
     plan += [
         TensorPlan(
-            f"{source}.ffn_{there}_exps.weight", f"{module}.experts.{expert}.{here}.weight", shape(there, width),
+            f"{source}.ffn_{there}_exps.{kind}", f"{module}.experts.{expert}.{here}.{kind}", shape(there, width)[:dims],
             expert=expert, experts=count,
         )
-        for there, here in parts.items() for expert in range(count)
+        for kind, dims in kinds.items() for there, here in parts.items() for expert in range(count)
     ]  # fmt: skip
     if shared:
         there, here = f"{source}.ffn_gate_inp_shexp.weight", f"{module}.shared_expert_gate.weight"

@@ -8,11 +8,10 @@ every power of two from 2^-133 on.
 
 import torch
 
-from ...kernels.block_weight import BlockWeight, Scales
+from ...kernels.block_weight import E2M1_DOUBLED, BlockWeight, Scales
 
 GROUP = 32
 NO_NUMBER = 255  # the scale that is a NaN
-DOUBLED_VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 
 def mxfp4_weight(codes: torch.Tensor, scales: torch.Tensor) -> BlockWeight:
@@ -20,4 +19,4 @@ def mxfp4_weight(codes: torch.Tensor, scales: torch.Tensor) -> BlockWeight:
     exponents = scales.to(torch.int16)
     subnormal = torch.full_like(exponents, 0x20) << exponents.clamp(max=1)
     halved = torch.where(exponents < 2, subnormal, (exponents - 1) << 7).view(torch.bfloat16)
-    return BlockWeight(codes, 4, GROUP, Scales(halved), table=DOUBLED_VALUES)
+    return BlockWeight(codes, 4, GROUP, Scales(halved), table=E2M1_DOUBLED)

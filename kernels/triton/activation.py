@@ -40,7 +40,7 @@ def _act_and_mul_kernel(
     up = tl.load(gate_up_ptr + row * 2 * WIDTH + WIDTH + cols, mask=mask, other=0.0).to(tl.float32)
     if GELU:
         act = 0.5 * gate * (1.0 + tanh(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)))
-    elif LIMIT:
+    elif LIMIT > 0.0:
         gate = tl.minimum(gate, LIMIT)
         act = gate / (1.0 + tl.exp(-ALPHA * gate))
         up = tl.minimum(tl.maximum(up, -LIMIT), LIMIT) + 1.0
