@@ -1,7 +1,7 @@
 """Reads a record of block-quantised weights (block_form.py), as LLVM IR: codes as bf16 pairs, scales as fp32.
 
 One shift (and a merge, where there are two planes) brings 32 codes into place, and one lookup of a table of 32 or 64
-words in registers widens them to bf16.
+words in registers widens them to bf16; to fp32 with AVX2, where a table is looked up only if it has to be.
 """
 
 import numpy as np
@@ -10,9 +10,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from .block_form import BASE_BYTES, CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm
-from .llvm import F16, I8, I16, LANES, SHORTS, SUMS, WORDS, Loop, declare, load, number
+from .llvm import F16, F32, I8, I16, I32, LANES, SHORTS, SUMS, WORDS, Loop, declare, load, number
 from .tile_products import PRODUCTS
 
+_HALF = LANES // 2  # lanes of a register of AVX2
 # What a scale is read as, 16 lanes at a time.
 _BASE_TYPES = {
     "float16": ir.VectorType(F16, LANES),
@@ -128,7 +129,26 @@ def _look_up(builder, form: BlockForm, codes):
     pairs = builder.bitcast(codes, WORDS)
     first = builder.and_(pairs, ir.Constant(WORDS, [0xFFFF] * LANES))
     second = builder.lshr(pairs, ir.Constant(WORDS, [16] * LANES))
+    if form.is_codebook:
+        return [_look_up_floats(builder, values, part) for part in (first, second)]
     return [builder.sitofp(part, SUMS) for part in (first, second)]
+
+
+def _look_up_floats(builder, values, codes):
+    """fp32 of 16 codes of 4 bits: ``vpermps`` in both halves of the table, of which the highest bit picks one."""
+    floats, words = ir.VectorType(F32, _HALF), ir.VectorType(I32, _HALF)
+    permute = declare(builder.module, "llvm.x86.avx2.permps", floats, [floats, words])
+    blend = declare(builder.module, "llvm.x86.avx.blendv.ps.256", floats, [floats] * 3)
+    low, high = (ir.Constant(floats, [float(value) for value in values[at : at + 8]]) for at in (0, 8))
+    halves = []
+    for at in (0, _HALF):
+        lanes = ir.Constant(words, list(range(at, at + _HALF)))
+        half = builder.shuffle_vector(codes, ir.Constant(WORDS, ir.Undefined), lanes)
+        picks = builder.bitcast(builder.shl(half, ir.Constant(words, [28] * _HALF)), floats)  # by the sign
+        halves.append(
+            builder.call(blend, [builder.call(permute, [low, half]), builder.call(permute, [high, half]), picks])
+        )
+    return builder.shuffle_vector(*halves, ir.Constant(WORDS, list(range(LANES))))
 
 
 def _bf16_pairs(builder, first, second):
