@@ -10,9 +10,9 @@ from .falcon import FalconFields, falcon
 from .gemma import gemma, gemma2
 from .gemma3 import gemma3
 from .glm import GlmFields, glm, glm4
-from .gpt_oss import GptOssFields, gpt_oss
 from .gpt2 import Gpt2Fields, gpt2, gpt_bigcode
 from .gpt_neox import GptNeoxFields, gpt_neox
+from .gpt_oss import GptOssFields, gpt_oss
 from .gptj import GptJFields, gptj
 from .granite import GraniteFields, granite
 from .llama import llama, mistral

@@ -73,9 +73,7 @@ def _gate(y_type, kind):
     return kernel
 
 
-def _run(
-    gate_up: torch.Tensor, dtype: torch.dtype, kind: int, alpha: float = 0.0, limit: float = 0.0
-) -> torch.Tensor:
+def _run(gate_up: torch.Tensor, dtype: torch.dtype, kind: int, alpha: float = 0.0, limit: float = 0.0) -> torch.Tensor:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     y = empty((rows, width), dtype)
     arguments = {"gate_up": gate_up, "y": y, "width": width, "alpha": alpha, "limit": limit}

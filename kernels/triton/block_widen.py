@@ -54,7 +54,11 @@ def pairs_asm(dtype, form, part):
         return _e2m1_asm(is_bf16, part)
     assert 0 <= form.zero <= 1 << form.bits
     magic, one, fma = (0x4300, 0x3F80, "fma.rn.bf16x2") if is_bf16 else (0x6400, 0x3C00, "fma.rn.f16x2")
-    lines = [".reg .b32 code, more, one, minus;", f"shr.b32 code, $1, {low * part % 16};", f"mov.b32 one, {_pair(one)};"]
+    lines = [
+        ".reg .b32 code, more, one, minus;",
+        f"shr.b32 code, $1, {low * part % 16};",
+        f"mov.b32 one, {_pair(one)};",
+    ]
     if form.bits == 8 and is_bf16:
         exponent = max(form.zero.bit_length() - 1, 0)
         minus = 0x8000 | (127 + exponent) << 7 | (form.zero << 7 >> exponent & 127) if form.zero else 0

@@ -257,8 +257,11 @@ TRITON_FAMILIES: Families = {
     "gpt_oss": (
         GptOssForCausalLM,
         GptOssConfig(
-            **SMALL | WIDE | {"head_dim": 64, "num_key_value_heads": 1}, num_local_experts=4, num_experts_per_tok=2,
-            sliding_window=11, swiglu_limit=2.5,
+            **SMALL | WIDE | {"head_dim": 64, "num_key_value_heads": 1},
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=11,
+            swiglu_limit=2.5,
         ),
     ),
     "cohere": (CohereForCausalLM, CohereConfig(**PHI3 | WIDE, logit_scale=0.7)),
