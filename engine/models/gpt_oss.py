@@ -1,5 +1,7 @@
 """GPT-OSS (arXiv 2508.10925): experts in every layer, attention sinks, a window in every other layer, biases, YaRN."""
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from ..checkpoint.errors import ModelError
@@ -7,7 +9,7 @@ from ..checkpoint.packed_config import PackedWeights
 from .config import ClampedSilu, LayerConfig, ModelConfig, base_config, rope_config
 from .experts_config import ExpertsFields, read_experts, with_experts
 
-MXFP4 = "mxfp4"
+MXFP4: Final = "mxfp4"
 
 
 class GptOssFields(ExpertsFields, kw_only=True):
