@@ -12,8 +12,8 @@ PARTLY_ROTATED = ("phi3", "glm4")
 LAYER_NORM = ("command-r", "cohere2")  # in place of RMSNorm
 PHI3_4K_LAYERS, PHI3_4K_POSITIONS, PHI3_4K_WINDOW = (32, 40), 4096, 2047
 GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62
-# End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
 MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss")
+# End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|endoftext|>")
 HARMONY_ENDS, HARMONY_MESSAGE_END = ("<|return|>", "<|call|>"), "<|end|>"  # GPT-OSS's: a turn has several messages
 
