@@ -203,6 +203,7 @@ class Backend(Protocol):
         softcap: float = 0.0,  # s in s * tanh(logit / s); 0: none
         k_scale: float = 1.0,
         v_scale: float = 1.0,
+        sinks: torch.Tensor | None = None,  # fp32 [q_heads], a logit of each head's softmax that has no value
     ) -> torch.Tensor:
         """Causal attention of each row over its sequence, in the plan's window. Returns [rows, q_heads * head_dim]."""
         ...
@@ -213,6 +214,12 @@ class Backend(Protocol):
 
     def gelu_tanh_and_mul(self, gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The same with the tanh approximation of GELU."""
+        ...
+
+    def clamped_silu_and_mul(
+        self, gate_up: torch.Tensor, alpha: float, limit: float, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """GPT-OSS's: gate * sigmoid(alpha * gate) * (up + 1), gate at most ``limit``, up within -limit and limit."""
         ...
 
     def act(self, x: torch.Tensor, kind: PlainActivation, dtype: torch.dtype) -> torch.Tensor:

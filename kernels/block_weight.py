@@ -11,6 +11,9 @@ from typing import Protocol
 
 import torch
 
+# Twice what the codes of E2M1 stand for, the floats of 4 bits of MXFP4: whole numbers.
+E2M1_DOUBLED = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
 
 @dataclass(frozen=True)
 class Scales:

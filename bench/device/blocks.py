@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...kernels.block_weight import BlockWeight, Scales
+from ...kernels.block_weight import E2M1_DOUBLED, BlockWeight, Scales
 
 SUPER_BLOCK = 256  # of GGUF's K types
 
@@ -18,6 +18,7 @@ class BlockKind(NamedTuple):
     zero: int | None = 0  # of all groups; None: each has its own
     minimum: bool = False
     table: tuple[int, ...] | None = None
+    base: torch.dtype = torch.float16
 
 
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -30,6 +31,7 @@ BLOCK_KINDS = {
     "Q5_K": BlockKind(5, 32, stepped=True, minimum=True),
     "Q6_K": BlockKind(6, 16, stepped=True, zero=32),
     "IQ4_XS": BlockKind(4, 32, stepped=True, table=_IQ4),
+    "MXFP4": BlockKind(4, 32, table=E2M1_DOUBLED, base=torch.bfloat16),
     "GPTQ": BlockKind(4, 128, zero=None),
     "GPTQ, 8 bits": BlockKind(8, 128, zero=None),
 }
@@ -44,7 +46,7 @@ def made_up_blocks(name: str, outputs: int, inputs: int, device: torch.device) -
         columns = inputs // (SUPER_BLOCK if kind.stepped else kind.group)
         base = torch.rand((outputs, columns), device=device) * largest
         if not kind.stepped:
-            return Scales(base.half())
+            return Scales(base.to(kind.base))
         shape = (outputs, inputs // kind.group)
         return Scales((base / 16).half(), torch.randint(0, 16, shape, dtype=torch.int8, device=device))
 

@@ -54,7 +54,10 @@ def _write(gguf_path: Path, directory: Path, weights: bool) -> None:
 
     gguf = GgufFile(gguf_path)
     config = model_config(gguf)
-    plan = plan_tensors(gguf, parse_config(config, gguf_path))
+    parsed = parse_config(config, gguf_path)
+    if weights and parsed.interleaved_experts:
+        raise gguf.error(f"architecture {gguf.architecture!r} is served as the file has it; it cannot be converted")
+    plan = plan_tensors(gguf, parsed)
     check_plan(gguf, plan)
     tokenizer = build_tokenizer(gguf)
     _write_json(directory / "config.json", config)

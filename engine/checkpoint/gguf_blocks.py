@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from ...kernels.block_weight import BlockWeight, Scales
+from .mxfp4 import mxfp4_weight
 
 Bytes = NDArray[np.uint8]  # [out, blocks, bytes of a block], or a part of the last
 
@@ -150,6 +151,10 @@ def _iq4_xs(blocks: Bytes) -> BlockWeight:
     return BlockWeight(_rows(codes.reshape(*blocks.shape[:-1], SUPER_BLOCK)), 4, 32, scale, table=IQ4_VALUES)
 
 
+def _mxfp4(blocks: Bytes) -> BlockWeight:
+    return mxfp4_weight(_rows(_nibbles(blocks[..., 1:])), _rows(blocks[..., :1]))
+
+
 Q = GGMLQuantizationType
 READERS: dict[GGMLQuantizationType, tuple[int, Callable[[Bytes], BlockWeight]]] = {  # bytes of a block, reader
     Q.Q4_0: (18, _q4_0),
@@ -164,4 +169,5 @@ READERS: dict[GGMLQuantizationType, tuple[int, Callable[[Bytes], BlockWeight]]] 
     Q.Q6_K: (210, _q6_k),
     Q.IQ4_NL: (18, _iq4_nl),
     Q.IQ4_XS: (136, _iq4_xs),
+    Q.MXFP4: (17, _mxfp4),
 }

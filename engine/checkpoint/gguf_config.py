@@ -18,9 +18,10 @@ REFUSED = {
     **dict.fromkeys(("mamba", "mamba2", "rwkv6", "rwkv7"), "a state-space model: there is no attention in it"),
     "phimoe": "the file lacks the factors of its rotation (short_mscale); take the model in Hugging Face format",
 }
-MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe")
+MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss")
 # End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|endoftext|>")
+HARMONY_ENDS, HARMONY_MESSAGE_END = ("<|return|>", "<|call|>"), "<|end|>"  # GPT-OSS's: a turn has several messages
 
 
 def model_config(gguf: GgufFile) -> dict[str, Any]:
@@ -85,6 +86,9 @@ def token_ids(gguf: GgufFile) -> dict[str, Any]:
     kinds = enumerate(zip(gguf.tokens, token_kinds(gguf), strict=True))
     controls = {token: i for i, (token, kind) in kinds if kind == CONTROL}
     ends += [controls[token] for token in TURN_ENDS if token in controls]
+    if all(token in controls for token in HARMONY_ENDS):
+        ends += [controls[token] for token in HARMONY_ENDS]
+        ends = [token for token in ends if token != controls.get(HARMONY_MESSAGE_END)]
     ends = list(dict.fromkeys(ends))
     ids: dict[str, Any] = {}
     if ends:

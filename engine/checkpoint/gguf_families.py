@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from .gguf_fields import partial_rotary_factor, read_head_dim, read_number, read_size
+from .gguf_fields import partial_rotary_factor, read_head_dim, read_number, read_rotated, read_size
 from .gguf_file import GgufFile
-from .gguf_rope import original_positions
+from .gguf_rope import original_positions, rope_scaling
 
 PHI3_4K_LAYERS, PHI3_4K_POSITIONS, PHI3_4K_WINDOW = (32, 40), 4096, 2047
 GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62
@@ -106,6 +106,23 @@ def _qwen_experts(gguf: GgufFile) -> dict[str, Any]:
         "moe_intermediate_size": gguf.shape(experts)[1] if len(gguf.shape(experts)) == 3 else 0,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
+    }
+
+
+def _gpt_oss(gguf: GgufFile) -> dict[str, Any]:
+    """Which layers have a window is not in the file; how the ends of YaRN's ramp are rounded isn't, either."""
+    scaling = rope_scaling(gguf, read_number(gguf, "rope.freq_base"), read_rotated(gguf))
+    if scaling is not None and scaling["rope_type"] == "yarn":
+        scaling["truncate"] = False
+    return {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "hidden_act": "silu",
+        "intermediate_size": read_size(gguf, "expert_feed_forward_length"),
+        "num_experts": read_size(gguf, "expert_count"),
+        "num_experts_per_tok": read_size(gguf, "expert_used_count"),
+        "sliding_window": read_size(gguf, "attention.sliding_window"),
+        "rope_scaling": scaling,
     }
 
 
@@ -260,6 +277,7 @@ FAMILIES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "qwen2moe": _qwen2moe,
     "qwen3moe": _qwen3moe,
     "olmoe": _olmoe,
+    "gpt-oss": _gpt_oss,
     "phi3": _phi3,
     "gemma": _gemma,
     "gemma2": _gemma2,

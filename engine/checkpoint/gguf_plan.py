@@ -4,6 +4,7 @@ whatever the architecture, so the names follow from the model's ModelConfig.
 
 import math
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -117,7 +118,7 @@ def _norms(gguf: GgufFile, config: ModelConfig, source: str, name: str) -> Itera
     attention, mlp = "attn_norm", "ffn_norm"
     if gguf.architecture == "falcon" and names.mlp_norm:
         attention, mlp = "attn_norm_2", "attn_norm"
-    if gguf.architecture == "seed_oss":
+    if gguf.architecture in ("seed_oss", "gpt-oss"):
         mlp = "post_attention_norm"
     parts = (
         (attention, names.attention_norm),
@@ -159,6 +160,8 @@ def _attention(gguf: GgufFile, config: ModelConfig, source: str, name: str) -> I
         f"{source}.attn_output", f"{name}.{names.output}", (hidden, q), config.output_bias,
         transposed=names.output in config.transposed,
     )  # fmt: skip
+    if config.attention_sinks:
+        yield TensorPlan(f"{source}.attn_sinks.weight", f"{name}.sinks", (heads,))
     if config.qk_norm:
         for part, here, count in zip("qk", names.qk_norm, (heads, kv_heads), strict=True):
             there, here = f"{source}.attn_{part}_norm.weight", f"{name}.{here}"
@@ -200,13 +203,13 @@ def _experts(experts: ExpertsConfig, hidden: int, source: str, module: str) -> I
         return (hidden, width) if part == "down" else (width, hidden)
 
     parts = dict(zip(("gate", "up", "down"), experts.names, strict=True))
-    yield TensorPlan(f"{source}.ffn_gate_inp.weight", f"{module}.gate.weight", (experts.count, hidden))
+    yield from _linear(f"{source}.ffn_gate_inp", f"{module}.{experts.router}", (experts.count, hidden), experts.bias)
     for there, here in parts.items():
         own = shape(there, experts.width)
-        for index in range(experts.count):
+        for index, (kind, dims) in product(range(experts.count), (("weight", 2), ("bias", 1))[: 1 + experts.bias]):
             yield TensorPlan(
-                f"{source}.ffn_{there}_exps.weight", f"{module}.experts.{index}.{here}.weight", own,
-                source_shape=(experts.count, *own), first_row=index * own[0],
+                f"{source}.ffn_{there}_exps.{kind}", f"{module}.experts.{index}.{here}.{kind}", own[:dims],
+                source_shape=(experts.count, *own[:dims]), first_row=index * own[0] if dims == 2 else index,
             )  # fmt: skip
     if experts.shared_width:
         there, here = f"{source}.ffn_gate_inp_shexp.weight", f"{module}.shared_expert_gate.weight"

@@ -13,7 +13,7 @@ from msgspec import Struct
 from .errors import ModelError
 from .quantized import QuantizationArgs, check_as_stored
 
-PackedMethod = Literal["gptq", "awq", "compressed-tensors"]
+PackedMethod = Literal["gptq", "awq", "compressed-tensors", "mxfp4"]
 
 PACKED = "pack-quantized"  # compressed-tensors' name of its format
 BITS: dict[str, tuple[int, ...]] = {"gptq": (2, 3, 4, 8), "awq": (4,), "compressed-tensors": (2, 3, 4, 8)}

@@ -20,6 +20,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 INTEGER_DTYPES = ("I32", "I64")
+BYTE_DTYPES = ("U8",)
 EIGHT_BIT_DTYPES = ("I8", "F8_E4M3")
 Spellings = Sequence[tuple[str, str]]  # of names: how they begin there, and here
 DAMAGED = "The file is damaged or only half downloaded; get it again"
@@ -77,6 +78,10 @@ class Checkpoint:
     def get_integers(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
         """An int32 or int64 tensor, such as packed codes, as it is stored; see ``get``."""
         return self._read(name, expected_shape, INTEGER_DTYPES)
+
+    def get_bytes(self, name: str, expected_shape: Sequence[int]) -> "torch.Tensor":
+        """A uint8 tensor, such as codes of 4 bits, as it is stored; see ``get``."""
+        return self._read(name, expected_shape, BYTE_DTYPES)
 
     def get_scales(self, name: str, expected_shape: tuple[int, int]) -> "torch.Tensor":
         """Scales of a quantised weight in that shape; dimensions of 1 may be missing in the file. Raises ModelError."""

@@ -38,6 +38,8 @@ class Attention:
         order = qkv_order(layer.rope, head_dim, config.num_q_heads, config.num_kv_heads, config.qkv_grouped)
         self._qkv = load.linear(qkv, hidden, config.qkv_bias, order)
         self._output = load.linear([(f"{prefix}.{names.output}", hidden)], q, config.output_bias)
+        # fp32: they meet sums in fp32.
+        self._sinks = load.tensor(f"{prefix}.sinks", (config.num_q_heads,)).float() if config.attention_sinks else None
         self._qk_norm = _load_qk_norm(config, load, prefix, layer.rope) if config.qk_norm else None
 
     def __call__(self, normed: torch.Tensor, step: LayerStep) -> torch.Tensor:
@@ -46,11 +48,11 @@ class Attention:
             self._qkv(normed), step.cos_sin, step.batch, step.k_pages, step.v_pages, self._qk_norm,
             *self._kv_scales, self._rows_dtype,
         )  # fmt: skip
-        return self._output(
-            self._backend.paged_attention(
-                q, step.k_pages, step.v_pages, step.batch, step.plan, self._scale, self._softcap, *self._kv_scales
-            )
-        )
+        attended = self._backend.paged_attention(
+            q, step.k_pages, step.v_pages, step.batch, step.plan, self._scale, self._softcap, *self._kv_scales,
+            self._sinks,
+        )  # fmt: skip
+        return self._output(attended)
 
 
 def _load_qk_norm(config: ModelConfig, load: WeightLoader, prefix: str, rope: RopeConfig) -> QkNorm:

@@ -26,6 +26,13 @@ ENDING_KINDS = {"longrope": "LongRoPE", "dynamic": "dynamic RoPE"}
 Fields = dict[str, Any]  # of a JSON object
 
 
+class ClampedSilu(Struct, frozen=True):
+    """GPT-OSS's gate of an MLP; see ``clamped_silu_and_mul``."""
+
+    alpha: float
+    limit: float
+
+
 class ExpertsConfig(Struct, frozen=True, kw_only=True):
     """A mixture of experts in place of a layer's MLP."""
 
@@ -37,7 +44,10 @@ class ExpertsConfig(Struct, frozen=True, kw_only=True):
     scale: float = 1.0
     tolerance: float = 0.0  # sparsemixer's
     shared_width: int = 0  # of one that every row goes to, behind a gate of its own; 0: none
+    clamp: ClampedSilu | None = None  # in place of the model's activation
+    bias: bool = False  # of router and experts
     module: str = "mlp"  # its name in the checkpoint
+    router: str = "gate"
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -67,6 +77,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     names: Names = Names()
     spellings: tuple[tuple[str, str], ...] = ()  # how names may begin in the checkpoint, and how they do here
     transposed: tuple[str, ...] = ()  # modules that the checkpoint has as [in, out]
+    interleaved_experts: bool = False  # see checkpoint/interleaved_experts.py
     qkv_grouped: bool = False  # one matrix, in which each KV head's queries, key and value lie together
     qkv_bias: bool = False
     output_bias: bool = False  # of the attention's output projection
@@ -88,6 +99,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     rounds_embedding_scale: bool = False  # to the model's dtype, as the reference does
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_softcap: float = 0.0  # 0: none
+    attention_sinks: bool = False
     logit_scale: float = 1.0
     logit_softcap: float = 0.0  # 0: none
     stored_scales: StoredScales | None = None  # of weights that the checkpoint has in 8 bits

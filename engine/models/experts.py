@@ -1,10 +1,13 @@
 """A mixture of experts in place of a layer's MLP: each row goes to the few that its router chooses."""
 
+from collections.abc import Callable
+
 import torch
 
+from ...kernels import Backend
 from ...kernels.routing import RoutingRule
 from .config import ExpertsConfig, ModelConfig
-from .mlp import GatedMlp
+from .mlp import GatedMlp, gated_activation
 from .weights import WeightLoader
 
 
@@ -16,15 +19,17 @@ class Experts:
         self._backend = backend
         self._rule = RoutingRule(experts.slots, experts.scoring, experts.renormalise, experts.scale, experts.tolerance)
         self._rows_dtype = load.dtypes.rows
-        self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
-        self._router = load.float_linear(f"{module}.gate", experts.count, hidden)
-        before, width = load.linear_bytes, experts.width
+        self._act_and_mul = _activation(config, experts, backend)
+        self._router = load.float_linear(f"{module}.{experts.router}", experts.count, hidden, experts.bias)
+        before, width, bias = load.linear_bytes, experts.width, experts.bias
         gate, up, down = experts.names
         names = [f"{module}.experts.{index}" for index in range(experts.count)]
         self._gate_up = backend.group_linears(
-            [load.expert_linear([(f"{name}.{gate}", width), (f"{name}.{up}", width)], hidden) for name in names]
+            [load.expert_linear([(f"{name}.{gate}", width), (f"{name}.{up}", width)], hidden, bias) for name in names]
         )
-        self._down = backend.group_linears([load.expert_linear([(f"{name}.{down}", hidden)], width) for name in names])
+        self._down = backend.group_linears(
+            [load.expert_linear([(f"{name}.{down}", hidden)], width, bias) for name in names]
+        )
         # What a row reads; many rows read up to all of them.
         load.linear_bytes = before + (load.linear_bytes - before) * experts.slots // experts.count
         self._shared = self._shared_gate = None
@@ -41,3 +46,12 @@ class Experts:
         if self._shared is None or self._shared_gate is None:
             return backend.combine(y, routing)
         return backend.combine(y, routing, self._shared(normed), self._shared_gate(normed))
+
+
+def _activation(
+    config: ModelConfig, experts: ExpertsConfig, backend: Backend
+) -> Callable[[torch.Tensor, torch.dtype], torch.Tensor]:
+    """Gate and up in, [rows, 2 * width], what enters down out, [rows, width] in the dtype."""
+    if (clamp := experts.clamp) is not None:
+        return lambda gate_up, dtype: backend.clamped_silu_and_mul(gate_up, clamp.alpha, clamp.limit, dtype)
+    return gated_activation(config, backend)

@@ -19,6 +19,7 @@ from .gemma3 import gemma3
 from .glm import GlmFields, glm, glm4
 from .gpt2 import Gpt2Fields, gpt2, gpt_bigcode
 from .gpt_neox import GptNeoxFields, gpt_neox
+from .gpt_oss import GptOssFields, gpt_oss
 from .gptj import GptJFields, gptj
 from .granite import GraniteFields, GraniteHybridFields, granite, granite_hybrid
 from .hunyuan import HunyuanFields, hunyuan
@@ -55,6 +56,7 @@ FAMILIES: dict[str, Family] = {
     "Qwen2MoeForCausalLM": qwen2_moe,
     "Qwen3MoeForCausalLM": qwen3_moe,
     "OlmoeForCausalLM": olmoe,
+    "GptOssForCausalLM": gpt_oss,
     "PhimoeForCausalLM": phimoe,
     "PhiMoEForCausalLM": phimoe,  # in its checkpoints
     "GraniteForCausalLM": granite,
@@ -135,6 +137,7 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     qwen2_moe: Qwen2MoeFields,
     qwen3_moe: ExpertsFields,
     olmoe: OlmoeFields,
+    gpt_oss: GptOssFields,
     phimoe: PhimoeFields,
     granite: GraniteFields,
     granite_hybrid: GraniteHybridFields,
@@ -181,6 +184,7 @@ MODEL_TYPES = {
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "olmoe": "OlmoeForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
     "phimoe": "PhimoeForCausalLM",
     "granite": "GraniteForCausalLM",
     "granitemoehybrid": "GraniteMoeHybridForCausalLM",

@@ -7,6 +7,7 @@ import torch
 
 from ...kernels import Backend
 from ..checkpoint.gguf_checkpoint import GgufCheckpoint
+from ..checkpoint.interleaved_experts import InterleavedExperts
 from ..checkpoint.packed_weights import PackedCheckpoint
 from ..checkpoint.quantized import QuantizeName
 from ..checkpoint.safetensors_dir import WEIGHTS_FILE, open_checkpoint
@@ -35,11 +36,13 @@ def load_model(
     checkpoint: Weights
     if (model_dir / WEIGHTS_FILE).exists():
         checkpoint = GgufCheckpoint(model_dir)
-    elif config.packed_weights is not None:
-        checkpoint = PackedCheckpoint(open_checkpoint(model_dir, config.spellings), config.packed_weights)
     else:
         checkpoint = opened = open_checkpoint(model_dir, config.spellings)
-        if config.transposed:
+        if config.interleaved_experts:
+            checkpoint = InterleavedExperts(opened)
+        elif config.packed_weights is not None:
+            checkpoint = PackedCheckpoint(opened, config.packed_weights)
+        elif config.transposed:
             checkpoint = TransposedCheckpoint(opened, config.transposed)
         elif has_stacked_experts(opened):
             checkpoint = StackedExperts(opened)

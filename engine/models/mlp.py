@@ -1,9 +1,17 @@
 """The MLP of a layer: gate and up in one product, their activation, down; or up without a gate."""
 
+from collections.abc import Callable
+
 import torch
 
+from ...kernels import Backend
 from .config import ModelConfig
 from .weights import WeightLoader
+
+
+def gated_activation(config: ModelConfig, backend: Backend) -> Callable[[torch.Tensor, torch.dtype], torch.Tensor]:
+    """Gate and up in, [rows, 2 * width], what enters down out, [rows, width] in the dtype."""
+    return backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
 
 
 class GatedMlp:
@@ -14,7 +22,7 @@ class GatedMlp:
         hidden, width = config.hidden_size, width or config.intermediate_size
         backend, names = load.backend, config.names
         self._rows_dtype = load.dtypes.rows
-        self._act_and_mul = backend.silu_and_mul if config.activation == "silu" else backend.gelu_tanh_and_mul
+        self._act_and_mul = gated_activation(config, backend)
         gate_up = [(f"{prefix}.{name}", 2 * width // len(names.up)) for name in names.up]
         self._gate_up = load.linear(gate_up, hidden, config.mlp_bias)
         self._down = load.linear([(f"{prefix}.{names.down}", hidden)], width, config.mlp_bias)

@@ -135,15 +135,16 @@ class WeightLoader:
         self.linear_bytes += linear.nbytes
         return linear if self.adapters is None else self.adapters.wrap(linear, parts, inner, order)
 
-    def expert_linear(self, parts: Sequence[tuple[str, int]], inner: int) -> Linear:
+    def expert_linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool = False) -> Linear:
         """Like ``linear``, of one expert, which no adapter changes. Raises ModelError."""
-        linear = self._linear(parts, inner, False, None)
+        linear = self._linear(parts, inner, bias, None)
         self.linear_bytes += linear.nbytes
         return linear
 
-    def float_linear(self, module: str, outputs: int, inner: int) -> Linear:
+    def float_linear(self, module: str, outputs: int, inner: int, bias: bool = False) -> Linear:
         """A small linear that is not to be rounded: which experts a row goes to hangs on it. Raises ModelError."""
-        linear = self.backend.pack_linear(self._widened(self._part(module, outputs, inner)))
+        biases = self.vector(f"{module}.bias", outputs) if bias else None
+        linear = self.backend.pack_linear(self._widened(self._part(module, outputs, inner)), biases)
         self.linear_bytes += linear.nbytes
         return linear if self.adapters is None else self.adapters.wrap(linear, [(module, outputs)], inner, None)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from .activation import act, gelu_tanh_and_mul, silu_and_mul
+from .activation import act, clamped_silu_and_mul, gelu_tanh_and_mul, silu_and_mul
 from .adapters import new_adapters
 from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
@@ -26,6 +26,7 @@ __all__ = [
     "add_rms_norm",
     "capture",
     "cast",
+    "clamped_silu_and_mul",
     "combine",
     "copy",
     "count_tokens",

@@ -14,8 +14,9 @@ from .storage import put
 
 _ROWS = 2  # of a work item
 _LOWEST = np.float32(-87.0)  # exp(87) is still finite in fp32
-_ARGUMENTS = struct_dtype(gate_up=int, y=int, width=int)
+_ARGUMENTS = struct_dtype(gate_up=int, y=int, width=int, alpha=float, limit=float)
 _PLAIN = struct_dtype(x=int, y=int, width=int)
+_SILU_GATE, _GELU_GATE, _CLAMPED_GATE = range(3)
 _GELU, _GELU_TANH, _RELU, _ = range(len(get_args(PlainActivation)))
 
 # sqrt(2 / pi) and 0.044715: the tanh approximation of GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415).
@@ -48,37 +49,51 @@ def _gelu_row(gates, ups, y):
         put(y, i, gate * sigmoid(np.float32(2.0) * inner) * ups[i])
 
 
+@njit(fastmath={"contract"}, error_model="numpy")
+def _clamped_silu_row(gates, ups, alpha, limit, y):
+    for i in range(y.shape[0]):
+        gate, up = min(gates[i], limit), min(max(ups[i], -limit), limit)
+        put(y, i, gate * sigmoid(alpha * gate) * (up + np.float32(1.0)))
+
+
 @work_item
-def _gate(y_type, gelu):
+def _gate(y_type, kind):
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _ARGUMENTS)[0]
         gate_up = array_at(a.gate_up, (rows, 2, a.width), types.float32)
         y = array_at(a.y, (rows, a.width), y_type)
         for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
-            if gelu:
+            if kind == _GELU_GATE:
                 _gelu_row(gate_up[row, 0], gate_up[row, 1], y[row])
+            elif kind == _CLAMPED_GATE:
+                _clamped_silu_row(gate_up[row, 0], gate_up[row, 1], a.alpha, a.limit, y[row])
             else:
                 _silu_row(gate_up[row, 0], gate_up[row, 1], y[row])
 
     return kernel
 
 
-def _run(gate_up: torch.Tensor, dtype: torch.dtype, gelu: bool) -> torch.Tensor:
+def _run(gate_up: torch.Tensor, dtype: torch.dtype, kind: int, alpha: float = 0.0, limit: float = 0.0) -> torch.Tensor:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     y = empty((rows, width), dtype)
-    arguments = {"gate_up": gate_up, "y": y, "width": width}
-    run(_gate(dtype, gelu), _ARGUMENTS, arguments, rows, per_rows=_ROWS)
+    arguments = {"gate_up": gate_up, "y": y, "width": width, "alpha": alpha, "limit": limit}
+    run(_gate(dtype, kind), _ARGUMENTS, arguments, rows, per_rows=_ROWS)
     return y
 
 
 def silu_and_mul(gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[rows, 2 * width] fp32, gate first -> silu(gate) * up, [rows, width] in ``dtype``, that of the next linear."""
-    return _run(gate_up, dtype, gelu=False)
+    return _run(gate_up, dtype, _SILU_GATE)
 
 
 def gelu_tanh_and_mul(gate_up: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[rows, 2 * width] fp32, gate first -> gelu(gate) * up, [rows, width] in ``dtype``, that of the next linear."""
-    return _run(gate_up, dtype, gelu=True)
+    return _run(gate_up, dtype, _GELU_GATE)
+
+
+def clamped_silu_and_mul(gate_up: torch.Tensor, alpha: float, limit: float, dtype: torch.dtype) -> torch.Tensor:
+    """gate * sigmoid(alpha * gate) * (up + 1), gate at most ``limit``, up within -limit and limit; else as above."""
+    return _run(gate_up, dtype, _CLAMPED_GATE, alpha, limit)
 
 
 @njit(inline="always")

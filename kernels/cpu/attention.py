@@ -2,6 +2,8 @@
 
     out = softmax(q K^T * scale) V,  each row over its own positions 0 .. position
 
+A sink is one more logit of the softmax, of each head, without a value.
+
 Positions are cut into segments at fixed places. A segment's share of a row is its largest score, the sum of its
 exponentials and their product with V, each computed from nothing; shares are added in order of the positions. So a
 row's result depends neither on its neighbours, nor on how its prompt was cut into chunks, nor on which threads worked
@@ -35,7 +37,7 @@ _ARGUMENTS = struct_dtype(
     items=int, num_items=int, counters=int, shares=int, block_rows=int, scores=int, probabilities=int, block_q=int,
     share=int, totals=int, total_sums=int, widened=int, addresses=int, threads=int,
     group=int, kv_heads=int, head_dim=int, page_size=int, segment_pages=int, window=int,
-    scale_log2=float, cap_scale=float, softcap=float, v_scale=float,
+    scale_log2=float, cap_scale=float, softcap=float, v_scale=float, sinks=int,
 )  # fmt: skip
 _NOTHING = np.float32(-np.inf)
 
@@ -76,6 +78,15 @@ def _add_shares(totals, total_sums, shares, share_sums):
         total, share = totals[row], shares[row]
         for i in range(total.shape[0]):
             total[i] = total[i] * old + share[i] * new
+
+
+@njit(error_model="numpy")
+def _share_beside_sink(sums, sink):
+    """What a row's sum of values is multiplied with: 1 / its sum of exponentials, the sink's among them."""
+    sink *= LOG2_E
+    largest = max(sums[0], sink)
+    seen = exp2(sums[0] - largest)
+    return seen / (sums[1] * seen + exp2(sink - largest))
 
 
 @njit(fastmath={"contract"}, error_model="numpy")
@@ -213,10 +224,11 @@ def _attend(q_type, page_type):
                     share_at += share_bytes
         for head in range(heads):
             for i in range(packed):
-                _scale_row(
-                    out[first_row + i // group, work.head + head, i % group], totals[head, i],
-                    a.v_scale / total_sums[head, i, 1],
-                )  # fmt: skip
+                scale = a.v_scale / total_sums[head, i, 1]
+                if a.sinks:
+                    sinks = array_at(a.sinks, (kv_heads, group), types.float32)
+                    scale = a.v_scale * _share_beside_sink(total_sums[head, i], sinks[work.head + head, i % group])
+                _scale_row(out[first_row + i // group, work.head + head, i % group], totals[head, i], scale)
 
     return kernel
 
@@ -231,6 +243,7 @@ def paged_attention(
     softcap: float = 0.0,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention of each row over the pages of its sequence, within the plan's window.
 
@@ -242,6 +255,7 @@ def paged_attention(
         plan: filled for this batch.
         scale: multiplies q k^T.
         softcap: s in s * tanh(logit / s); 0: none.
+        sinks: fp32 [q_heads].
 
     Returns:
         [rows, q_heads * head_dim] in ``q``'s dtype. Rows of no sequence are left as they are: undefined.
@@ -266,6 +280,7 @@ def paged_attention(
         "segment_pages": plan.segment_pages, "window": plan.window,
         "scale_log2": LOG2_E if softcap else scale * k_scale * LOG2_E,
         "cap_scale": scale * k_scale / softcap if softcap else 0.0, "softcap": softcap, "v_scale": v_scale,
+        "sinks": sinks,
     }  # fmt: skip
     run(
         _attend(q.dtype, k_pages.dtype), _ARGUMENTS, arguments, rows, len(batch.kv_lengths),

@@ -91,6 +91,11 @@ class BlockForm(types.Type):
         return self.widened_scales + self.units * 2 * LANES * 4
 
     @property
+    def is_codebook(self) -> bool:
+        """Whether codes stand for values that don't follow from them."""
+        return len(self.table) > 0 and self.table != tuple(range(self.table[0], self.table[0] + len(self.table)))
+
+    @property
     def corrects(self) -> bool:
         """Whether the sums of the rows' values are needed."""
         return self.zeros or self.minima or self.start != 0
@@ -98,12 +103,12 @@ class BlockForm(types.Type):
     @property
     def start(self) -> int:
         """What to add to a code where no table is looked up: to the sums, times that of the row's values."""
-        return 0 if HAS_WORD_LOOKUP or not self.table else self.table[0]
+        return 0 if HAS_WORD_LOOKUP or not self.table or self.is_codebook else self.table[0]
 
     @property
     def in_place(self) -> bool:
         """Whether codes are multiplied where they lie in their words, and rows divided by their places: exact."""
-        return not HAS_WORD_LOOKUP and self.bits in PLANES[self.bits] and self.bits < 8
+        return not HAS_WORD_LOOKUP and not self.is_codebook and self.bits in PLANES[self.bits] and self.bits < 8
 
     def place(self, step: int) -> int:
         """What a code of that step along k is multiplied by."""

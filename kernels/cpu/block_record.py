@@ -1,7 +1,8 @@
 """Reads a record of block-quantised weights (block_form.py), as LLVM IR: codes as bf16 pairs, scales as fp32.
 
 One shift (and a merge, where there are two planes) brings 32 codes into place, and one lookup of a table of 32 or 64
-words in registers widens them to bf16.
+words in registers widens them to bf16. With AVX2 the lookup gives bytes, and there is one only where codes stand for
+other numbers than themselves.
 """
 
 import numpy as np
@@ -10,9 +11,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from .block_form import BASE_BYTES, CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm
-from .llvm import F16, I8, I16, LANES, SHORTS, SUMS, WORDS, Loop, declare, load, number
+from .llvm import F16, I8, I16, I32, LANES, SHORTS, SUMS, WORDS, Loop, declare, load, number
 from .tile_products import PRODUCTS
 
+_HALF = LANES // 2  # lanes of a register of AVX2
 # What a scale is read as, 16 lanes at a time.
 _BASE_TYPES = {
     "float16": ir.VectorType(F16, LANES),
@@ -76,6 +78,8 @@ class RecordReader:
             return products.prepare(builder, self._load(self._codes, step * 2 * LANES, products.w_type, 2 * LANES))
         if form.in_place:
             return self._in_place(step)
+        if form.is_codebook and not HAS_WORD_LOOKUP:
+            return self._look_up(step)
         codes, at, offset = None, 0, 0
         for plane, bits in enumerate(PLANES[form.bits]):
             per_word = 16 // bits
@@ -103,12 +107,26 @@ class RecordReader:
         mask = ir.Constant(WORDS, [((1 << bits) - 1) << bits * (step % per_word)] * LANES)
         return [builder.sitofp(builder.and_(self._words[parity, word], mask), SUMS) for parity in (0, 1)]
 
+    def _look_up(self, step: int):
+        """fp32 of the first k of each lane, and of the second. A word has four codes, of which every other is looked up
+        at a time.
+        """
+        builder = self._builder
+        word, place = divmod(step, 4)
+        high, odd = divmod(place, 2)
+        if (word, odd) not in self._words:
+            words = self._load(self._codes, word * 64, WORDS, 64)
+            codes = builder.and_(_shift(builder, words, 4 * odd, WORDS), ir.Constant(WORDS, [0x0F0F0F0F] * LANES))
+            self._words[word, odd] = _look_up_bytes(builder, self._form.table, codes)
+        ends = (_shift(builder, self._words[word, odd], -left, WORDS) for left in (24 - 8 * high, 8 - 8 * high))
+        return [builder.sitofp(builder.ashr(end, ir.Constant(WORDS, [24] * LANES)), SUMS) for end in ends]
 
-def _shift(builder, words, right: int):
+
+def _shift(builder, words, right: int, kind: ir.VectorType = SHORTS):
     """By so many bits to the right; to the left if negative."""
     if right == 0:
         return words
-    amount = ir.Constant(SHORTS, [abs(right)] * (2 * LANES))
+    amount = ir.Constant(kind, [abs(right)] * kind.count)
     return builder.lshr(words, amount) if right > 0 else builder.shl(words, amount)
 
 
@@ -129,6 +147,19 @@ def _look_up(builder, form: BlockForm, codes):
     first = builder.and_(pairs, ir.Constant(WORDS, [0xFFFF] * LANES))
     second = builder.lshr(pairs, ir.Constant(WORDS, [16] * LANES))
     return [builder.sitofp(part, SUMS) for part in (first, second)]
+
+
+def _look_up_bytes(builder, values, codes):
+    """int8 values of codes of 4 bits, one in each byte: ``vpshufb`` in both halves of 16 words."""
+    kind = ir.VectorType(I8, 2 * LANES)
+    table = ir.Constant(kind, [value & 255 for value in (*values, *values)])  # for each 128 bits
+    shuffle = declare(builder.module, "llvm.x86.avx2.pshuf.b", kind, [kind, kind])
+    halves = []
+    for at in (0, _HALF):
+        lanes = ir.Constant(ir.VectorType(I32, _HALF), list(range(at, at + _HALF)))
+        half = builder.bitcast(builder.shuffle_vector(codes, ir.Constant(WORDS, ir.Undefined), lanes), kind)
+        halves.append(builder.bitcast(builder.call(shuffle, [table, half]), ir.VectorType(I32, _HALF)))
+    return builder.shuffle_vector(*halves, ir.Constant(WORDS, list(range(LANES))))
 
 
 def _bf16_pairs(builder, first, second):

@@ -2,7 +2,7 @@
 
 import torch
 
-from .activation import act, gelu_tanh_and_mul, silu_and_mul
+from .activation import act, clamped_silu_and_mul, gelu_tanh_and_mul, silu_and_mul
 from .adapters import new_adapters
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
@@ -29,6 +29,7 @@ __all__ = [
     "add_rms_norm",
     "capture",
     "cast",
+    "clamped_silu_and_mul",
     "combine",
     "copy",
     "count_tokens",

@@ -1,6 +1,7 @@
 """Activations of an MLP: act(gate) * up, with gate and up side by side in one row; or act(x), without a gate.
 
 silu(x) = x / (1 + exp(-x))                                             (SwiGLU, Shazeer 2020, arXiv 2002.05202)
+         min(gate, l) / (1 + exp(-alpha * min(gate, l))) * (1 + clamp(up, -l, l))         (clamped: GPT-OSS)
 gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))       (the tanh form: Gemma)
          x / 2 * (1 + erf(x / sqrt(2)))                                 (as it was defined: GPT-NeoX)
 relu2(x) = max(x, 0)^2                                                  (Primer, arXiv 2109.08668)
@@ -30,6 +31,8 @@ def _act_and_mul_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     GELU: tl.constexpr,
+    ALPHA: tl.constexpr,  # read with LIMIT
+    LIMIT: tl.constexpr,  # 0: none
 ):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -38,6 +41,10 @@ def _act_and_mul_kernel(
     up = tl.load(gate_up_ptr + row * 2 * WIDTH + WIDTH + cols, mask=mask, other=0.0).to(tl.float32)
     if GELU:
         act = 0.5 * gate * (1.0 + tanh(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)))
+    elif LIMIT > 0.0:
+        gate = tl.minimum(gate, LIMIT)
+        act = gate / (1.0 + tl.exp(-ALPHA * gate))
+        up = tl.minimum(tl.maximum(up, -LIMIT), LIMIT) + 1.0
     else:
         act = gate / (1.0 + tl.exp(-gate))
     tl.store(out_ptr + row * WIDTH + cols, (act * up).to(out_ptr.dtype.element_ty), mask=mask)
@@ -59,10 +66,21 @@ def gelu_tanh_and_mul(gate_up: torch.Tensor, dtype: torch.dtype | None = None) -
     return _launch(gate_up, dtype or gate_up.dtype, gelu=True)
 
 
-def _launch(gate_up: torch.Tensor, dtype: torch.dtype, gelu: bool) -> torch.Tensor:
+def clamped_silu_and_mul(
+    gate_up: torch.Tensor, alpha: float, limit: float, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """gate * sigmoid(alpha * gate) * (up + 1), both clamped to ``limit`` > 0; else as ``silu_and_mul``."""
+    return _launch(gate_up, dtype or gate_up.dtype, gelu=False, alpha=alpha, limit=limit)
+
+
+def _launch(
+    gate_up: torch.Tensor, dtype: torch.dtype, gelu: bool, alpha: float = 0.0, limit: float = 0.0
+) -> torch.Tensor:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, width, dtype=dtype)
-    _act_and_mul_kernel[(rows, triton.cdiv(width, _BLOCK))](gate_up, out, WIDTH=width, BLOCK=_BLOCK, GELU=gelu)
+    _act_and_mul_kernel[(rows, triton.cdiv(width, _BLOCK))](
+        gate_up, out, WIDTH=width, BLOCK=_BLOCK, GELU=gelu, ALPHA=alpha, LIMIT=limit
+    )
     return out
 
 

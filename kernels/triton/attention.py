@@ -4,6 +4,8 @@
     weight = exp2(c * (logit - m))        c = log2(e) * scale, or log2(e) * s;   m = max logit of the row
     out    = sum over positions of weight * v / sum over positions of weight
 
+A sink is a logit of each head that has a weight, but no value and no place: it joins the last sum alone.
+
 Online softmax as in FlashAttention-2 (Dao 2023, arXiv 2307.08691), base 2; KV splits as in Flash-Decoding; pages as in
 PagedAttention (Kwon et al. 2023, arXiv 2309.06180). A program packs the query heads that share a KV head with
 the rows of its tile, so K and V are read once for all of them.
@@ -26,7 +28,7 @@ from .splits import split_of, split_start
 
 _UNIT_FIELDS = tl.constexpr(UNIT_FIELDS)
 _MERGE_FIELDS = tl.constexpr(MERGE_FIELDS)
-_LOG2E = 1.4426950408889634
+_LOG2E = tl.constexpr(1.4426950408889634)
 _MERGE_WARPS = 1  # a head is 64 to 256 fp32 values
 _MERGE_BLOCKS = 16  # of one warp, for each multiprocessor
 
@@ -61,6 +63,12 @@ def _add_state(state, other, log2_scale):
     total = tl.fma(total, a, other_total * b)
     acc = tl.fma(acc, a[:, None], other_acc * b[:, None])
     return new_m, total, acc
+
+
+@triton.jit
+def _add_sink(total, m, sink, log2_scale):
+    """The sum of weights relative to ``m`` with that of a sink, a natural logit. An fma, as in ``_add_state``."""
+    return total + tl.exp2(tl.fma(-m, log2_scale, sink * _LOG2E))
 
 
 @triton.jit
@@ -106,6 +114,7 @@ def _attention_kernel(
     partial_stats_ptr,  # fp32 [slots, KV_HEADS * GROUP, 2] out
     units_ptr,  # int32 [capacity, 8], fields: see attention_plan.py
     counts_ptr,  # int32 [3]: few units, many units, merges
+    sinks_ptr,  # fp32 [KV_HEADS * GROUP], read with SINKS
     page_table_ptr,  # int32 [sequences, max_pages]
     max_pages,
     log2_scale,  # exp2(log2_scale * logit) is the weight of a position; logit: q . k, or its tanh with SOFTCAP
@@ -121,6 +130,7 @@ def _attention_kernel(
     POSITIONS: tl.constexpr,  # of a tile
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    SINKS: tl.constexpr,
     MASK_BRANCH: tl.constexpr,  # branch around the masks of tiles that every row sees
 ):
     Q_HEADS: tl.constexpr = KV_HEADS * GROUP
@@ -206,6 +216,9 @@ def _attention_kernel(
         q_index, is_row = _packed_rows(row, rows, kv_head, GROUP, Q_HEADS, ROWS)
         out_mask = is_row[:, None] & (dims[None, :] < HEAD_DIM)
         if slot < 0:
+            if SINKS:
+                sink = tl.load(sinks_ptr + q_index % Q_HEADS, mask=is_row, other=0.0)
+                total = _add_sink(total, m, sink, log2_scale)
             out = acc / total[:, None] * v_scale
             out_offset = q_index[:, None] * HEAD_DIM + dims[None, :]
             tl.store(out_ptr + out_offset, out.to(out_ptr.dtype.element_ty), mask=out_mask)
@@ -225,12 +238,14 @@ def _merge_kernel(
     partial_stats_ptr,  # fp32 [slots, Q_HEADS, 2]
     merges_ptr,  # int32 [capacity, 3]: row of the batch, first partial slot, splits
     counts_ptr,  # int32 [3]: few units, many units, merges
+    sinks_ptr,  # fp32 [Q_HEADS], read with SINKS
     out_ptr,  # [rows, Q_HEADS, HEAD_DIM] out
     log2_scale,
     v_scale,
     Q_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM: tl.constexpr,
+    SINKS: tl.constexpr,
 ):
     dims = tl.arange(0, DIM)
     mask = dims < HEAD_DIM
@@ -247,7 +262,9 @@ def _merge_kernel(
             split_acc = tl.load(partial_out_ptr + index * HEAD_DIM + dims, mask=mask, other=0.0)[None, :]
             split = (tl.load(stats_ptr), tl.load(stats_ptr + 1), split_acc)
             state = _add_state(state, split, log2_scale)
-        _, total, acc = state
+        m, total, acc = state
+        if SINKS:
+            total = _add_sink(total, m, tl.load(sinks_ptr + head + tl.arange(0, 1)), log2_scale)
         out = tl.reshape(acc / total[:, None] * v_scale, [DIM])
         tl.store(out_ptr + (row * Q_HEADS + head) * HEAD_DIM + dims, out.to(out_ptr.dtype.element_ty), mask=mask)
 
@@ -262,6 +279,7 @@ def paged_attention(
     softcap: float = 0.0,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of every row over its sequence, up to and including the row's own position.
 
@@ -272,6 +290,7 @@ def paged_attention(
         plan: of this step; its window is the one that applies.
         scale: of the logits, usually head_dim ** -0.5.
         softcap: s in s * tanh(logit / s); 0: none.
+        sinks: fp32 [q_heads].
 
     Returns:
         [rows, q_heads * head_dim] in ``q``'s dtype. Rows of no sequence (padding) are left undefined.
@@ -279,23 +298,25 @@ def paged_attention(
     rows, q_heads, head_dim = q.shape
     out = torch.empty_like(q)
     cap_scale = scale * k_scale / softcap if softcap else 0.0
-    log2_scale = (softcap or scale * k_scale) * _LOG2E
+    log2_scale = (softcap or scale * k_scale) * _LOG2E.value
     dim = triton.next_power_of_2(head_dim)
     group = q_heads // plan.kv_heads
+    sink_logits = plan.partial_stats if sinks is None else sinks
     fp8 = k_pages.element_size() == 1  # its conversion leaves the branch no registers
     roles = ((plan.few_rows, plan.few_units), (plan.many_rows, plan.many_units))
     # No sequence of so small a step can have many rows. Known without a look at the step, so a graph may count on it.
     for role, (tile, units) in enumerate(roles[: 1 if rows * group <= plan.few_rows.rows else 2]):
         _attention_kernel[(plan.multiprocessors * tile.blocks,)](
             q, k_pages, v_pages, out, plan.partial_out, plan.partial_stats, units, plan.counts,
-            batch.page_table, batch.page_table.stride(0), log2_scale, cap_scale, v_scale,
+            sink_logits, batch.page_table, batch.page_table.stride(0), log2_scale, cap_scale, v_scale,
             COUNT=role, KV_HEADS=plan.kv_heads, GROUP=group, PAGE_SIZE=plan.page_size,
             HEAD_DIM=head_dim, DIM=dim, ROWS=tile.rows, POSITIONS=tile.positions,
-            WINDOW=plan.window, SOFTCAP=softcap != 0.0, MASK_BRANCH=tile.mask_branch and not fp8,
+            WINDOW=plan.window, SOFTCAP=softcap != 0.0, SINKS=sinks is not None,
+            MASK_BRANCH=tile.mask_branch and not fp8,
             num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
     _merge_kernel[(plan.multiprocessors * _MERGE_BLOCKS,)](
-        plan.partial_out, plan.partial_stats, plan.merges, plan.counts, out, log2_scale, v_scale,
-        Q_HEADS=q_heads, HEAD_DIM=head_dim, DIM=dim, num_warps=_MERGE_WARPS,
+        plan.partial_out, plan.partial_stats, plan.merges, plan.counts, sink_logits, out, log2_scale, v_scale,
+        Q_HEADS=q_heads, HEAD_DIM=head_dim, DIM=dim, SINKS=sinks is not None, num_warps=_MERGE_WARPS,
     )  # fmt: skip
     return out.view(rows, q_heads * head_dim)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from .. import Unsupported
-from ..block_weight import BlockWeight
+from ..block_weight import E2M1_DOUBLED, BlockWeight
 
 WORDS = 16  # of a tile and an output: the k of one product
 PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 8: (8, 0)}  # of each width of codes, lowest bits first
@@ -58,6 +58,11 @@ class BlockForm(NamedTuple):
         return -(-self.base_bytes * (1 + self.minima) // 4)
 
     @property
+    def is_e2m1(self) -> bool:
+        """Whether codes are floats of 4 bits: their bits can be moved to those of larger floats."""
+        return self.has_table and (self.table_low, self.table_high) == _table_words(E2M1_DOUBLED)
+
+    @property
     def is_full(self) -> bool:
         """Whether nothing of a span's words is left over."""
         return self.zeros_at + self.groups * self.zero_bytes == 4 * self.span_words
@@ -89,8 +94,12 @@ class _Weight:
             self.bits, *PLANES[self.bits], block, group, min(group, block), span, groups,
             -(-(zeros_at + groups * zero_bytes) // 4), self.base, base_bytes, self.super_block, scale_bytes,
             self.minima, minimum_at, nibbles, self.zero, self.zeros, zeros_at, zero_bytes,
-            bool(self.table), *(_int64(self.table[start : start + 8]) for start in (0, 8)),
+            bool(self.table), *_table_words(self.table),
         )  # fmt: skip
+
+
+def _table_words(table: tuple[int, ...]) -> tuple[int, int]:
+    return _int64(table[:8]), _int64(table[8:])
 
 
 def _int64(values: tuple[int, ...]) -> int:

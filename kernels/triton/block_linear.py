@@ -79,7 +79,7 @@ class Segment:
 
 def takes_pairs(form: BlockForm, dtype: torch.dtype) -> bool:
     """Whether PTX widens the codes two at a time; the interpreter has none."""
-    return not knobs.runtime.interpret and dtype.itemsize == 2 and not form.has_table
+    return not knobs.runtime.interpret and dtype.itemsize == 2 and (not form.has_table or form.is_e2m1)
 
 
 class BlockLinear:

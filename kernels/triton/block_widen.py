@@ -13,8 +13,36 @@ def _offset(dtype, form):
 
 
 @triton.constexpr_function
+def _pair(half):
+    return f"{half * 0x10001:#x}"
+
+
+@triton.constexpr_function
+def _e2m1_asm(is_bf16, part):
+    """PTX that moves the bits of two codes (sign, 2 of exponent, 1 of mantissa) to those of bf16 or fp16.
+
+    These have the values, subnormal ones too, times a power of two that a product takes off: nothing is rounded.
+    """
+    at = 4 * part % 16
+    mantissa, power, fma = (6, 0x7F00, "fma.rn.bf16x2") if is_bf16 else (9, 0x7800, "fma.rn.f16x2")  # 2^127, 2^15
+    shift = mantissa - at
+    lines = [
+        ".reg .b32 code, sign, power, zero;",
+        f"{'shl' if shift > 0 else 'shr'}.b32 code, $1, {abs(shift)};",
+        f"shl.b32 sign, $1, {12 - at};",
+        f"lop3.b32 sign, sign, {_pair(0x8000)}, 0, 0xEA;",  # (a & b) | c
+        f"lop3.b32 code, code, {_pair(7 << mantissa)}, sign, 0xEA;",
+        f"mov.b32 power, {_pair(power)};",
+        "mov.b32 zero, 0;",
+        f"{fma} $0, code, power, zero;",
+    ]
+    return "{ " + " ".join(lines) + " }"
+
+
+@triton.constexpr_function
 def pairs_asm(dtype, form, part):
-    """PTX for two codes, one in each half of a register: 3 instructions, 5 from two planes, 6 for 8 bits as bf16.
+    """PTX for two codes, one in each half of a register: 3 instructions, 5 from two planes, 6 for 8 bits as bf16, 5 for
+    E2M1, see ``_e2m1_asm``.
 
     The bits go into the mantissa of 128 (bf16) or 1024 (fp16), then that and the zero point are taken off; nothing is
     rounded. For 8 bits, of which a bf16 has 7, the highest is widened apart. Operands: the pair, words of the planes,
@@ -22,31 +50,33 @@ def pairs_asm(dtype, form, part):
     """
     low, high = form.low_bits, form.high_bits
     is_bf16 = dtype == tl.bfloat16
+    if form.is_e2m1:
+        return _e2m1_asm(is_bf16, part)
     assert 0 <= form.zero <= 1 << form.bits
     magic, one, fma = (0x4300, 0x3F80, "fma.rn.bf16x2") if is_bf16 else (0x6400, 0x3C00, "fma.rn.f16x2")
-
-    def pair(half):
-        return f"{half * 0x10001:#x}"
-
-    lines = [".reg .b32 code, more, one, minus;", f"shr.b32 code, $1, {low * part % 16};", f"mov.b32 one, {pair(one)};"]
+    lines = [
+        ".reg .b32 code, more, one, minus;",
+        f"shr.b32 code, $1, {low * part % 16};",
+        f"mov.b32 one, {_pair(one)};",
+    ]
     if form.bits == 8 and is_bf16:
         exponent = max(form.zero.bit_length() - 1, 0)
         minus = 0x8000 | (127 + exponent) << 7 | (form.zero << 7 >> exponent & 127) if form.zero else 0
-        lines.append(f"mov.b32 minus, {'$3' if form.zeros else pair(minus)};")
-        lines.append(f"lop3.b32 more, code, {pair(0x80)}, {pair(magic)}, 0xEA;")  # (a & b) | c: 128 or 256
-        lines.append(f"lop3.b32 code, code, {pair(0x7F)}, {pair(magic)}, 0xEA;")
+        lines.append(f"mov.b32 minus, {'$3' if form.zeros else _pair(minus)};")
+        lines.append(f"lop3.b32 more, code, {_pair(0x80)}, {_pair(magic)}, 0xEA;")  # (a & b) | c: 128 or 256
+        lines.append(f"lop3.b32 code, code, {_pair(0x7F)}, {_pair(magic)}, 0xEA;")
         lines.append(f"{fma} code, code, one, minus;")
-        lines.append(f"mov.b32 minus, {pair(0xC380)};")  # -256
+        lines.append(f"mov.b32 minus, {_pair(0xC380)};")  # -256
         lines.append(f"{fma} more, more, one, minus;")
         lines.append(f"{fma} $0, code, one, more;")
         return "{ " + " ".join(lines) + " }"
-    lines.append(f"lop3.b32 code, code, {pair((1 << low) - 1)}, {pair(magic)}, 0xEA;")
+    lines.append(f"lop3.b32 code, code, {_pair((1 << low) - 1)}, {_pair(magic)}, 0xEA;")
     if high:
         shift = high * part % 16 - low
         lines.append(f"{'shr' if shift > 0 else 'shl'}.b32 more, $2, {abs(shift)};")
-        lines.append(f"lop3.b32 code, more, {pair((1 << high) - 1 << low)}, code, 0xEA;")
+        lines.append(f"lop3.b32 code, more, {_pair((1 << high) - 1 << low)}, code, 0xEA;")
     # The mantissa of -128 (-1024) less a zero point is the zero point.
-    lines.append(f"mov.b32 minus, {'$3' if form.zeros else pair((0x8000 | magic) + form.zero)};")
+    lines.append(f"mov.b32 minus, {'$3' if form.zeros else _pair((0x8000 | magic) + form.zero)};")
     lines.append(f"{fma} $0, code, one, minus;")
     return "{ " + " ".join(lines) + " }"
 

@@ -28,6 +28,7 @@ TILES = (
     LinearTile(64, 64, 64, 4, 4),
     LinearTile(128, 128, 64, 8, 3),
 )
+_FP8_REGISTERS = 255  # a thread may use: their conversion takes more than the compiler guesses, and it would spill
 
 
 @triton.jit
@@ -103,6 +104,7 @@ class GroupedDense:
             EXPERTS=experts, OUTPUTS=outputs, INPUTS=inputs, SCALED=scale is not None, BIAS=bias is not None,
             EXPERT_BLOCK=triton.next_power_of_2(experts), BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs,
             BLOCK_INPUTS=tile.inputs * 2 // max(2, x.itemsize), num_warps=tile.warps, num_stages=tile.stages,
+            maxnreg=_FP8_REGISTERS if weight.dtype == torch.float8_e4m3fn else None,
         )  # fmt: skip
 
 

@@ -35,6 +35,8 @@ from transformers import (
     GPTJForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     GraniteMoeHybridConfig,
@@ -189,6 +191,13 @@ FAMILIES: Families = {
             },
         ),
     ),
+    "gpt_oss": (
+        GptOssForCausalLM,
+        GptOssConfig(
+            **TWO_LAYERS, num_local_experts=6, num_experts_per_tok=3, sliding_window=11, swiglu_limit=2.5,
+            rope_parameters={**YARN, "beta_fast": 4, "truncate": False},
+        ),
+    ),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**SMALL, sliding_window=13, query_pre_attn_scalar=24)),
     "gemma3 softcap": (
         Gemma3ForCausalLM,
@@ -307,6 +316,16 @@ WIDE = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
 TRITON_FAMILIES: Families = {
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**OLMO | WIDE)),
     "cohere": (CohereForCausalLM, CohereConfig(**PHI3 | WIDE, logit_scale=0.7, use_qk_norm=True)),
+    "gpt_oss": (
+        GptOssForCausalLM,
+        GptOssConfig(
+            **SMALL | WIDE | {"head_dim": 64, "num_key_value_heads": 1},
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=11,
+            swiglu_limit=2.5,
+        ),
+    ),
     "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2 | {"n_embd": 128, "n_head": 2, "n_layer": 2})),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**PLAIN | WIDE, intermediate_size=80)),
     "opt": (OPTForCausalLM, OPTConfig(**PLAIN | WIDE, ffn_dim=80, word_embed_proj_dim=128)),

@@ -26,6 +26,7 @@ class Options:
     norm_after: bool = False  # the rotation
     k_scale: float = 1.0
     v_scale: float = 1.0
+    sinks: bool = False
 
 
 class Case:
@@ -46,6 +47,7 @@ class Case:
         self.kv_heads, self.group, self.head_dim, self.page_size = 2, group, head_dim, page_size
         self.backend, self.q_dtype = backend, q_dtype
         self.options = options
+        self.sinks = torch.randn(self.kv_heads * group) * 4 if options.sinks else None
         self.norm = None
         whole, own = options.norm_of_all_heads, options.own_norms
         if options.qk_norm or whole or own or options.norm_after:
@@ -99,7 +101,7 @@ class Case:
         self.backend.fill_plan(plan, batch)
         scale = self.head_dim**-0.5
         out = self.backend.paged_attention(
-            q, self.k_pages, self.v_pages, batch, plan, scale, self.options.softcap, *scales
+            q, self.k_pages, self.v_pages, batch, plan, scale, self.options.softcap, *scales, self.sinks
         )
         return list(out.split(counts))
 
@@ -132,4 +134,4 @@ class Case:
                 (x / scale).clamp(-448, 448).float().to(torch.float8_e4m3fn).double() * scale
                 for x, scale in ((k, options.k_scale), (v, options.v_scale))
             )
-        return attention(q, k, v, options.window, options.softcap)
+        return attention(q, k, v, options.window, options.softcap, self.sinks)

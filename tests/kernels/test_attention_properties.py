@@ -13,6 +13,7 @@ OPTIONS = st.builds(
     window=st.sampled_from([0, 0, 1, 5, 16, 40]),
     softcap=st.sampled_from([0.0, 0.0, 15.0]),
     qk_norm=st.booleans(),
+    sinks=st.booleans(),
 )
 SHAPES = st.fixed_dictionaries(
     {

@@ -132,6 +132,7 @@ for form in ("Q4_1", "Q6_K") if "avx512bw" not in missing else ("Q4_1", "Q6_K", 
         check(BlockLinear([weight]), weight.dequantized(), torch.randn(71, 256, dtype=dtype))
 weight, x = torch.randn(64, 256).bfloat16(), torch.randn(71, 256).bfloat16()
 y = pack_linear(weight)(x)
+assert BlockLinear([random_weight("IQ4_XS", 48, 256)]).nbytes * 8 <= 48 * 256 * 4.25 * 1.2
 assert torch.allclose(y, x.float() @ weight.float().T, atol=1e-3)
 for first, count in ((0, 1), (3, 2), (5, 3), (8, 31)):
     assert torch.equal(pack_linear(weight)(x[first : first + count]), y[first : first + count])

@@ -29,9 +29,9 @@ def alone(start: int, end: int) -> list[tuple[int, int]]:
     ("dtype", "page_size", "options", "tolerance"),
     [
         (torch.float32, 16, Options(), 1e-6),
-        (torch.float32, 48, Options(window=600, softcap=20.0), 1e-6),
+        (torch.float32, 48, Options(window=600, softcap=20.0, sinks=True), 1e-6),
         (torch.bfloat16, 16, Options(window=30), 5e-3),
-        (torch.bfloat16, 16, Options(), 5e-3),
+        (torch.bfloat16, 16, Options(sinks=True), 5e-3),
         (torch.bfloat16, 1024, Options(), 5e-3),
         (torch.float8_e4m3fn, 32, Options(window=700, k_scale=0.02, v_scale=0.5), 8e-3),
     ],

@@ -6,7 +6,14 @@ import pytest
 import torch
 from numba import njit
 
-from headwater.bench.device.gpu.formulas import activated, gated_gelu, gated_silu, layer_normalised, normalised
+from headwater.bench.device.gpu.formulas import (
+    activated,
+    gated_clamped,
+    gated_gelu,
+    gated_silu,
+    layer_normalised,
+    normalised,
+)
 from headwater.kernels import PlainActivation, load_backend
 from headwater.kernels.cpu.op_graph import NUMBA_TYPES
 from headwater.kernels.cpu.widen_fp8 import widen_fp8_values
@@ -86,9 +93,11 @@ def test_gated_activations(dtype: torch.dtype, rows: int) -> None:
     gate_up = torch.randn(rows, 2 * 97) * 20
     gate_up[0, :4] = torch.tensor([200.0, -200.0, 0.0, -87.5])
     silu, gelu = cpu.silu_and_mul(gate_up, dtype), cpu.gelu_tanh_and_mul(gate_up, dtype)
-    assert silu.dtype == gelu.dtype == dtype
+    clamped = cpu.clamped_silu_and_mul(gate_up, 1.702, 7.0, dtype)
+    assert silu.dtype == gelu.dtype == clamped.dtype == dtype
     assert_close(silu, gated_silu(gate_up), TOLERANCE[dtype])
     assert_close(gelu, gated_gelu(gate_up), TOLERANCE[dtype])
+    assert_close(clamped, gated_clamped(gate_up, 1.702, 7.0), TOLERANCE[dtype])
 
 
 @DTYPES

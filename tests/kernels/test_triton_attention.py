@@ -78,6 +78,11 @@ def test_logit_softcap():
     check([1, 40], [300, 100], Heads(4, 2, 64, softcap=0.7))
 
 
+@pytest.mark.parametrize("window", [0, 100])
+def test_sinks_join_the_sum_of_split_and_whole_sequences(window):
+    check([1, 40, 2, 1], [50, 90, 600, 300], Heads(4, 2, 64, window=window, has_sinks=True))
+
+
 @triton.jit
 def splits_kernel(split_ptr, start_ptr, SIZE: tl.constexpr):
     index = tl.arange(0, SIZE)
@@ -109,7 +114,7 @@ def test_tiles_fit_each_other(key):
 def test_a_row_does_not_depend_on_its_batch_or_on_chunking(window):
     """Bit for bit: alone, in a batch, as one chunk, as chunks of any size down to single rows, split and not."""
     length, other = 420, 300
-    heads = Heads(3, 1, 64, window=window)
+    heads = Heads(3, 1, 64, window=window, has_sinks=True)
     cache = make_cache(setup(), heads, [length, other])
     q = torch.randn(length, 3, 64)
     with dots_in_steps():
@@ -142,7 +147,7 @@ def test_a_short_chunk_after_a_long_text_is_divided_among_many_programs():
 
 
 def test_a_result_does_not_change_when_there_is_no_room_for_splits():
-    heads, lengths, rows = Heads(4, 2, 64), [700, 700], [1, 3]
+    heads, lengths, rows = Heads(4, 2, 64, has_sinks=True), [700, 700], [1, 3]
     cache = make_cache(setup(), heads, lengths)
     batch = make_batch(setup(), cache, rows, lengths)
     q = torch.randn(4, 4, 64)

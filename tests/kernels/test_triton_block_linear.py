@@ -10,7 +10,7 @@ import torch
 import triton.language as tl
 
 from headwater.kernels import load_backend
-from headwater.kernels.block_weight import BlockWeight, Scales
+from headwater.kernels.block_weight import E2M1_DOUBLED, BlockWeight, Scales
 from headwater.kernels.triton.block_form import form_of
 from headwater.kernels.triton.block_widen import pairs_asm
 
@@ -29,6 +29,7 @@ FORMS = {
     "Q6_K": (6, 16, True, 32, False, None, 6.5625),
     "IQ4_NL": (4, 32, False, 0, False, IQ4, 4.5),
     "IQ4_XS": (4, 32, True, 0, False, IQ4, 4.25),
+    "MXFP4": (4, 32, False, 0, False, E2M1_DOUBLED, 4.25),
     "GPTQ, 2 bits": (2, 64, False, None, False, None, 2.28125),
     "GPTQ, 3 bits": (3, 128, False, None, False, None, 3.1484375),
     "GPTQ, 4 bits": (4, 128, False, None, False, None, 4.15625),
@@ -159,7 +160,7 @@ def run_asm(asm: str, operands: dict[str, int], dtype: torch.dtype) -> list[floa
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    "form", ["Q4_0", "Q5_0", "Q5_K", "Q2_K", "Q3_K", "Q6_K", "Q8_0", "GPTQ, 4 bits", "GPTQ, 8 bits"]
+    "form", ["Q4_0", "Q5_0", "Q5_K", "Q2_K", "Q3_K", "Q6_K", "Q8_0", "MXFP4", "GPTQ, 4 bits", "GPTQ, 8 bits"]
 )
 def test_the_ptx_makes_every_code_the_number_that_it_is(form: str, dtype: torch.dtype) -> None:
     block_form = form_of(random_weight(form, 16))
@@ -181,4 +182,5 @@ def test_the_ptx_makes_every_code_the_number_that_it_is(form: str, dtype: torch.
                     operands[name] |= (its >> shift & mask) << at + half
             minus = torch.tensor([-offset - zero] * 2, dtype=dtype).view(torch.int32).item()
             operands["$3"] = int(minus) & 0xFFFFFFFF
-            assert run_asm(asm, operands, dtype) == [code - zero, other - zero]
+            values = E2M1_DOUBLED if block_form.is_e2m1 else range(256)
+            assert run_asm(asm, operands, dtype) == [values[code] - zero, values[other] - zero]

@@ -7,7 +7,7 @@ from ....kernels.triton import block_linear, grouped
 from ....kernels.triton.block_grouped import GroupedBlocks
 from ....kernels.triton.route import combine, route
 from ....kernels.triton.tiles import Gpu
-from ..blocks import made_up_blocks
+from ..blocks import BLOCK_KINDS, made_up_blocks
 from ..shapes import Model
 from .gpus import AUDITED_GPUS
 from .launches import DECODE_ROWS, FP8_FROM, PREFILL_ROWS, Launch, recording
@@ -31,7 +31,7 @@ def expert_launches(model: Model, arch: int) -> list[Launch]:
         combined._replace(name="combine experts", traffic_bytes=y.nbytes + y.nbytes // slots),
     ]
     outputs = 2 * model.expert_width
-    for form in ("bf16", "int8", *(("fp8",) if arch >= FP8_FROM else ()), "Q4_K"):
+    for form in ("bf16", "int8", *(("fp8",) if arch >= FP8_FROM else ()), model.expert_blocks):
         group = _group(form, experts, outputs, hidden, arch)
         for rows in (DECODE_ROWS, _SOME_ROWS, PREFILL_ROWS):
             x = torch.empty(rows * slots, hidden, dtype=torch.bfloat16)
@@ -48,10 +48,11 @@ def expert_launches(model: Model, arch: int) -> list[Launch]:
 
 
 def _group(form: str, experts: int, outputs: int, inputs: int, arch: int) -> GroupedLinear:
-    if form == "Q4_K":
+    if form in BLOCK_KINDS:
         cpu = torch.device("cpu")
         blocks = made_up_blocks(form, outputs, inputs, cpu)
-        member = block_linear.BlockLinear([blocks], None, cpu, Gpu(arch, AUDITED_GPUS[arch].multiprocessors))
+        bias = torch.empty(outputs, dtype=torch.bfloat16) if form == "MXFP4" else None  # as GPT-OSS has it
+        member = block_linear.BlockLinear([blocks], bias, cpu, Gpu(arch, AUDITED_GPUS[arch].multiprocessors))
         return GroupedBlocks([member] * experts)
     weight = torch.empty(experts, outputs, inputs, dtype=_EIGHT_BITS.get(form, torch.bfloat16))
     return grouped.GroupedDense(weight, torch.empty(experts, outputs) if form in _EIGHT_BITS else None, None)

@@ -123,7 +123,8 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
     )  # fmt: skip
     with recording(arch) as launches:
         attention_plan.fill_plan(plan, batch)
-        attention.paged_attention(q, k_pages, v_pages, batch, plan, dim**-0.5, model.softcap)
+        sinks = _empty(model.q_heads, dtype=torch.float32) if model.sinks else None
+        attention.paged_attention(q, k_pages, v_pages, batch, plan, dim**-0.5, model.softcap, sinks=sinks)
     planned, few, many, merge = launches
 
     seen = min(tokens, model.window or tokens)
@@ -179,6 +180,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         activation.act(gate_up, "gelu_tanh")
         activation.silu_and_mul(gate_up)
         activation.gelu_tanh_and_mul(gate_up)
+        activation.clamped_silu_and_mul(gate_up, 1.702, 7.0)
         logprobs.token_logprobs(logits, token_ids)
         small_ops.soft_cap(logits, 30.0)
         small_ops.take_tokens(token_ids, token_ids, token_ids)
@@ -194,6 +196,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         ("gelu_tanh", 2 * gate_up.nbytes),
         ("silu_and_mul", gate_up.nbytes * 3 // 2),
         ("gelu_tanh_and_mul", gate_up.nbytes * 3 // 2),
+        ("clamped_silu_and_mul", gate_up.nbytes * 3 // 2),
         ("token_logprobs", logits.nbytes),
         ("soft_cap", 2 * logits.nbytes),
         ("take_tokens", 3 * token_ids.nbytes),

@@ -86,6 +86,34 @@ SHAPES: dict[str, dict[str, object]] = {
         "use_sliding_window": False,
         "tie_word_embeddings": False,
     },
+    "gpt-oss-20b": {
+        "architectures": ["GptOssForCausalLM"],
+        "hidden_act": "silu",
+        "vocab_size": 201088,
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_local_experts": 32,
+        "num_experts_per_tok": 4,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "attention_bias": True,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 150000.0,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "original_max_position_embeddings": 4096,
+            "truncate": False,
+        },
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": False,
+    },
     # The text model of google/gemma-3-4b-it, as the text-only class takes it.
     "gemma-3-4b": {
         "architectures": ["Gemma3ForCausalLM"],
@@ -119,6 +147,7 @@ SHAPES["llama-3.1-8b-q4_k_m"] = SHAPES["llama-3.1-8b-gptq"] = SHAPES["llama-3.1-
 BLOCKS: dict[str, dict[str, str]] = {
     "llama-3.1-8b-q4_k_m": {"v_proj": "Q6_K", "down_proj": "Q6_K", "lm_head": "Q6_K", "proj": "Q4_K", "embed": "Q4_K"},
     "llama-3.1-8b-gptq": {"proj": "GPTQ"},
+    "gpt-oss-20b": {"experts": "MXFP4"},
 }
 
 

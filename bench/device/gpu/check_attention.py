@@ -22,12 +22,20 @@ class Heads(NamedTuple):
     page_size: int = 16
     window: int = 0
     softcap: float = 0.0
+    has_sinks: bool = False
 
     @classmethod
     def of(cls, name: str) -> "Heads":
         """Of a model in ``shapes.MODELS``."""
         model = next(model for model in MODELS if model.name == name)
-        return cls(model.q_heads, model.kv_heads, model.head_dim, window=model.window, softcap=model.softcap)
+        return cls(
+            model.q_heads, model.kv_heads, model.head_dim,
+            window=model.window, softcap=model.softcap, has_sinks=model.sinks,
+        )  # fmt: skip
+
+    def sinks(self, device: torch.device) -> torch.Tensor | None:
+        """A logit of each head, from far below a row's to far above."""
+        return torch.linspace(-4.0, 8.0, self.q_heads, device=device) if self.has_sinks else None
 
 
 @dataclass
@@ -79,14 +87,16 @@ def attend(
     """The kernels' result, [rows, q_heads * head_dim]; ``plan`` is filled and used if there is one."""
     shape = (heads.q_heads, heads.kv_heads, heads.head_dim, heads.page_size)
     plan = plan_attention(batch, *shape, heads.window, reuse=plan)
-    return paged_attention(q, cache.k_pages, cache.v_pages, batch, plan, heads.head_dim**-0.5, heads.softcap)
+    scale, sinks = heads.head_dim**-0.5, heads.sinks(q.device)
+    return paged_attention(q, cache.k_pages, cache.v_pages, batch, plan, scale, heads.softcap, sinks=sinks)
 
 
 def attended(q: torch.Tensor, cache: Cache, rows: list[int], lengths: list[int], heads: Heads) -> torch.Tensor:
     """The formula in float64, all sequences' rows one after the other."""
     out = []
     for i, (part, length) in enumerate(zip(q[: sum(rows)].split(rows), lengths, strict=True)):
-        out.append(attention(part, cache.k[i][:length], cache.v[i][:length], heads.window, heads.softcap))
+        k, v = cache.k[i][:length], cache.v[i][:length]
+        out.append(attention(part, k, v, heads.window, heads.softcap, heads.sinks(q.device)))
     return torch.cat(out)
 
 
@@ -98,6 +108,7 @@ def check(setup: Setup, heads: Heads, rows: list[int], lengths: list[int]) -> Co
     name = f"attention {heads.q_heads}/{heads.kv_heads} x {heads.head_dim}, page {heads.page_size}"
     name += f", window {heads.window}" if heads.window else ""
     name += f", softcap {heads.softcap}" if heads.softcap else ""
+    name += ", sinks" if heads.has_sinks else ""
     return compare(f"{name}, rows {rows}, lengths {lengths}"[:120], got, attended(q, cache, rows, lengths, heads))
 
 
@@ -108,7 +119,7 @@ def check_attention(setup: Setup) -> Results:
         yield check(setup, Heads(7, 1, 80, 32, 20), [1, 4], [65, 40])
         return
     rows, lengths = [1, 300, 1, 1, 2, 1, 33], [1, 900, 64, 65, 300, 4097, 33]
-    for name in ("llama-3.1-8b", "qwen2.5-7b", "gemma-3-4b", "smollm2-135m"):
+    for name in ("llama-3.1-8b", "qwen2.5-7b", "gemma-3-4b", "smollm2-135m", "gpt-oss-20b"):
         yield check(setup, Heads.of(name), rows, lengths)
     yield check(setup, Heads(32, 8, 128), [1] * 5, [255, 256, 257, 4096, 17000])
     yield check(setup, Heads(32, 8, 128), [1] * 130, [500 + i for i in range(130)])
@@ -118,7 +129,7 @@ def check_attention(setup: Setup) -> Results:
 def check_odd_attention(setup: Setup) -> Results:
     """Group sizes, head dims, page sizes, windows and soft caps that models have and that break kernels."""
     if setup.tiny:
-        yield check(setup, Heads(4, 2, 64, softcap=0.7), [1, 5], [70, 20])
+        yield check(setup, Heads(4, 2, 64, softcap=0.7, has_sinks=True), [1, 5], [70, 20])
         return
     rows, lengths = [1, 70, 1, 3], [50, 90, 700, 600]
     for heads in (
@@ -127,6 +138,7 @@ def check_odd_attention(setup: Setup) -> Results:
         *(Heads(4, 2, 128, page) for page in (32, 64)),
         *(Heads(4, 2, 128, window=window) for window in (1, 16, 300)),
         Heads(4, 2, 256, softcap=5.0),
+        Heads(64, 8, 64, has_sinks=True),
     ):
         yield check(setup, heads, rows, lengths)
 

@@ -10,6 +10,7 @@ from ....kernels.triton import (
     act,
     add_layer_norm,
     add_rms_norm,
+    clamped_silu_and_mul,
     gelu_tanh_and_mul,
     layer_norm,
     pack_linear,
@@ -18,7 +19,7 @@ from ....kernels.triton import (
     rope_and_write,
     silu_and_mul,
 )
-from .formulas import activated, gated_gelu, gated_silu, layer_normalised, normalised, rotated
+from .formulas import activated, gated_clamped, gated_gelu, gated_silu, layer_normalised, normalised, rotated
 from .setup import Results, Setup, compare, equal, need_fp8
 
 
@@ -67,6 +68,8 @@ def check_activations(setup: Setup) -> Results:
         gate_up = setup.randn(rows, 2 * width) * 4
         yield compare(f"silu_and_mul {rows} x {width}", silu_and_mul(gate_up), gated_silu(gate_up))
         yield compare(f"gelu_tanh_and_mul {rows} x {width}", gelu_tanh_and_mul(gate_up), gated_gelu(gate_up))
+        got, want = clamped_silu_and_mul(gate_up, 1.702, 7.0), gated_clamped(gate_up, 1.702, 7.0)
+        yield compare(f"clamped_silu_and_mul {rows} x {width}", got, want)
         for kind in get_args(PlainActivation):
             yield compare(f"{kind} {rows} x {2 * width}", act(gate_up, kind), activated(gate_up, kind))
 

@@ -38,6 +38,12 @@ def gated_gelu(gate_up: torch.Tensor) -> torch.Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
+def gated_clamped(gate_up: torch.Tensor, alpha: float, limit: float) -> torch.Tensor:
+    """[rows, 2 * width] -> [rows, width], GPT-OSS's form."""
+    gate, up = gate_up.double().clamp(max=limit).chunk(2, -1)
+    return gate * torch.sigmoid(alpha * gate) * (up.clamp(min=-limit) + 1)
+
+
 def rotated(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """RoPE of [rows, heads, head_dim], NeoX halves; cos_sin [positions, head_dim] holds cosines, then sines."""
     cos, sin = cos_sin[positions.long()].double()[:, None].chunk(2, -1)
@@ -45,10 +51,18 @@ def rotated(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> 
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int = 0, softcap: float = 0.0) -> torch.Tensor:
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Causal attention of a sequence's last rows over all its tokens, scaled by head_dim**-0.5.
 
-    q [rows, q_heads, head_dim]; k, v [tokens, kv_heads, head_dim] -> [rows, q_heads * head_dim].
+    q [rows, q_heads, head_dim]; k, v [tokens, kv_heads, head_dim]; sinks [q_heads], logits without a value
+    -> [rows, q_heads * head_dim].
     """
     rows, length = len(q), len(k)
     group, head_dim = q.shape[1] // k.shape[1], q.shape[2]
@@ -61,5 +75,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int = 0
     seen = other <= position
     if window:
         seen &= other > position - window
-    weights = logits.masked_fill(~seen, -torch.inf).softmax(-1)
+    logits = logits.masked_fill(~seen, -torch.inf)
+    if sinks is not None:
+        logits = torch.cat([sinks.double()[:, None, None].expand(-1, rows, 1), logits], -1)
+    weights = logits.softmax(-1)[..., -length:]
     return torch.einsum("hrt,thd->rhd", weights, v).flatten(1)

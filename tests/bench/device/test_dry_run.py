@@ -140,25 +140,37 @@ from collections import Counter
 from headwater.bench.device.dry_run.__main__ import new_signatures, record_steps
 from headwater.bench.device.dry_run.work import WAITS
 
-steps = record_steps("qwen3-30b-a3b", 90, 2)
-print(json.dumps({
+steps = record_steps("{shape}", 90, 2)
+print(json.dumps({{
     "layer": Counter(steps[0].layer),
-    "weights": {record.step.name: record.traffic.weights for record in steps},
+    "weights": {{record.step.name: record.traffic.weights for record in steps}},
     "new": new_signatures(steps),
     "waits": [each.name for record in steps for each in record.work if each.kind in WAITS],
-}))
+}}))
 """
+MIXTURE = {"_choose_kernel": 1, "_sort_kernel": 1, "index_select": 1, "_grouped_kernel": 2, "_combine_kernel": 1}
 
 
 def test_a_mixture_is_sorted_on_the_device_and_reads_the_experts_that_are_chosen():
-    found = run(EXPERTS)
-    mixture = {"_choose_kernel": 1, "_sort_kernel": 1, "index_select": 1, "_grouped_kernel": 2, "_combine_kernel": 1}
-    assert found["layer"] == LAYER | {"linear": 3} | mixture
+    found = run(EXPERTS.format(shape="qwen3-30b-a3b"))
+    assert found["layer"] == LAYER | {"linear": 3} | MIXTURE
     assert (found["new"], found["waits"]) == ([], [])
     hidden, q, kv, router = 2048, 32 * 128, 4 * 128, 128
     rest = 151936 * hidden + LAYERS * hidden * (2 * q + 2 * kv + router)
     for step, experts in (("decode 1", 8), ("decode 8", 64), ("decode 64", 128)):
         assert found["weights"][step] == 2 * (rest + LAYERS * experts * 3 * 768 * hidden), step
+
+
+def test_experts_in_mxfp4_are_read_as_they_are_packed():
+    found = run(EXPERTS.format(shape="gpt-oss-20b"))
+    grouped = MIXTURE["_grouped_kernel"]
+    blocks = {name: count for name, count in MIXTURE.items() if name != "_grouped_kernel"}
+    assert found["layer"] == LAYER | {"linear": 3, "block_linear_kernel": grouped} | blocks
+    assert (found["new"], found["waits"]) == ([], [])
+    hidden, q, kv, router = 2880, 64 * 64, 8 * 64, 32
+    rest = 2 * (201088 * hidden + LAYERS * hidden * (2 * q + 2 * kv + router))
+    for step, experts in (("decode 1", 4), ("decode 8", 32)):
+        assert found["weights"][step] == rest + LAYERS * experts * 3 * hidden * hidden * 4.5 / 8, step
 
 
 # Faults, each of which the dry run has to find: what to put in place of an op of the backend.

@@ -108,7 +108,7 @@ def write_gguf(
         there = names.get_name(stem)
         if model in PERMUTED and (".q_proj." in name or ".k_proj." in name):
             values = permute(values, HEADS if ".q_proj." in name else KV_HEADS)
-        stored = kind if values.ndim >= 2 else gguf.GGMLQuantizationType.F32
+        stored = kind if values.ndim >= 2 and suffix == "weight" else gguf.GGMLQuantizationType.F32
         writer.add_tensor(
             f"{there}.{suffix}" if there else name, gguf.quants.quantize(values, stored), raw_dtype=stored
         )
