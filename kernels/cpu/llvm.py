@@ -1,6 +1,11 @@
 """What the IR of the CPU kernels is written with: types, vectors of 16 lanes, and loops."""
 
-from llvmlite import ir
+from llvmlite import binding, ir
+
+# Numba links the IR of a function into its callers after machine code was made of it. On the way to that, LLVM writes
+# addresses that are sums of numbers as offsets from null, which no later pass may see: a load from there counts as
+# impossible, and all that leads to it is left out. So it must write them as sums.
+binding.set_option("", "-addr-sink-using-gep=false")
 
 LANES = 16  # outputs of a panel: one 512-bit register of fp32 sums
 
