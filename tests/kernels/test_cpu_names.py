@@ -45,3 +45,13 @@ def test_a_maker_s_kernels_are_told_apart_by_what_they_are_made_for() -> None:
 
     names = {named(make(adds), kind, adds).__qualname__ for adds in (False, True) for kind in ("bf16", "fp32")}
     assert len(names) == 4
+
+
+def test_a_name_fits_a_file_of_the_cache_however_much_a_kernel_is_made_for() -> None:
+    def make(index: int) -> Callable[[], int]:
+        return lambda: index
+
+    codes = ", ".join(map(str, range(256)))
+    names = [named(make(index), codes, index).__qualname__ for index in range(2)]
+    assert names[0] != names[1]
+    assert max(map(len, names)) < 150
