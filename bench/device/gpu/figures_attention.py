@@ -119,8 +119,8 @@ def figures_of_merge_and_plan(setup: Setup) -> Results:
 
     def merge(plan: AttentionPlan) -> None:
         attention._merge_kernel[(plan.multiprocessors * attention._MERGE_BLOCKS,)](
-            plan.partial_out, plan.partial_stats, plan.merges, plan.counts, out, 1.0, 1.0,
-            Q_HEADS=LLAMA.q_heads, HEAD_DIM=LLAMA.head_dim, DIM=triton.next_power_of_2(LLAMA.head_dim),
+            plan.partial_out, plan.partial_stats, plan.merges, plan.counts, plan.partial_stats, out, 1.0, 1.0,
+            Q_HEADS=LLAMA.q_heads, HEAD_DIM=LLAMA.head_dim, DIM=triton.next_power_of_2(LLAMA.head_dim), SINKS=False,
             num_warps=attention._MERGE_WARPS,
         )  # fmt: skip
 

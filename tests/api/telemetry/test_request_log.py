@@ -33,7 +33,7 @@ def cases() -> Iterator[tuple[Case, str, int, str]]:
             yield from refused_bodies(path)
         elif "{id}" in route.path:
             error_type = "model_not_found" if "models" in path else "not_found"
-            yield ("GET", path, b"", {}), route.path, 404, error_type
+            yield (route.method, path, b"", {}), route.path, 404, error_type
     yield ("GET", "/nothing", b"", {}), "/nothing", 404, "not_found"
     yield ("POST", "/v1/nothing", b"{}", JSON), "/v1/nothing", 404, "not_found"
     yield ("GET", "/a%0A%20b%22", b"", {}), "/a%0A%20b%22", 404, "not_found"
