@@ -181,7 +181,7 @@ def test_what_cannot_run_is_refused_with_a_reason(tiny_llama: Tiny, submit: Subm
 
 
 def test_a_model_that_a_backend_has_no_kernel_for_is_refused_at_load(tmp_path: Path) -> None:
-    save_tiny_llama(tmp_path, num_attention_heads=128, num_key_value_heads=1)
+    save_tiny_llama(tmp_path, hidden_size=128, num_attention_heads=128, num_key_value_heads=1)
     with pytest.raises(ModelError, match="128 query heads share a KV head"):
         tiny_engine(tmp_path, backend="triton")
 
