@@ -58,8 +58,8 @@ def test_a_program_runs_over_the_rows_that_its_graph_would_have():
 
 
 def test_a_group_that_no_tile_holds_is_refused():
-    with pytest.raises(Unsupported, match="17 query heads share a KV head: attention packs up to 16"):
-        new_plan(4, 2, 64, 34, 2, 64, 16, torch.device("cpu"))
+    with pytest.raises(Unsupported, match="65 query heads share a KV head: attention packs up to 64"):
+        new_plan(4, 2, 64, 130, 2, 64, 16, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("head_dim", [32, 257])
