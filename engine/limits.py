@@ -41,6 +41,26 @@ def _graph_rows(max_sequences: int) -> tuple[int, ...]:
     return (*(size for size in (1, 2, 4) if size < max_sequences), *range(8, max_sequences, 8), max_sequences)
 
 
+def _choose_pages(config: EngineConfig, per_page: int, wanted: int, measured_bytes: float | None) -> tuple[int, str]:
+    """How many pages the cache gets, and why.
+
+    Args:
+        config: what the user said.
+        per_page: bytes of a page.
+        wanted: pages of which no more are of use.
+        measured_bytes: see choose_limits.
+    """
+    if config.num_pages is not None and (measured_bytes is None or config.num_pages * per_page <= measured_bytes):
+        return config.num_pages, "as the engine before this one"
+    if config.kv_cache_bytes is not None:
+        return config.kv_cache_bytes // per_page, "as asked for"
+    room, of_what = measured_bytes, "what the largest step leaves"
+    if room is None:
+        room, of_what = _free_memory_bytes() * CACHE_SHARE, f"{CACHE_SHARE:.0%} of the free memory"
+    num_pages = int(min(wanted, room // per_page))
+    return num_pages, "every sequence at its longest" if num_pages == wanted else of_what
+
+
 def choose_limits(
     config: EngineConfig,
     model: ModelConfig,
@@ -69,18 +89,7 @@ def choose_limits(
     per_page = page_bytes(model, config.page_size, pages_dtype) + draft_page_bytes
     longest = min(config.max_total_tokens or model.max_positions, model.max_positions)
     wanted = max_sequences * -(-longest // config.page_size) + 1  # every sequence at its longest: more is of no use
-    if config.num_pages is not None and (measured_bytes is None or config.num_pages * per_page <= measured_bytes):
-        num_pages = config.num_pages
-        why = "as the engine before this one"
-    elif config.kv_cache_bytes is not None:
-        num_pages = config.kv_cache_bytes // per_page
-        why = "as asked for"
-    else:
-        room, of_what = measured_bytes, "what the largest step leaves"
-        if room is None:
-            room, of_what = _free_memory_bytes() * CACHE_SHARE, f"{CACHE_SHARE:.0%} of the free memory"
-        num_pages = int(min(wanted, room // per_page))
-        why = "every sequence at its longest" if num_pages == wanted else of_what
+    num_pages, why = _choose_pages(config, per_page, wanted, measured_bytes)
     capacity = (num_pages - 1) * config.page_size
     if capacity < config.page_size:
         short = f"the KV cache has no room for one page of {per_page} bytes: give it more memory"
@@ -92,17 +101,10 @@ def choose_limits(
     reasons.append(
         f"KV cache: {num_pages * per_page / 2**20:.0f} MiB, {capacity} tokens in {kv_cache_name(pages_dtype)} ({why})"
     )
-    reasons.append(
-        f"longest sequence: {max_total_tokens} tokens ("
-        + (
-            "the cache"
-            if max_total_tokens < longest
-            else "the model"
-            if longest == model.max_positions
-            else "as asked for"
-        )
-        + ")"
+    by = (
+        "the cache" if max_total_tokens < longest else "the model" if longest == model.max_positions else "as asked for"
     )
+    reasons.append(f"longest sequence: {max_total_tokens} tokens ({by})")
     return Limits(
         page_size=config.page_size,
         num_pages=num_pages,

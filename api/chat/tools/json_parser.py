@@ -10,6 +10,7 @@ from collections.abc import Set
 import msgspec
 
 from ..part import Part, overlap
+from .nesting import Nesting
 
 # In front of calls, in whatever form: a model may know more than one.
 OPENINGS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<|tool_call|>", "<|START_ACTION|>")
@@ -159,9 +160,7 @@ class _Object:
     """
 
     def __init__(self) -> None:
-        self._depth = 0
-        self._in_string = False
-        self._escaped = False
+        self._nesting = Nesting()
         self._arguments = -1  # where they begin in ``text``, -1: not known
         self._arguments_end = -1
         self._decoded: str | None = None  # arguments that are not as they were written
@@ -182,24 +181,13 @@ class _Object:
 
     def _scan(self, text: str) -> int:
         for position, character in enumerate(text):
-            if self._in_string:
-                if self._escaped:
-                    self._escaped = False
-                elif character == "\\":
-                    self._escaped = True
-                elif character == '"':
-                    self._in_string = False
-            elif character == '"':
-                self._in_string = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 1 and self._arguments >= 0 and self._arguments_end < 0:
-                    self._arguments_end = len(self.text) + position + 1
-                if self._depth <= 0:
-                    self.over = True
-                    return position + 1
+            if not self._nesting.read(character):
+                continue
+            if self._nesting.depth == 1 and self._arguments >= 0 and self._arguments_end < 0:
+                self._arguments_end = len(self.text) + position + 1
+            if self._nesting.depth <= 0:
+                self.over = True
+                return position + 1
         return len(text)
 
     def find_name(self) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from ..part import Part, PartParser, overlap
 from .formats import Schemas, TokenId
 from .grammar import as_json, repeated, written
+from .nesting import Nesting
 
 _MAX_NAME_CHARACTERS = 256
 _SPACE = " \t\r\n"
@@ -184,33 +185,18 @@ class ObjectEnd:
     """
 
     def __init__(self) -> None:
-        self._depth = 0
-        self._in_string = False
-        self._escaped = False
+        self._nesting = Nesting()
         self.begun = False
         self.over = False
 
     def find(self, text: str) -> int:
         """How much of the text belongs to it."""
         for position, character in enumerate(text):
-            if self._in_string:
-                if self._escaped:
-                    self._escaped = False
-                elif character == "\\":
-                    self._escaped = True
-                elif character == '"':
-                    self._in_string = False
-            elif character == '"':
-                self._in_string = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
             if not self.begun and character != "{":
                 self.over = True
                 return position
             self.begun = True
-            if self._depth == 0 and not self._in_string:
+            if self._nesting.read(character) and self._nesting.depth == 0:
                 self.over = True
                 return position + 1
         return len(text)
