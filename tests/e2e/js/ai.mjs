@@ -1,8 +1,7 @@
-// What users of the AI SDK write: an answer of a given form, beside tools. Arguments: address. Writes what they got, as JSON.
+// The AI SDK by its provider for servers that are like OpenAI's. Arguments: address. Writes what it got, as JSON.
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateText, Output, stepCountIs, streamText, tool } from "ai";
-import { z } from "zod";
+import { formBesideTools } from "./form_beside_tools.mjs";
 
 const [url] = process.argv.slice(2);
 const provider = createOpenAICompatible({
@@ -11,33 +10,4 @@ const provider = createOpenAICompatible({
   supportsStructuredOutputs: true,
   includeUsage: true,
 });
-const called = [];
-const weather = tool({
-  description: "The weather of a city.",
-  inputSchema: z.object({ city: z.string() }),
-  execute: async ({ city }) => {
-    called.push(city);
-    return "sunny, 21 degrees";
-  },
-});
-const request = {
-  model: provider("default"),
-  prompt: "What is the weather in Paris?",
-  temperature: 0,
-  maxOutputTokens: 200,
-  output: Output.object({ schema: z.object({ city: z.string(), degrees: z.int() }) }),
-  tools: { weather },
-  stopWhen: stepCountIs(2),
-  // The second step must not call again: a small model would go on for ever.
-  prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : "none" }),
-};
-
-const whole = await generateText(request);
-const calledWhole = called.splice(0);
-const stream = streamText(request);
-const partial = [];
-for await (const object of stream.partialOutputStream) partial.push(object);
-console.log(JSON.stringify({
-  whole: { object: whole.output, called: calledWhole, usage: whole.usage.outputTokens },
-  streamed: { object: await stream.output, called, partial, finish: await stream.finishReason },
-}));
+console.log(JSON.stringify(await formBesideTools(provider("default"))));

@@ -8,8 +8,7 @@ Object.assign(process.env, {
 const { default: OpenAI } = await import("openai");
 const { default: Anthropic } = await import("@anthropic-ai/sdk");
 const { openai } = await import("@ai-sdk/openai");
-const { generateText, Output, stepCountIs, streamText, tool } = await import("ai");
-const { z } = await import("zod");
+const { formBesideTools } = await import("./form_beside_tools.mjs");
 
 const input = "What is the capital of France? Answer in one sentence.";
 
@@ -37,35 +36,6 @@ async function withOpenAI() {
   };
 }
 
-async function withAISDK() {
-  const called = [];
-  const weather = tool({
-    description: "The weather of a city.",
-    inputSchema: z.object({ city: z.string() }),
-    execute: async ({ city }) => { called.push(city); return "sunny, 21 degrees"; },
-  });
-  const request = {
-    model: openai("default"),
-    prompt: "What is the weather in Paris?",
-    temperature: 0,
-    maxOutputTokens: 200,
-    output: Output.object({ schema: z.object({ city: z.string(), degrees: z.int() }) }),
-    tools: { weather },
-    stopWhen: stepCountIs(2),
-    // The second step must not call again: a small model would go on for ever.
-    prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : "none" }),
-  };
-  const whole = await generateText(request);
-  const calledWhole = called.splice(0);
-  const stream = streamText(request);
-  const partial = [];
-  for await (const object of stream.partialOutputStream) partial.push(object);
-  return {
-    whole: { object: whole.output, called: calledWhole, usage: whole.usage.outputTokens },
-    streamed: { object: await stream.output, called, partial, finish: await stream.finishReason },
-  };
-}
-
 async function withAnthropic() {
   const client = new Anthropic();
   const how = { model: "default", messages: [{ role: "user", content: input }], temperature: 0, max_tokens: 24 };
@@ -83,4 +53,4 @@ async function withAnthropic() {
   };
 }
 
-console.log(JSON.stringify({ openai: await withOpenAI(), ai: await withAISDK(), anthropic: await withAnthropic() }));
+console.log(JSON.stringify({ openai: await withOpenAI(), ai: await formBesideTools(openai("default")), anthropic: await withAnthropic() }));
