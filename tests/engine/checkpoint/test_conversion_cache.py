@@ -54,6 +54,17 @@ def test_several_at_once_convert_once(tiny_gguf: WriteGguf, cache: Path) -> None
     assert directories(cache) == list(found)
 
 
+def test_several_at_once_take_a_copy_of_the_file(tiny_gguf: WriteGguf, tmp_path: Path, cache: Path) -> None:
+    """Each of them lets the conversion's weights be its own file's."""
+    first = cached_conversion(tiny_gguf())
+    copies = [Path(shutil.copyfile(tiny_gguf(), tmp_path / f"copy-{i}.gguf")) for i in range(8)]
+    with ThreadPoolExecutor(len(copies)) as pool:
+        for _ in range(20):
+            assert set(pool.map(cached_conversion, copies)) == {first}
+    assert (first / "model.gguf").resolve() in copies
+    assert not [entry for entry in first.iterdir() if entry.name.startswith(".")]
+
+
 def test_what_a_killed_conversion_left_is_removed(tiny_gguf: WriteGguf, cache: Path) -> None:
     path = tiny_gguf()
     directory = cached_conversion(path)
