@@ -54,7 +54,7 @@ def test_several_at_once_convert_once(tiny_gguf: WriteGguf, cache: Path) -> None
     assert directories(cache) == list(found)
 
 
-def test_several_at_once_take_a_copy_of_the_file(tiny_gguf: WriteGguf, tmp_path: Path, cache: Path) -> None:
+def test_several_at_once_take_a_copy_of_the_file(tiny_gguf: WriteGguf, tmp_path: Path) -> None:
     """Each of them lets the conversion's weights be its own file's."""
     first = cached_conversion(tiny_gguf())
     copies = [Path(shutil.copyfile(tiny_gguf(), tmp_path / f"copy-{i}.gguf")) for i in range(8)]
