@@ -3,6 +3,7 @@
 Layouts: ``block_q4_0`` and its like in https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -38,14 +39,20 @@ def _rows(parts: NDArray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(parts)).reshape(len(parts), -1)
 
 
-def _shifted(values: Bytes, shifts: tuple[int, ...], mask: int) -> Bytes:
-    """[..., n] -> [..., shifts, n]."""
-    return (values[..., None, :] >> np.array(shifts, np.uint8)[:, None]) & np.uint8(mask)
+def _spread(packed: Bytes, shifts: tuple[int, ...], bits: int) -> Bytes:
+    """[..., n] -> [..., shifts * n]: of all bytes the ``bits`` from the first place on, then from the next.
+
+    In words as long as n allows: numpy takes a dozen bytes of inner dimensions at the price of one.
+    """
+    word = np.dtype(f"u{math.gcd(packed.shape[-1], 8)}")
+    words = np.ascontiguousarray(packed).view(word)
+    mask = word.type(int.from_bytes(bytes([(1 << bits) - 1] * word.itemsize), "little"))
+    return np.concatenate([words >> word.type(shift) & mask for shift in shifts], axis=-1).view(np.uint8)
 
 
 def _nibbles(blocks: Bytes) -> Bytes:
     """16 bytes hold the low halves of values 0 to 15, then of 16 to 31."""
-    return _shifted(blocks, (0, 4), 15).reshape(*blocks.shape[:-1], -1)
+    return _spread(blocks, (0, 4), 4)
 
 
 def _fifth_bits(blocks: Bytes) -> Bytes:
@@ -79,7 +86,7 @@ def _q8_0(blocks: Bytes) -> BlockWeight:
 def _two_bits(blocks: Bytes) -> Bytes:
     """64 bytes: of each 128 values, 32 bytes hold four lots of 32."""
     halves = blocks.reshape(*blocks.shape[:-1], 2, 32)
-    return _shifted(halves, (0, 2, 4, 6), 3).reshape(*blocks.shape[:-1], SUPER_BLOCK)
+    return _spread(halves, (0, 2, 4, 6), 2).reshape(*blocks.shape[:-1], SUPER_BLOCK)
 
 
 def _q2_k(blocks: Bytes) -> BlockWeight:
@@ -90,20 +97,21 @@ def _q2_k(blocks: Bytes) -> BlockWeight:
 
 
 def _q3_k(blocks: Bytes) -> BlockWeight:
-    high = _shifted(blocks[..., :32], tuple(range(8)), 1).reshape(*blocks.shape[:-1], SUPER_BLOCK)
+    high = _spread(blocks[..., :32], tuple(range(8)), 1)
     codes = _two_bits(blocks[..., 32:96]) | high << np.uint8(2)
     packed = blocks[..., 96:108]
-    low = _shifted(packed[..., :8], (0, 4), 15).reshape(*packed.shape[:-1], 16)
-    upper = _shifted(packed[..., 8:], (0, 2, 4, 6), 3).reshape(*packed.shape[:-1], 16)
+    low = _spread(packed[..., :8], (0, 4), 4)
+    upper = _spread(packed[..., 8:], (0, 2, 4, 6), 2)
     steps = (low | upper << np.uint8(4)).view(np.int8) - np.int8(32)
     return BlockWeight(_rows(codes), 3, 16, Scales(_halves(blocks, 108), _rows(steps)), zero=4)
 
 
 def _scales_and_minima(blocks: Bytes) -> tuple[Scales, Scales]:
     """Of Q4_K and Q5_K: two fp16, then 8 pairs of 6-bit steps in 12 bytes."""
-    first, second, third = (blocks[..., start : start + 4] for start in (4, 8, 12))
-    steps = np.concatenate([first & 63, (third & 15) | (first >> 6 << 4)], -1)
-    minima = np.concatenate([second & 63, (third >> 4) | (second >> 6 << 4)], -1)
+    first, second, third = np.moveaxis(np.ascontiguousarray(blocks[..., 4:16]).view(np.uint32), -1, 0)
+    low, six, high = (np.uint32(0x01010101 * bits) for bits in (0x0F, 0x3F, 0x30))
+    steps = np.stack([first & six, third & low | first >> 2 & high], -1)
+    minima = np.stack([second & six, third >> 4 & low | second >> 2 & high], -1)
     return (
         Scales(_halves(blocks, 0), _rows(steps.view(np.int8))),
         Scales(_halves(blocks, 2), _rows(minima.view(np.int8))),
@@ -113,7 +121,7 @@ def _scales_and_minima(blocks: Bytes) -> tuple[Scales, Scales]:
 def _nibbles_of_64(blocks: Bytes) -> Bytes:
     """128 bytes: of each 64 values, 32 bytes hold the first half in their low halves."""
     quarters = blocks.reshape(*blocks.shape[:-1], 4, 32)
-    return _shifted(quarters, (0, 4), 15).reshape(*blocks.shape[:-1], SUPER_BLOCK)
+    return _spread(quarters, (0, 4), 4).reshape(*blocks.shape[:-1], SUPER_BLOCK)
 
 
 def _q4_k(blocks: Bytes) -> BlockWeight:
@@ -123,7 +131,7 @@ def _q4_k(blocks: Bytes) -> BlockWeight:
 
 def _q5_k(blocks: Bytes) -> BlockWeight:
     scale, minimum = _scales_and_minima(blocks)
-    high = _shifted(blocks[..., 16:48], tuple(range(8)), 1).reshape(*blocks.shape[:-1], SUPER_BLOCK)
+    high = _spread(blocks[..., 16:48], tuple(range(8)), 1)
     codes = _nibbles_of_64(blocks[..., 48:]) | high << np.uint8(4)
     return BlockWeight(_rows(codes), 5, 32, scale, minimum=minimum)
 
@@ -131,7 +139,7 @@ def _q5_k(blocks: Bytes) -> BlockWeight:
 def _q6_k(blocks: Bytes) -> BlockWeight:
     low = blocks[..., :128].reshape(*blocks.shape[:-1], 2, 64)
     high = blocks[..., 128:192].reshape(*blocks.shape[:-1], 2, 32)
-    codes = _shifted(low, (0, 4), 15).reshape(*high.shape[:-1], 4, 32) | _shifted(high, (0, 2, 4, 6), 3) << np.uint8(4)
+    codes = _spread(low, (0, 4), 4) | _spread(high, (0, 2, 4, 6), 2) << np.uint8(4)
     steps = _rows(np.ascontiguousarray(blocks[..., 192:208]).view(np.int8))
     return BlockWeight(
         _rows(codes.reshape(*blocks.shape[:-1], SUPER_BLOCK)), 6, 16, Scales(_halves(blocks, 208), steps), zero=32
@@ -143,9 +151,10 @@ def _iq4_nl(blocks: Bytes) -> BlockWeight:
 
 
 def _iq4_xs(blocks: Bytes) -> BlockWeight:
-    high = _shifted(blocks[..., 2:4], (0, 2, 4, 6), 3).swapaxes(-1, -2).reshape(*blocks.shape[:-1], 8)
-    low = _shifted(blocks[..., 4:8], (0, 4), 15).swapaxes(-1, -2).reshape(*blocks.shape[:-1], 8)
-    steps = (low | high << np.uint8(4)).view(np.int8) - np.int8(32)
+    high = _spread(blocks[..., 2:4], (0, 2, 4, 6), 2).reshape(*blocks.shape[:-1], 4, 2).swapaxes(-1, -2)
+    low = _spread(blocks[..., 4:8], (0, 4), 4).reshape(*blocks.shape[:-1], 2, 4).swapaxes(-1, -2)
+    both = low.reshape(*blocks.shape[:-1], 8) | high.reshape(*blocks.shape[:-1], 8) << np.uint8(4)
+    steps = both.view(np.int8) - np.int8(32)
     codes = _nibbles(blocks[..., 8:].reshape(*blocks.shape[:-1], 8, 16))
     scale = Scales(_halves(blocks, 0), _rows(steps))
     return BlockWeight(_rows(codes.reshape(*blocks.shape[:-1], SUPER_BLOCK)), 4, 32, scale, table=IQ4_VALUES)
