@@ -19,6 +19,7 @@ from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.checkpoint.tokenizer_config import with_tokenizer_config
 from ..engine.config import MODEL, EngineConfig, Flag
+from ..engine.cores import usable_cores
 from ..engine.install_hints import install_extra
 from ..engine.log import configure_logging, log_refusal
 from .cache_commands import app as cache
@@ -121,7 +122,7 @@ def serve(
 def _serve(model: str | None, given: dict[str, Any], begin: float) -> int:
     """``begin``: when the command began, by the monotonic clock. Returns the exit code."""
     given["port"] = probe_port(given["host"], given["port"])
-    given.setdefault("api_workers", max(1, len(os.sched_getaffinity(0)) // 4))
+    given.setdefault("api_workers", max(1, usable_cores() // 4))
     choice = configure(ModelFlags, given)
     configure_hub(choice.huggingface_hub_cache, progress=not given["json_output"])
     found = resolve_model(model or choice.model_id, choice.revision, given.get("dtype"))

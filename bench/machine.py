@@ -13,6 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ..engine.cores import usable_cores
+
 SECRET_OPTIONS = ("--header", "-H")  # their values may be keys
 
 
@@ -67,7 +69,7 @@ def hardware() -> Hardware:
                 cpu = line.partition(":")[2].strip()
                 break
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return Hardware(cpu, cores, round(memory, 1), gpu_names(), f"{platform.system()} {platform.release()}")
 
 

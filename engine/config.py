@@ -83,7 +83,14 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     backend: Annotated[
         Literal["cpu", "triton"] | None, Flag(ENGINE, ("--backend",), "Kernels; the device's own.", tgi=False)
     ] = None
-    threads: Annotated[int | None, Flag(ENGINE, ("--threads",), "Of the cpu backend.", tgi=False, min=1)] = None
+    threads: Annotated[
+        int | None,
+        Flag(
+            ENGINE, ("--threads",),
+            "Of the cpu backend; one for each physical core in the affinity mask, at most the cgroup's quota.",
+            tgi=False, min=1,
+        ),
+    ] = None  # fmt: skip
     page_size: int = 16  # tokens
     kv_cache_bytes: Annotated[
         int | None, Flag(ENGINE, ("--kv-cache-bytes",), "Size of the KV cache.", tgi=False, min=1)

@@ -14,6 +14,7 @@ from .adapter_set import AdapterSet, load_at_start
 from .checkpoint.errors import ModelError
 from .checkpoint.quantized import QuantizeName
 from .config import EngineConfig, Quantization, max_adapters
+from .cores import usable_cores
 from .cuda import check_compiler, errors_as_advice, unseen_gpu
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
@@ -102,7 +103,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
 def _start(config: EngineConfig, device: torch.device, backend_name: BackendName, begin: float) -> tuple[Engine, Hello]:
     backend = load_backend(backend_name)
     if device.type == "cpu":
-        _use_threads(config.threads)
+        _use_threads(config.threads or usable_cores())
     model_config = read_config(config.model_dir)
     dtypes = choose_dtypes(backend, config.dtype or model_config.dtype, config.activation_dtype, config.kv_cache_dtype)
     quantize = rounding(config.quantize, model_config)
@@ -176,12 +177,12 @@ def _log_choices(hello: Hello, model: ModelConfig, weights: str | None) -> None:
     logger.info("%s: %s", hello.model_id, what)
 
 
-def _use_threads(threads: int | None) -> None:
+def _use_threads(threads: int) -> None:
     """Threads of the CPU kernels, and of torch while it packs the weights."""
     from ..kernels.cpu.thread_pool import choose_threads  # with Numba, which a GPU doesn't need
 
-    choose_threads(threads or 0)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    choose_threads(threads)
+    torch.set_num_threads(threads)
 
 
 def warm_up(engine: Engine, max_rows: int, max_total_tokens: int, guesses: int) -> None:

@@ -1,11 +1,12 @@
 """How fast memory can be read: what a step that waits for memory is held against."""
 
-import os
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+
+from ...engine.cores import usable_cores
 
 HOST_BYTES = 512 << 20  # beyond every cache
 DEVICE_BYTES = 4 << 30
@@ -30,7 +31,7 @@ def _host_bandwidth() -> float:
 
     values = np.ones(HOST_BYTES // 8)
     used = numba.get_num_threads()
-    numba.set_num_threads(len(os.sched_getaffinity(0)))
+    numba.set_num_threads(usable_cores())
     total(values)  # compiles
     best = min(_seconds(lambda: total(values)) for _ in range(REPEATS))
     numba.set_num_threads(used)

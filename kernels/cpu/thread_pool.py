@@ -230,7 +230,7 @@ _chosen_threads = 0
 
 
 def choose_threads(threads: int) -> None:
-    """Size of the pool, 0: one per core; to be called before the first kernel runs."""
+    """Size of the pool, 0: as many as PyTorch uses; to be called before the first kernel runs."""
     global _chosen_threads
     _chosen_threads = threads
 
@@ -238,4 +238,4 @@ def choose_threads(threads: int) -> None:
 @cache
 def thread_pool() -> ThreadPool:
     """The process's pool; the first call starts it."""
-    return ThreadPool(_chosen_threads or len(os.sched_getaffinity(0)))
+    return ThreadPool(_chosen_threads or torch.get_num_threads())
