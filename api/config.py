@@ -20,6 +20,7 @@ ToolCallParserName = Literal[
     "openai", "qwen3_coder", "qwen3_xml", "glm45", "glm47", "mistral", "deepseek_v3", "deepseek_v31",
     "cohere_command3", "hermes", "granite", "phi4_mini_json", "pythonic", "llama4_pythonic", "llama3_json",
     "llama4_json",
+    "glm4", "command_r", "tool_code",  # not vLLM's
 ]  # fmt: skip
 
 

@@ -73,8 +73,11 @@ def main() -> int:
 def _check_files(config: ApiConfig) -> None:
     """What every worker will read, while the engine loads: a fault is told once. Raises ModelError."""
     Tokenizer(config.model_dir)
-    for reason in load_chat_templates(config.model_dir).broken.values():
+    templates = load_chat_templates(config.model_dir)
+    for reason in templates.broken.values():
         logger.warning("conversations are refused: %s", reason)
+    if templates.response_fault:
+        logger.warning("the chat template shows how answers are read, for of %s", templates.response_fault)
 
 
 def _serve(config: ApiConfig, directory: Path) -> None:

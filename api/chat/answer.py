@@ -1,15 +1,12 @@
 """The answers of one request: a parser for each choice, what calls are named, how an answer ended."""
 
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from ..generation.request_context import random_hex, random_source
 from ..text.text_sequence import SequenceOutput, TextSequence
-from .harmony import HarmonyParser
 from .part import Part, PartParser, TextParser
-from .reasoning import HARMONY, ReasoningParser, Thinking
-from .tools.choice import Tools
 from .tools.formats import ToolFormat
 from .tools.json_calls import MISTRAL
 from .tools.named_calls import MISTRAL_ARGS
@@ -29,14 +26,17 @@ class AnswerReader:
         reasons: answers may have thoughts in them.
     """
 
-    def __init__(self, tools: Tools | None, form: ToolFormat, thinking: Thinking | None) -> None:
-        """``form``: how the model writes calls."""
-        self._tools = tools
+    def __init__(self, new_parser: Callable[[], PartParser] | None, form: ToolFormat, *, reasons: bool) -> None:
+        """
+        Args:
+            new_parser: of one answer; None: it is plain.
+            form: how the model writes calls.
+        """
+        self._new_parser = new_parser or TextParser
         self._form = form
-        self._thinking = thinking
         self._parsers: dict[int, PartParser] = {}  # by choice
-        self.plain = tools is None and thinking is None
-        self.reasons = thinking is not None
+        self.plain = new_parser is None
+        self.reasons = reasons
         self.reasoning_tokens = 0  # of all choices, with the marks around them
 
     def read(self, output: SequenceOutput) -> Iterator[list[Part]]:
@@ -69,17 +69,6 @@ class AnswerReader:
         if parser is None:
             parser = self._parsers[sequence.index] = self._new_parser()
         return parser
-
-    def _new_parser(self) -> PartParser:
-        tools, thinking = self._tools, self._thinking
-        if thinking is not None and thinking.form is HARMONY:
-            return HarmonyParser(
-                frozenset(() if tools is None else tools.names), parallel=tools is None or tools.parallel
-            )
-        parser: PartParser = TextParser()
-        if tools is not None:
-            parser = self._form.parser(tools.schemas, only_calls=tools.must_call, parallel=tools.parallel)
-        return parser if thinking is None else ReasoningParser(thinking, parser)
 
 
 def finish_reason_of(sequence: TextSequence) -> FinishReason | None:

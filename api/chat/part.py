@@ -70,3 +70,33 @@ def _overlap(text: str, marker: str) -> int:
         if marker.startswith(text[-length:]):
             return length
     return 0
+
+
+class StateParser:
+    """What parsers of several states have in common: each state is a method that takes what it can of the text held.
+
+    It returns whether to go on, and says with its parts what it found.
+    """
+
+    def __init__(self, state: str) -> None:
+        self._state = state
+        self._held = ""  # may be the beginning of something
+
+    def feed(self, text: str) -> list[Part]:
+        """See PartParser."""
+        found: list[Part] = []
+        self._held += text
+        while self._held and getattr(self, f"_{self._state}")(found):
+            pass
+        return found
+
+    def _take_text(self, found: list[Part], opening: str) -> bool:
+        """Text up to an opening, which is taken, too. Returns whether it was there."""
+        at = self._held.find(opening)
+        text = self._held[: at if at >= 0 else len(self._held) - overlap(self._held, [opening])]
+        self._held = self._held[len(text) :]
+        if text:
+            found.append(Part(text))
+        if at >= 0:
+            self._held = self._held[len(opening) :]
+        return at >= 0

@@ -11,6 +11,7 @@ from ...engine.checkpoint.errors import ModelError
 from ...engine.checkpoint.json_files import read_json
 from .chat_roles import RoleSupport
 from .chat_template import ChatTemplate, TemplateError
+from .response_template import ResponseTemplate, read_response_template
 
 # Files that hold templates beside other things, the first one that has any counts. transformers' processors read the
 # first two, its tokenizers the last.
@@ -23,6 +24,8 @@ class ChatTemplates:
     Attributes:
         broken: why a template cannot be used, by name.
         tokenizer_config: what tokenizer_config.json and special_tokens_map.json say, each special token as its text.
+        response: how the model writes a message, if tokenizer_config.json says it in a way that is understood.
+        response_fault: why it isn't, empty: it is, or there is nothing.
     """
 
     def __init__(
@@ -34,6 +37,13 @@ class ChatTemplates:
         self.tokenizer_config = tokenizer_config or {}
         self._templates = {name: RoleSupport(template) for name, template in templates.items()}
         self.broken = broken or {}
+        self.response: ResponseTemplate | None = None
+        self.response_fault = ""
+        if (given := self.tokenizer_config.get("response_template")) is not None:
+            try:
+                self.response = read_response_template(given)
+            except ValueError as error:
+                self.response_fault = f"response_template: {error}"
 
     def choose(self, *, with_tools: bool) -> RoleSupport | None:
         """The one for a conversation with or without tools, None if the model has none.

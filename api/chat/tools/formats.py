@@ -1,7 +1,7 @@
 """How a model writes a call: the forms of the common families, recognised by what the chat template says.
 
-Each is an object of one of four kinds: JSON in marks (json_calls.py), JSON behind a name (named_calls.py), tags
-(tagged_calls.py), Python (pythonic_calls.py).
+Each is an object of one of these kinds: JSON in marks (json_calls.py), JSON behind a name (named_calls.py), tags
+(tagged_calls.py), Python (pythonic_calls.py, tool_code.py).
 """
 
 from collections.abc import Callable, Mapping

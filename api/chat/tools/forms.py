@@ -2,11 +2,12 @@
 
 from ..harmony import HARMONY_CALLS
 from .formats import ToolFormat
-from .json_calls import COMMAND, GRANITE, HERMES, JSON, MISTRAL, PHI4
+from .json_calls import COMMAND, COMMAND_R, GRANITE, HERMES, JSON, MISTRAL, PHI4
 from .json_parser import OPENINGS as JSON_OPENINGS
-from .named_calls import DEEPSEEK_V3, DEEPSEEK_V31, MISTRAL_ARGS
+from .named_calls import DEEPSEEK_V3, DEEPSEEK_V31, GLM4, MISTRAL_ARGS
 from .pythonic_calls import PYTHONIC
 from .tagged_calls import GLM, QWEN_CODER
+from .tool_code import TOOL_CODE
 
 # What begins a call; none of it is ever a thought.
 OPENINGS = frozenset({*JSON_OPENINGS, DEEPSEEK_V3.opening})
@@ -14,7 +15,7 @@ OPENINGS = frozenset({*JSON_OPENINGS, DEEPSEEK_V3.opening})
 # The first whose marks are all in a template is its; what shows nothing is told to write plain JSON.
 FORMS: tuple[ToolFormat, ...] = (
     HARMONY_CALLS, QWEN_CODER, GLM, MISTRAL_ARGS, DEEPSEEK_V3, DEEPSEEK_V31, COMMAND, HERMES, MISTRAL, GRANITE, PHI4,
-    PYTHONIC, JSON,
+    GLM4, COMMAND_R, TOOL_CODE, PYTHONIC, JSON,
 )  # fmt: skip
 
 

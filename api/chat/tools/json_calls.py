@@ -5,6 +5,7 @@ Mistral to v7       [TOOL_CALLS] [{"name": "f", "arguments": {...}}]
 Llama 3, others     {"name": "f", "parameters": {...}}, or <|python_tag|> in front of it
 Granite             <|tool_call|>[{"name": "f", "arguments": {...}}]
 Phi-4-mini          <|tool_call|>[{"name": "f", "arguments": {...}}]<|/tool_call|>
+Command R, R+       Action: ```json\n[{"tool_name": "f", "parameters": {...}}]\n```
 Command R7B, A      <|START_ACTION|>[{"tool_call_id": "0", "tool_name": "f", "parameters": {...}}]<|END_ACTION|>
 """
 
@@ -35,7 +36,7 @@ class JsonFormat(Struct, frozen=True):
     def parser(self, schemas: Schemas, *, only_calls: bool, parallel: bool) -> PartParser:
         """See ToolFormat."""
         names = frozenset(schemas)
-        return JsonCallParser(self.opening, self.closing, names, only_calls=only_calls, parallel=parallel)
+        return JsonCallParser(self.opening, self.closing.strip(), names, only_calls=only_calls, parallel=parallel)
 
     def rules(self, schemas: Schemas, token_id: TokenId, parallel: bool) -> str:
         """See ToolFormat."""
@@ -63,4 +64,8 @@ PHI4 = JsonFormat(("phi4_mini_json",), ("<|tool|>",), "arguments", "<|tool_call|
 COMMAND = JsonFormat(
     ("cohere_command3",), ("<|START_ACTION|>",), "parameters", "<|START_ACTION|>", "<|END_ACTION|>", is_list=True,
     head='{"tool_call_id": "0", "tool_name": ',
+)  # fmt: skip
+COMMAND_R = JsonFormat(
+    ("command_r",), ("Action:", "tool_name"), "parameters", "Action: ```json\n", "\n```", is_list=True,
+    head='{"tool_name": ',
 )  # fmt: skip

@@ -13,7 +13,7 @@ from ..part import Part, overlap
 from .nesting import Nesting
 
 # In front of calls, in whatever form: a model may know more than one.
-OPENINGS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<|tool_call|>", "<|START_ACTION|>")
+OPENINGS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<|tool_call|>", "<|START_ACTION|>", "Action: ```json")
 
 # The usual beginning of a call: from here on the arguments can be passed on as they come.
 _HEAD = re.compile(

@@ -2,15 +2,15 @@
 
 Mistral from v11        [TOOL_CALLS]f[ARGS]{...}
 DeepSeek V3, R1         <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{...}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>
+GLM-4, GLM-4-0414       f\n{...}<|assistant|>g\n{...}, and nothing else
 DeepSeek V3.1           <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{...}<｜tool▁call▁end｜><｜tool▁calls▁end｜>
 """  # noqa: E501
 
 from collections.abc import Set
-from typing import Literal
 
 from msgspec import Struct
 
-from ..part import Part, PartParser, overlap
+from ..part import Part, PartParser, StateParser
 from .formats import Schemas, TokenId
 from .grammar import as_json, repeated, written
 from .nesting import Nesting
@@ -25,6 +25,7 @@ class NamedFormat(Struct, frozen=True):
     Attributes:
         before, behind: what stands around the name. after: what follows the arguments. closing: what ends all calls.
         each: every call has the opening, not all of them one.
+        between: what stands between calls.
     """
 
     names: tuple[str, ...]
@@ -35,12 +36,13 @@ class NamedFormat(Struct, frozen=True):
     after: tuple[str, ...] = ()
     closing: str = ""
     each: bool = False
+    between: str = ""
     bare_object: str | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What can be a special token."""
-        return (self.opening, self.before, self.behind, *self.after, self.closing)
+        return (self.opening, self.before, self.behind, *self.after, self.closing, self.between)
 
     def parser(self, schemas: Schemas, *, only_calls: bool, parallel: bool) -> PartParser:  # noqa: ARG002
         """See ToolFormat."""
@@ -58,7 +60,7 @@ class NamedFormat(Struct, frozen=True):
         call = f"{before} ({' | '.join(bodies)}) {after}"
         if self.each:
             return f"calls: {repeated('call', '', parallel)}\ncall: {opening} {call}\n{''.join(rules)}"
-        calls = f"{opening} {repeated('call', '', parallel)} {closing}"
+        calls = f"{opening} {repeated('call', written(self.between, token_id), parallel)} {closing}"
         return f"calls: {calls}\ncall: {call}\n{''.join(rules)}"
 
 
@@ -71,31 +73,24 @@ DEEPSEEK_V3 = NamedFormat(
 )  # fmt: skip
 DEEPSEEK_V31 = NamedFormat(("deepseek_v31",), (_BEGIN,), _BEGIN, _SEPARATOR, _CALL_BEGIN, (_CALL_END,), _END)
 
+GLM4 = NamedFormat(("glm4",), ("请使用 Json 格式表示调用的参数",), "", "\n", between="<|assistant|>")
 
-class NamedCallParser:
+
+class NamedCallParser(StateParser):
     """Reads one answer; see PartParser. What only looked like a call is text."""
 
     thinking = False
 
     def __init__(self, form: NamedFormat, names: Set[str], *, parallel: bool) -> None:
         """``names``: functions that may be called. The rest: see ToolFormat."""
+        super().__init__("text" if form.opening else "name")
         self._form = form
         self._names = names
         self._parallel = parallel
-        self._state: Literal["text", "name", "arguments", "behind"] = "text"
-        self._held = ""  # may be the beginning of a mark, or a name that isn't whole
         self._skipped = ""  # in front of it, and text after all if no call follows
         self._object = ObjectEnd()
         self._wanted = True  # the call at hand is not one too many
         self.calls = 0
-
-    def feed(self, text: str) -> list[Part]:
-        """See PartParser."""
-        found: list[Part] = []
-        self._held += text
-        while self._held and getattr(self, f"_{self._state}")(found):
-            pass
-        return found
 
     def feed_special(self, text: str) -> list[Part]:
         """See PartParser."""
@@ -109,16 +104,13 @@ class NamedCallParser:
 
     def _text(self, found: list[Part]) -> bool:
         opening = self._form.opening
-        at = self._held.find(opening)
-        text = self._held[: at if at >= 0 else len(self._held) - overlap(self._held, [opening])]
-        self._held = self._held[len(text) :]
-        if text:
-            found.append(Part(text))
-        if at < 0:
-            return False
-        self._held = self._held[len(opening) :]
-        self._skipped, self._state = opening, "name"
-        return True
+        if not opening:  # calls are the whole answer, and this is none
+            found.append(Part(self._held))
+            self._held = ""
+        elif self._take_text(found, opening):
+            self._skipped, self._state = opening, "name"
+            return True
+        return False
 
     def _name(self, found: list[Part]) -> bool:
         form, begin = self._form, self._held.lstrip(_SPACE)
@@ -126,12 +118,15 @@ class NamedCallParser:
             return False if form.before.startswith(begin) else self._give_up(found)
         at = begin.find(form.behind, len(form.before))
         if at < 0:
-            return False if len(begin) <= _MAX_NAME_CHARACTERS else self._give_up(found)
+            return False if self._may_be_name(begin) else self._give_up(found)
         # Some of Mistral's models name a call before its arguments.
         name = begin[len(form.before) : at].partition("[CALL_ID]")[0].strip()
-        if name not in self._names:
+        rest = begin[at + len(form.behind) :]
+        if name not in self._names or (not form.opening and rest and rest[0] != "{"):
             return self._give_up(found)
-        self._held = begin[at + len(form.behind) :]
+        if not form.opening and not rest:
+            return False  # without a mark, only a brace shows that it is a call
+        self._held = rest
         self._skipped, self._state, self._object = "", "arguments", ObjectEnd()
         self._wanted = self._parallel or not self.calls
         if self._wanted:
@@ -139,9 +134,15 @@ class NamedCallParser:
             found.append(Part(name=name))
         return True
 
+    def _may_be_name(self, begin: str) -> bool:
+        """So far, with nothing behind it. Text without a mark in front should not wait for the end of its line."""
+        if self._form.opening:
+            return len(begin) <= _MAX_NAME_CHARACTERS
+        return any(f"{self._form.before}{name}{self._form.behind}".startswith(begin) for name in self._names)
+
     def _give_up(self, found: list[Part]) -> bool:
         """It is text, up to what may be another call."""
-        at = self._held.find(self._form.opening)
+        at = self._held.find(self._form.opening) if self._form.opening else -1
         text = self._held if at < 0 else self._held[:at]
         found.append(Part(self._skipped + text))
         self._held, self._skipped, self._state = self._held[len(text) :], "", "text"
@@ -162,12 +163,12 @@ class NamedCallParser:
     def _behind(self, found: list[Part]) -> bool:  # noqa: ARG002
         """Marks and space between calls, or text again."""
         form, begin = self._form, self._held.lstrip(_SPACE)
-        for mark in (*(after.strip() for after in form.after), form.closing, form.opening, form.before):
+        for mark in (*(after.strip() for after in form.after), form.closing, form.opening, form.before, form.between):
             if mark and begin.startswith(mark):
-                if mark in (form.opening, form.before):
+                if mark in (form.opening, form.before, form.between):
                     self._state = "name"
-                    self._skipped = mark if mark == form.opening else ""
-                    self._held = begin[len(mark) :] if mark == form.opening else begin
+                    self._skipped = "" if mark == form.before else mark
+                    self._held = begin if mark == form.before else begin[len(mark) :]
                 else:
                     self._held = begin[len(mark) :]
                 return True

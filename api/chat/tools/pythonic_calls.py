@@ -31,29 +31,32 @@ class PythonicFormat(Struct, frozen=True):
         return PythonicCallParser(frozenset(schemas), parallel=parallel)
 
     def rules(self, schemas: Schemas, token_id: TokenId, parallel: bool) -> str:  # noqa: ARG002
-        """See ToolFormat. Values are JSON, which the parser takes for Python, too; required arguments come first."""
-        bodies, rules = [], []
-        for index, (name, schema) in enumerate(schemas.items()):
-            shared = {key: schema[key] for key in ("$defs", "definitions", "x-guidance") if key in schema}
-            required: list[str] = []
-            optional: list[str] = []
-            for position, (key, value) in enumerate(schema.get("properties", {}).items()):
-                rule = f"argument_{index}_{position}"
-                rules.append(
-                    f"{rule}: {as_json(f'{key}=')} {rule}_json\n{rule}_json: %json {as_json(value | shared)}\n"
-                )
-                (required if key in schema.get("required", ()) else optional).append(rule)
-            first = ' ", " '.join(required)
-            more = " ".join(f'(", " {rule})?' for rule in optional) if required else ""
-            if not required and optional:
-                more = f"({' | '.join(optional)})?"
-            bodies.append(f"call_{index}")
-            rules.append(f'call_{index}: {as_json(f"{name}(")} {first} {more} ")"\n')
+        """See ToolFormat."""
         calls = repeated("call", '", "', parallel)
-        return f'calls: "[" {calls} "]"\ncall: {" | ".join(bodies)}\n{"".join(rules)}'
+        return f'calls: "[" {calls} "]"\n{call_rules(schemas)}'
 
 
 PYTHONIC = PythonicFormat(("pythonic", "llama4_pythonic"), ("[func_name1(",))
+
+
+def call_rules(schemas: Schemas) -> str:
+    """The rule ``call``. Values are JSON, which a parser takes for Python, too; required arguments come first."""
+    bodies, rules = [], []
+    for index, (name, schema) in enumerate(schemas.items()):
+        shared = {key: schema[key] for key in ("$defs", "definitions", "x-guidance") if key in schema}
+        required: list[str] = []
+        optional: list[str] = []
+        for position, (key, value) in enumerate(schema.get("properties", {}).items()):
+            rule = f"argument_{index}_{position}"
+            rules.append(f"{rule}: {as_json(f'{key}=')} {rule}_json\n{rule}_json: %json {as_json(value | shared)}\n")
+            (required if key in schema.get("required", ()) else optional).append(rule)
+        first = ' ", " '.join(required)
+        more = " ".join(f'(", " {rule})?' for rule in optional) if required else ""
+        if not required and optional:
+            more = f"({' | '.join(optional)})?"
+        bodies.append(f"call_{index}")
+        rules.append(f'call_{index}: {as_json(f"{name}(")} {first} {more} ")"\n')
+    return f"call: {' | '.join(bodies)}\n{''.join(rules)}"
 
 
 class PythonicCallParser:
@@ -68,7 +71,7 @@ class PythonicCallParser:
         self._is_text = False
         self._inside = False  # behind the bracket that begins the list
         self._held = ""
-        self._end = _CallEnd()  # of the call at hand
+        self._end = CallEnd()  # of the call at hand
         self.calls = 0
 
     def feed(self, text: str) -> list[Part]:
@@ -107,10 +110,10 @@ class PythonicCallParser:
             end = self._end.find(self._held)
             if end < 0:
                 return found
-            call = _call(self._held[:end])
+            call = call_in(self._held[:end])
             if call is None or call[0] not in self._names:
                 return [*found, *([] if self.calls else self._give_up())]
-            self._held, self._end = self._held[end:], _CallEnd()
+            self._held, self._end = self._held[end:], CallEnd()
             if self._parallel or not self.calls:
                 self.calls += 1
                 found += [Part(name=call[0]), Part(arguments=as_json(call[1]))]
@@ -121,7 +124,7 @@ class PythonicCallParser:
         return [Part(text)] if text else []
 
 
-class _CallEnd:
+class CallEnd:
     """Finds the end of a call that comes in pieces."""
 
     def __init__(self) -> None:
@@ -158,7 +161,7 @@ class _CallEnd:
         return -1
 
 
-def _call(text: str) -> tuple[str, dict[str, Any]] | None:
+def call_in(text: str) -> tuple[str, dict[str, Any]] | None:
     """Name and arguments, None if it is no call with names for all of them."""
     try:
         call = ast.parse(text.strip(), mode="eval").body

@@ -4,12 +4,12 @@ Qwen 3 Coder    <tool_call>\n<function=f>\n<parameter=city>\nOslo\n</parameter>\
 GLM-4.5         <tool_call>f\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from ..part import Part, PartParser, overlap
+from ..part import Part, PartParser, StateParser, overlap
 from .formats import Schemas, TokenId
 from .grammar import as_json, repeated, rule_up_to, written
 
@@ -88,32 +88,23 @@ def is_text(schema: dict[str, Any]) -> bool:
     return "string" in kinds and set(kinds) <= {"string", "null"}
 
 
-class TaggedCallParser:
+class TaggedCallParser(StateParser):
     """Reads one answer; see PartParser. Arguments leave as JSON, a text's characters as they come."""
 
     thinking = False
 
     def __init__(self, form: TaggedFormat, schemas: Schemas, *, parallel: bool) -> None:
         """See ToolFormat."""
+        super().__init__("text")
         self._form = form
         self._schemas = schemas
         self._parallel = parallel
-        self._state: Literal["text", "name", "key", "value", "behind"] = "text"
-        self._held = ""  # may be the beginning of a mark, or a name that isn't whole
         self._schema: dict[str, Any] = {}  # of the arguments of the call at hand
         self._wanted = True  # it is not one too many
         self._arguments = 0  # of it, begun
         self._is_text = False  # the value at hand
         self._value_begun = False
         self.calls = 0
-
-    def feed(self, text: str) -> list[Part]:
-        """See PartParser."""
-        found: list[Part] = []
-        self._held += text
-        while self._held and getattr(self, f"_{self._state}")(found):
-            pass
-        return found
 
     def feed_special(self, text: str) -> list[Part]:
         """See PartParser."""
@@ -131,15 +122,9 @@ class TaggedCallParser:
         return [Part(held)] if held else []
 
     def _text(self, found: list[Part]) -> bool:
-        opening = self._form.opening
-        at = self._held.find(opening)
-        text = self._held[: at if at >= 0 else len(self._held) - overlap(self._held, [opening])]
-        self._held = self._held[len(text) :]
-        if text:
-            found.append(Part(text))
-        if at < 0:
+        if not self._take_text(found, self._form.opening):
             return False
-        self._held, self._state = self._held[len(opening) :], "name"
+        self._state = "name"
         return True
 
     def _name(self, found: list[Part]) -> bool:

@@ -11,10 +11,11 @@ from headwater.api.chat.part import Part, PartParser
 from headwater.api.chat.tools.formats import ToolFormat
 from headwater.api.chat.tools.forms import FORMS, tool_format
 from headwater.api.chat.tools.grammar import call_grammar
-from headwater.api.chat.tools.json_calls import COMMAND, GRANITE, HERMES, JSON, MISTRAL, PHI4
-from headwater.api.chat.tools.named_calls import DEEPSEEK_V3, DEEPSEEK_V31, MISTRAL_ARGS
+from headwater.api.chat.tools.json_calls import COMMAND, COMMAND_R, GRANITE, HERMES, JSON, MISTRAL, PHI4
+from headwater.api.chat.tools.named_calls import DEEPSEEK_V3, DEEPSEEK_V31, GLM4, MISTRAL_ARGS
 from headwater.api.chat.tools.pythonic_calls import PYTHONIC
 from headwater.api.chat.tools.tagged_calls import GLM, QWEN_CODER
+from headwater.api.chat.tools.tool_code import TOOL_CODE
 from headwater.api.config import ToolCallParserName
 
 from ..conftest import byte_tokenizer
@@ -56,6 +57,10 @@ CASES: dict[str, tuple[ToolFormat, str, tuple[str, ...]]] = {
     "glm": (GLM, '<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Zürich "x"</arg_value>\n'
             "<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n<tool_call>clock\n</tool_call>",
             ("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")),
+    "glm-4": (GLM4, f"weather\n{ARGUMENTS}<|assistant|>clock\n{{}}", ("<|assistant|>",)),
+    "command r": (COMMAND_R, f'Action: ```json\n[{{"tool_name": "weather", "parameters": {ARGUMENTS}}},'
+                  ' {"tool_name": "clock", "parameters": {}}]\n```', ()),
+    "tool code": (TOOL_CODE, '```tool_code\nweather(city="Zürich \\"x\\"", days=3)\nclock()\n```', ()),
     "pythonic": (PYTHONIC, '[weather(city="Zürich \\"x\\"", days=3), clock()]', ()),
 }  # fmt: skip
 WRONG = {name: text.replace("weather", "wetter") for name, (_, text, _) in CASES.items()}
@@ -103,7 +108,7 @@ def test_calls_are_found_however_the_text_is_cut(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_text_before_calls_is_text_and_plain_text_is_nothing_else(name: str) -> None:
-    if name != "pythonic":  # a list there is all of the answer
+    if name not in ("pythonic", "glm-4"):  # there calls are all of the answer
         assert read(parser_of(name), list("I look. " + CASES[name][1])) == ("I look. ", WANT)
     plain = "Let me [see]: 1 < 2, {x} <tool> ok"
     assert read(parser_of(name), list(plain)) == (plain, [])
@@ -122,7 +127,7 @@ def test_a_call_of_what_is_not_offered_is_text(name: str) -> None:
     assert [name for name, _ in calls] in ([], ["clock"])
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("pythonic",)])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("pythonic", "tool code")])
 def test_arguments_leave_as_they_are_written(name: str) -> None:
     parser, text = parser_of(name), CASES[name][1]
     begun = text[: text.index("Zür") + 3]
@@ -157,6 +162,9 @@ def test_a_grammar_takes_these_calls_and_nothing_else(name: str, as_tokens: bool
         ("<|START_ACTION|>", COMMAND),
         ("<|tool_call|>", GRANITE),
         ("<|tool|>", PHI4),
+        ("在调用上述函数时，请使用 Json 格式表示调用的参数。", GLM4),
+        ("Write 'Action:' followed by ... \"tool_name\": title", COMMAND_R),
+        ("```tool_code", TOOL_CODE),
         ("[func_name1(params_name1=", PYTHONIC),
         ("<|python_tag|>", JSON),
         ("", JSON),
@@ -171,6 +179,30 @@ def test_every_name_of_the_flag_has_a_form_and_overrides_the_template() -> None:
     assert tool_format("<tool_call>", "pythonic") is PYTHONIC
     assert tool_format("[TOOL_CALLS]", "mistral") is MISTRAL
     assert tool_format("[TOOL_CALLS][ARGS]", "mistral") is MISTRAL_ARGS
+
+
+def test_a_line_is_a_call_only_with_arguments_behind_it_and_does_not_wait_for_its_end() -> None:
+    for text in ("weather\nis nice", "weather\n", "clock", "\nHello\nthere"):
+        assert read(parser_of("glm-4"), list(text)) == (text, [])
+    parser = parser_of("glm-4")
+    assert [parser.feed(piece) for piece in ("\nWe", "ll")] == [[Part("\nWe")], [Part("ll")]]
+
+
+def test_code_may_print_what_it_calls_and_other_code_is_text() -> None:
+    block = "So:\n```tool_code\nprint(clock())\n```\nDone."
+    assert read(parser_of("tool code"), list(block)) == ("So:\n\nDone.", [("clock", {})])
+    for text in (
+        "```tool_code\nx = 1\n```",
+        "```tool_code\n```",
+        "```tool_code\nwetter()\n``` so",
+        "```tool_code\nclo",
+    ):
+        assert read(parser_of("tool code"), list(text)) == (text, [])
+
+
+def test_a_pretty_list_of_actions() -> None:
+    text = 'Action: ```json\n[\n    {\n        "tool_name": "clock",\n        "parameters": {}\n    }\n]\n```'
+    assert read(parser_of("command r"), list(text)) == ("", [("clock", {})])
 
 
 def test_ids_are_such_as_the_template_wants() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..chat.tools import CALL, TOOLS, tagged
+from ..chat.tools import ARGUMENTS, CALL, TOOLS, tagged
 from ..conftest import ApiServer, EnginePeer, run_api_server
 from .wire import CHAT, HI, connection, ids, joined, streamed, whole
 
@@ -84,3 +84,51 @@ def test_a_flag_names_the_form(tmp_path: Path, chat_dir: Path) -> None:
     with run_api_server(tmp_path, chat_dir, hello, reasoning_parser="mistral") as server:
         (choice,) = whole(server, CHAT, body(), "[THINK]hm[/THINK]Ten.")["choices"]
         assert (choice["message"]["reasoning"], choice["message"]["content"]) == ("hm", "Ten.")
+
+
+OWN = {
+    "start_anchor": "assistant:",
+    "fields": {
+        "reasoning_content": {"open": "<hm>", "close": "</hm>"},
+        "tool_calls": {
+            "open_pattern": r"@(?P<name>\w+)",
+            "close": ";",
+            "content": "json",
+            "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+        },
+        "content": {},
+    },
+}
+
+
+def served(tmp_path: Path, chat_dir: Path, response_template: object) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    for file in chat_dir.iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps(config | {"response_template": response_template}))
+    return path
+
+
+def test_a_checkpoint_says_itself_how_its_answers_are_read(tmp_path: Path, chat_dir: Path) -> None:
+    hello = msgspec.structs.replace(EnginePeer.hello, max_total_tokens=2048)
+    with run_api_server(tmp_path, served(tmp_path, chat_dir, OWN), hello) as server:
+        text = f"<hm>so</hm> Ten. @weather {ARGUMENTS};"
+        answer = whole(server, CHAT, body(tools=TOOLS), text)
+        (choice,) = answer["choices"]
+        assert (choice["message"]["content"], choice["message"]["reasoning"]) == ("Ten.", "so")
+        assert [call["function"]["arguments"] for call in choice["message"]["tool_calls"]] == [ARGUMENTS]
+        assert choice["finish_reason"] == "tool_calls"
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+        events = streamed(server, CHAT, body(tools=TOOLS), text)
+        assert joined(events) == "Ten."
+        # What a grammar makes the model write has the form that the grammar knows.
+        (choice,) = whole(server, CHAT, body(tools=TOOLS, tool_choice="required"), tagged(CALL))["choices"]
+        assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["weather"]
+
+
+def test_a_flag_overrides_what_a_checkpoint_says(tmp_path: Path, chat_dir: Path) -> None:
+    with run_api_server(tmp_path, served(tmp_path, chat_dir, OWN), reasoning_parser="qwen3") as server:
+        (choice,) = whole(server, CHAT, body(), "<think>so</think>Ten. <hm>")["choices"]
+        assert (choice["message"]["content"], choice["message"]["reasoning"]) == ("Ten. <hm>", "so")

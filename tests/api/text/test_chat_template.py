@@ -173,6 +173,13 @@ def test_a_broken_template_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
             templates.choose(with_tools=with_tools)
 
 
+def test_a_response_template_that_is_none_costs_itself_only(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x", "response_template": {"a": 1}}))
+    templates = load_chat_templates(tmp_path)
+    assert (templates.response, templates.broken) == (None, {})
+    assert templates.response_fault.startswith("response_template: Object ")
+
+
 @pytest.mark.parametrize("source", [b"\xff", b"{% if %}", b"{{ 1 ", b"{% for x in y %}" * 30 + b"{% endfor %}" * 30])
 def test_whatever_is_wrong_with_a_template_costs_that_template_only(tmp_path: Path, source: bytes) -> None:
     (tmp_path / "chat_template.jinja").write_text("plain")
