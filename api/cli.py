@@ -29,6 +29,7 @@ from .launch.addresses import StartError, probe_port, socket_dir
 from .launch.flags import GroupedCommand, can_trace, configure, configure_hub, with_flags
 from .launch.foreign_flags import ForeignFlagError, take_foreign_flags
 from .launch.supervisor import Supervisor
+from .launch.tls import check_tls
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ def serve(
 
 def _serve(model: str | None, given: dict[str, Any], begin: float) -> int:
     """``begin``: when the command began, by the monotonic clock. Returns the exit code."""
+    check_tls(given.get("tls_cert"), given.get("tls_key"))
     given["port"] = probe_port(given["host"], given["port"])
     given.setdefault("api_workers", max(1, usable_cores() // 4))
     choice = configure(ModelFlags, given)

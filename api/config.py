@@ -49,6 +49,25 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
             metavar="PATH",
         ),
     ] = ""
+    tls_cert: Annotated[
+        Path | None,
+        Flag(
+            ADDRESS, ("--tls-cert", "--ssl-certfile"), "Speak TLS, with this certificate (PEM, its chain behind it).",
+            tgi=False,
+        ),
+    ] = None  # fmt: skip
+    tls_key: Annotated[
+        Path | None, Flag(ADDRESS, ("--tls-key", "--ssl-keyfile"), "The certificate's private key (PEM).", tgi=False)
+    ] = None
+    http2: Annotated[
+        bool,
+        Flag(
+            ADDRESS,
+            ("--http2",),
+            "HTTP/2 beside 1.1, behind TLS and without; connections that ask for nothing are then never closed.",
+            tgi=False,
+        ),
+    ] = False
     api_key: Annotated[
         str | None,
         Flag(ADDRESS, ("--api-key",), "What `Authorization: Bearer` must bear, but for health checks."),

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from granian import Granian
-from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings
+from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from setproctitle import setproctitle
 
@@ -98,8 +98,12 @@ def _serve(config: ApiConfig, directory: Path) -> None:
         runtime_threads=1,
         loop=Loops.uvloop,
         url_path_prefix=config.root_path,  # root_path of every scope
-        http=HTTPModes.http1,
+        http=HTTPModes.auto if config.http2 else HTTPModes.http1,
         http1_settings=HTTP1Settings(max_buffer_size=_BUFFER_BYTES),
+        http2_settings=HTTP2Settings(max_headers_size=_BUFFER_BYTES, max_send_buffer_size=_BUFFER_BYTES),
+        ssl_cert=config.tls_cert,
+        ssl_key=config.tls_key,
+        ssl_protocol_min=SSLProtocols.tls12,
         websockets=False,
         backlog=_CONNECTIONS,
         backpressure=_CONNECTIONS,

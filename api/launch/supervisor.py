@@ -15,6 +15,7 @@ import logging
 import os
 import select
 import signal
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -222,8 +223,12 @@ class Supervisor:
             os.read(wakeup, 4096)
 
     def _healthy(self) -> bool:
-        address = reachable_host(self._api_config.host)
-        connection = http.client.HTTPConnection(address, self._api_config.port, timeout=HEALTH_TIMEOUT_S)
+        address, port = reachable_host(self._api_config.host), self._api_config.port
+        if self._api_config.tls_cert is None:
+            connection = http.client.HTTPConnection(address, port, timeout=HEALTH_TIMEOUT_S)
+        else:  # the certificate is for another name than this one, and we know whom we have started
+            unverified = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection(address, port, timeout=HEALTH_TIMEOUT_S, context=unverified)
         try:
             connection.request("GET", "/health")
             return connection.getresponse().status == 200
@@ -235,7 +240,8 @@ class Supervisor:
     def _announce(self, seconds: float) -> None:
         config = self._api_config
         host = reachable_host(config.host)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
+        scheme = "http" if config.tls_cert is None else "https"
+        address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}"
         logger.info("%s is ready at %s after %.1f s", config.model_id, address, seconds)
         hello = read_hello(self._engine_config.socket)
         if hello is None:  # it has just died; the next one says the same
