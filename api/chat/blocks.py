@@ -1,7 +1,7 @@
 """The stretches that an answer is made of, in their order: what dialects call content blocks or items."""
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ class Block(Struct):
     Attributes:
         text: thoughts, text, or the arguments of a call, as far as they came.
         id, name: of a call.
+        tokens: of its text, as somebody wants them described.
     """
 
     kind: BlockKind
@@ -25,6 +26,7 @@ class Block(Struct):
     text: str = ""
     id: str = ""
     name: str = ""
+    tokens: list[Any] = []
 
 
 class BlockChange(Struct, gc=False):
@@ -34,6 +36,10 @@ class BlockChange(Struct, gc=False):
     piece: str = ""
     opens: bool = False
     closes: bool = False
+    tokens: list[Any] = []  # of the piece, if it is text
+
+
+Describe = Callable[[SequenceOutput, int], list[Any]]  # of the token at a position; nothing of special ones
 
 
 class BlockReader:
@@ -43,14 +49,25 @@ class BlockReader:
         blocks: begun so far.
     """
 
-    def __init__(self, reader: AnswerReader) -> None:
+    def __init__(self, reader: AnswerReader, describe: Describe | None = None) -> None:
+        """``describe``: what is to be kept of a token of text."""
         self._reader = reader
+        self._describe = describe
+        self._tokens: list[tuple[Any, str]] = []  # description and text of those that gave nothing so far
         self.blocks: list[Block] = []
         self._open: Block | None = None
 
     def read(self, output: SequenceOutput) -> list[BlockChange]:
         """What became of them."""
-        found = [change for parts in self._reader.read(output) for part in parts for change in self._take(part)]
+        found: list[BlockChange] = []
+        thoughts = self._reader.reasoning_tokens
+        for position, parts in enumerate(self._reader.read(output)):
+            if self._describe is not None:
+                self._tokens += [(one, output.tokens[position].text) for one in self._describe(output, position)]
+                if self._reader.reasoning_tokens > thoughts:  # this was one
+                    thoughts, self._tokens = self._reader.reasoning_tokens, []
+            for part in parts:
+                found += self._take(part)
         if output.sequence.finish_reason is not None:
             found += self._close()
         return found
@@ -77,8 +94,17 @@ class BlockReader:
 
     def _grow(self, piece: str) -> BlockChange:
         assert self._open is not None, "arguments follow a name"
-        self._open.text += piece
-        return BlockChange(self._open, piece)
+        block, tokens = self._open, self._tokens
+        if block.kind == "text" and not block.text and not piece[0].isspace():
+            while tokens and tokens[0][1].isspace():  # between a mark and the text, and no part of it
+                tokens = tokens[1:]
+        block.text += piece
+        self._tokens = []
+        change = BlockChange(block, piece)
+        if block.kind == "text":
+            change.tokens = [described for described, _ in tokens]
+            block.tokens += change.tokens
+        return change
 
     def _close(self) -> list[BlockChange]:
         if self._open is None:

@@ -4,6 +4,7 @@ from ..http.error_body import OpenAIErrorResponse
 from ..http.routing import Parameter, Route
 from ..openai.responses import schema as responses
 from ..openai.responses.create import create_response
+from ..openai.responses.input_items import input_items
 from ..openai.responses.lifecycle import cancel_response, delete_response, get_response
 from .shared import GENERATION_ERRORS, RESUMABLE
 
@@ -47,6 +48,22 @@ RESPONSES_ROUTES: tuple[Route, ...] = (
         ),
         tag=_TAG,
         summary="A response as it is now, or its events",
+    ),
+    Route(
+        method="GET",
+        path="/v1/responses/{id}/input_items",
+        handler=input_items,
+        response=responses.InputItemList,
+        errors=(404, 422),
+        error=OpenAIErrorResponse,
+        parameters=(
+            _RESPONSE_ID,
+            Parameter(name="order", place="query", pattern="^(asc|desc)$", description="`desc`: the newest first."),
+            Parameter(name="limit", place="query", pattern="^([1-9][0-9]?|100)$", description="Items of a page; 20."),
+            Parameter(name="after", place="query", description="Id of the item that the page follows."),
+        ),
+        tag=_TAG,
+        summary="The conversation that a response answers",
     ),
     Route(
         method="DELETE",

@@ -224,9 +224,9 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         ),
         **dict.fromkeys(("tool_choice", "parallel_tool_calls"), _RESPONSES + "test_the_choice_of_tools"),
         **dict.fromkeys(
-            ("include", "top_logprobs", "truncation", "prompt", "conversation", "context_management", "moderation"),
-            _RESPONSES + "test_refusals",
+            ("truncation", "prompt", "conversation", "context_management", "moderation"), _RESPONSES + "test_refusals"
         ),
+        **dict.fromkeys(("include", "top_logprobs"), _RESPONSES + "test_logprobs_are_those_of_the_text"),
         **dict.fromkeys(("reasoning", "chat_template_kwargs"), _RESPONSES + "test_the_template_is_told_how_to_think"),
         "input": _RESPONSES + "test_items_are_a_conversation",
         "tools": _RESPONSES + "test_thoughts_text_and_calls_are_items",

@@ -6,14 +6,17 @@ import msgspec
 from msgspec import Struct
 
 from ...chat.answer import AnswerReader
-from ...chat.blocks import Block, BlockChange, BlockReader
+from ...chat.blocks import Block, BlockChange, BlockReader, Describe
 from ...generation.request import GenerationRequest
 from ...http.errors import ApiError
 from ...http.sse import encode_named_event
 from ...text.text_sequence import SequenceOutput
+from ..schema import TokenLogprob
 from .schema import (
     ContentPartAdded,
     ContentPartDone,
+    EventLogprob,
+    EventTopLogprob,
     FunctionCallArgumentsDelta,
     FunctionCallArgumentsDone,
     FunctionCallItem,
@@ -72,6 +75,7 @@ def response_of(request: ResponsesRequest, response_id: str, created_at: int, mo
         text={"format": form},
         tool_choice=request.tool_choice or "auto",
         tools=request.tools or [],
+        top_logprobs=request.top_logprobs or 0,
         top_p=1.0 if request.top_p is None else request.top_p,
         user=request.user,
     )
@@ -94,9 +98,9 @@ class Answer:
         self._reader: AnswerReader | None = None
         self._blocks: BlockReader | None = None
 
-    def reads(self, generation: GenerationRequest, reader: AnswerReader) -> None:
-        """From now on it is made of what this generates."""
-        self._generation, self._reader, self._blocks = generation, reader, BlockReader(reader)
+    def reads(self, generation: GenerationRequest, reader: AnswerReader, logprobs: Describe | None) -> None:
+        """From now on it is made of what this generates; ``logprobs``: of a token, if they are wanted."""
+        self._generation, self._reader, self._blocks = generation, reader, BlockReader(reader, logprobs)
 
     def created(self) -> bytes:
         """The events of a response that has been taken."""
@@ -183,32 +187,45 @@ class Answer:
                 return FunctionCallItem(item_id, status, block.id, block.name, block.text)
             case "reasoning":
                 return ReasoningItem(item_id, status, [ReasoningText(block.text)] if block.text else [])
-        return MessageItem(item_id, status, [OutputText(block.text)] if block.text else [])
+        return MessageItem(item_id, status, [OutputText(block.text, logprobs=block.tokens)] if block.text else [])
 
     def _events(self, change: BlockChange) -> Iterator[Struct]:
         block, piece = change.block, change.piece
         item_id, index = f"{_PREFIXES[block.kind]}_{self._key}_{block.index}", block.index
         is_call = block.kind == "call"
-        part = ReasoningText if block.kind == "reasoning" else OutputText
+        is_thought = block.kind == "reasoning"
         place = (item_id, index, 0)
         if change.opens:
             item = self._item(block, "in_progress")
             yield OutputItemAdded(index, item, sequence_number=self._next())
             if not is_call:
-                yield ContentPartAdded(*place, part(""), sequence_number=self._next())
+                yield ContentPartAdded(
+                    *place, ReasoningText("") if is_thought else OutputText(""), sequence_number=self._next()
+                )
         elif not change.closes:
             if is_call:
                 yield FunctionCallArgumentsDelta(item_id, index, piece, sequence_number=self._next())
-            elif block.kind == "reasoning":
-                yield ReasoningTextDelta(item_id, index, 0, piece, sequence_number=self._next())
+            elif is_thought:
+                yield ReasoningTextDelta(*place, piece, sequence_number=self._next())
             else:
-                yield OutputTextDelta(item_id, index, 0, piece, sequence_number=self._next())
+                yield OutputTextDelta(*place, piece, _of_event(change.tokens), sequence_number=self._next())
         else:
             if is_call:
                 yield FunctionCallArgumentsDone(item_id, index, block.name, block.text, sequence_number=self._next())
+            elif is_thought:
+                yield ReasoningTextDone(*place, block.text, sequence_number=self._next())
+                yield ContentPartDone(*place, ReasoningText(block.text), sequence_number=self._next())
             else:
-                done = ReasoningTextDone if block.kind == "reasoning" else OutputTextDone
-                yield done(*place, block.text, sequence_number=self._next())
-                yield ContentPartDone(*place, part(block.text), sequence_number=self._next())
+                yield OutputTextDone(*place, block.text, _of_event(block.tokens), sequence_number=self._next())
+                whole = OutputText(block.text, logprobs=block.tokens)
+                yield ContentPartDone(*place, whole, sequence_number=self._next())
             item = self._item(block, self._status(block))
             yield OutputItemDone(index, item, sequence_number=self._next())
+
+
+def _of_event(logprobs: list[TokenLogprob]) -> list[EventLogprob]:
+    """The same without bytes, which events don't have."""
+    return [
+        EventLogprob(one.token, one.logprob, [EventTopLogprob(best.token, best.logprob) for best in one.top_logprobs])
+        for one in logprobs
+    ]

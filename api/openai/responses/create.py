@@ -2,6 +2,7 @@
 
 import msgspec
 
+from ...chat.blocks import Describe
 from ...chat.constraints import wanted_grammar
 from ...chat.errors import InvalidRequestError
 from ...chat.request import ChatRequest
@@ -15,6 +16,7 @@ from ...http.connection import Connection
 from ...http.errors import ApiError
 from ...resume.detached import background_id, run_in_background
 from ...resume.reconnect import follow
+from ..logprobs import chat_logprobs
 from .answer import Answer, response_of
 from .schema import Response, ResponsesRequest
 from .store import ResponseStore, StoredResponse
@@ -49,7 +51,7 @@ async def create_response(service: Service, connection: Connection, request: Res
         await _run(service, connection, chat, answer)
         return
     with open_generation(service, connection) as generation:
-        answer.reads(generation, await start_chat(service, generation, chat))
+        answer.reads(generation, await start_chat(service, generation, chat), _logprobs(service, chat))
         headers = [(b"x-compute-type", service.compute_type)]
         if request.stream:
             await send_events(
@@ -94,8 +96,16 @@ async def _run(service: Service, connection: Connection, chat: ChatRequest, answ
     await connection.write(answer.created())
     try:
         with open_generation(service, connection) as generation:
-            answer.reads(generation, await start_chat(service, generation, chat))
+            answer.reads(generation, await start_chat(service, generation, chat), _logprobs(service, chat))
             await send_events(generation, answer.events, answer.failed, [], answer.ended, answer.begun)
     except ApiError as error:
         if not connection.finished:
             await connection.end(answer.failed(error))
+
+
+def _logprobs(service: Service, chat: ChatRequest) -> Describe | None:
+    """Of a token, if they are wanted."""
+    if not chat.logprobs:
+        return None
+    top, tokenizer = chat.top_logprobs or 0, service.tokenizer
+    return lambda output, at: chat_logprobs(output, at, at + 1, top, tokenizer)

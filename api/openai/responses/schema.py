@@ -9,6 +9,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from ...http.json_body import U32
+from ..schema import TokenLogprob
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -79,9 +80,9 @@ class ResponsesRequest(Struct, kw_only=True):
     user: str | None = None
     seed: int | None = None  # not OpenAI's, like the next
     chat_template_kwargs: dict[str, Any] | None = None
-    # Refused, if they ask for something.
     include: list[str] | None = None
     top_logprobs: U32 | None = None
+    # Refused, if they ask for something.
     truncation: str | None = None
     prompt: Any = None
     conversation: Any = None
@@ -94,7 +95,7 @@ class OutputText(Struct, tag_field="type", tag="output_text"):
 
     text: str
     annotations: list[Any] = []
-    logprobs: list[Any] = []
+    logprobs: list[TokenLogprob] = []
 
 
 class ReasoningText(Struct, tag_field="type", tag="reasoning_text"):
@@ -193,10 +194,47 @@ class Response(Struct, tag_field="object", tag="response", kw_only=True):
     text: dict[str, Any]
     tool_choice: Any
     tools: list[dict[str, Any]]
+    top_logprobs: int = 0
     top_p: float
     truncation: Literal["disabled"] = "disabled"
     usage: Usage | None = None
     user: str | None
+
+
+class InputText(Struct, tag_field="type", tag="input_text"):
+    """Text of a message that was sent."""
+
+    text: str
+
+
+class ListedMessage(Struct, tag_field="type", tag="message"):
+    """What was said, by whomever."""
+
+    id: str
+    role: str
+    content: list[InputText | OutputText]
+    status: ItemStatus = "completed"
+
+
+class FunctionCallOutputItem(Struct, tag_field="type", tag="function_call_output"):
+    """What came of a call."""
+
+    id: str
+    call_id: str
+    output: str
+    status: ItemStatus = "completed"
+
+
+ListedItem = ListedMessage | ReasoningItem | FunctionCallItem | FunctionCallOutputItem
+
+
+class InputItemList(Struct, tag_field="object", tag="list"):
+    """Answer of GET /v1/responses/{id}/input_items."""
+
+    data: list[ListedItem]
+    first_id: str
+    last_id: str
+    has_more: bool
 
 
 class DeletedResponse(Struct, tag_field="object", tag="response"):
@@ -278,6 +316,19 @@ class ContentPartDone(_Numbered, tag_field="type", tag="response.content_part.do
     part: OutputText | ReasoningText
 
 
+class EventTopLogprob(Struct, gc=False):
+    """A token that might have been."""
+
+    token: str
+    logprob: float | None
+
+
+class EventLogprob(EventTopLogprob, gc=False):
+    """A token of the text."""
+
+    top_logprobs: list[EventTopLogprob]
+
+
 class OutputTextDelta(_Numbered, tag_field="type", tag="response.output_text.delta", gc=False):
     """More text."""
 
@@ -285,7 +336,7 @@ class OutputTextDelta(_Numbered, tag_field="type", tag="response.output_text.del
     output_index: int
     content_index: int
     delta: str
-    logprobs: list[Any] = []
+    logprobs: list[EventLogprob] = []
 
 
 class OutputTextDone(_Numbered, tag_field="type", tag="response.output_text.done"):
@@ -295,7 +346,7 @@ class OutputTextDone(_Numbered, tag_field="type", tag="response.output_text.done
     output_index: int
     content_index: int
     text: str
-    logprobs: list[Any] = []
+    logprobs: list[EventLogprob] = []
 
 
 class ReasoningTextDelta(_Numbered, tag_field="type", tag="response.reasoning_text.delta", gc=False):

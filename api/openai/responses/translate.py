@@ -11,8 +11,9 @@ from ...text.grammar import AnyGrammar, JsonObjectGrammar, JsonSchemaGrammar, Na
 from .schema import InputItem, InputPart, OutputItem, ResponsesRequest, TextFormat
 
 _TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
-_WITHOUT_EFFECT = ("reasoning.encrypted_content",)  # of ``include``: thoughts are there as text
-_REFUSED = ("prompt", "conversation", "context_management", "moderation", "top_logprobs")
+LOGPROBS = "message.output_text.logprobs"
+_INCLUDED = (LOGPROBS, "reasoning.encrypted_content")  # the second changes nothing: thoughts are there as text
+_REFUSED = ("prompt", "conversation", "context_management", "moderation")
 
 FindItem = Callable[[str], OutputItem]  # that of an answer before, by its id; raises ApiError
 
@@ -22,12 +23,19 @@ def check_supported(request: ResponsesRequest) -> None:
     for name in _REFUSED:
         if getattr(request, name):
             raise InvalidRequestError(f"`{name}` is not supported", name)
-    if wrong := [one for one in request.include or () if one not in _WITHOUT_EFFECT]:
+    if wrong := [one for one in request.include or () if one not in _INCLUDED]:
         raise InvalidRequestError(f"`include` of `{wrong[0]}` is not supported", "include")
+    if request.top_logprobs and not wants_logprobs(request):
+        raise InvalidRequestError(f"`top_logprobs` needs `include` of `{LOGPROBS}`", "top_logprobs")
     if request.truncation not in (None, "disabled"):
         raise InvalidRequestError(
             "`truncation` must be `disabled`: nothing is left out of a conversation", "truncation"
         )
+
+
+def wants_logprobs(request: ResponsesRequest) -> bool:
+    """Of the answer's text."""
+    return LOGPROBS in (request.include or ())
 
 
 def chat_request(request: ResponsesRequest, conversation: Sequence[Message]) -> ChatRequest:
@@ -47,6 +55,8 @@ def chat_request(request: ResponsesRequest, conversation: Sequence[Message]) -> 
         parallel_tool_calls=request.parallel_tool_calls,
         chat_template_kwargs=request.chat_template_kwargs,
         reasoning_effort=None if request.reasoning is None else request.reasoning.effort,
+        logprobs=wants_logprobs(request),
+        top_logprobs=request.top_logprobs,
         add_generation_prompt=True,
     )
     if request.tools:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from headwater.engine.messages import Submit
@@ -242,8 +242,8 @@ def test_a_response_is_kept_unless_it_must_not_be(chat: ApiServer) -> None:
         ({"tools": [{"type": "mcp", "server_label": "x"}]}, "mcp"),
         ({"tools": TOOLS, "tool_choice": {"type": "file_search"}}, "file_search"),
         ({"text": {"format": {"type": "grammar"}}}, "grammar"),
-        ({"include": ["message.output_text.logprobs"]}, "message.output_text.logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"include": ["file_search_call.results"]}, "file_search_call.results"),
+        ({"top_logprobs": 3}, "message.output_text.logprobs"),
         ({"truncation": "auto"}, "truncation"),
         ({"prompt": {"id": "x"}}, "prompt"),
         ({"conversation": "x"}, "conversation"),
@@ -258,6 +258,67 @@ def test_refusals(chat: ApiServer, fields: dict[str, Any], named: str) -> None:
         status, error = refused(chat, RESPONSES, body(**fields, **more))
         assert status == 422
         assert named in error["message"]
+
+
+def test_logprobs_are_those_of_the_text(thinker: ApiServer) -> None:
+    sent = body(include=["message.output_text.logprobs"], top_logprobs=1)
+    text = "<think>hm</think>\n\nHé."
+
+    def run(**fields: Any) -> http.client.HTTPResponse:
+        pending = thinker.begin(RESPONSES, sent | fields)
+        submit = thinker.peer.submitted()
+        assert (submit.sampling.top_n, submit.sampling.raw_logprobs) == (1, True)
+        thinker.peer.send(submit.request_id, ids(text), "length", top=[(ids("x")[0], -0.25)])
+        return pending.getresponse()
+
+    (_, message) = valid(run().read())["output"]
+    logprobs = message["content"][0]["logprobs"]
+    assert "".join(one["token"] for one in logprobs) == "Hé."
+    assert [byte for one in logprobs for byte in one["bytes"]] == list("Hé.".encode())
+    assert logprobs[0]["top_logprobs"] == [{"token": "x", "logprob": -0.25, "bytes": [120]}]
+    events = events_of(run(stream=True))
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    without_bytes = [
+        {"token": one["token"], "logprob": one["logprob"], "top_logprobs": [{"token": "x", "logprob": -0.25}]}
+        for one in logprobs
+    ]
+    assert [one for delta in deltas for one in delta["logprobs"]] == without_bytes
+    assert events[-1]["response"]["output"][1]["content"] == message["content"]
+    assert events[-1]["response"]["top_logprobs"] == 1
+
+
+def test_the_input_is_listed_item_by_item(chat: ApiServer) -> None:
+    given = [
+        {"role": "user", "content": "Weather?"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "sunny"},
+    ]
+    kept = whole(chat, body(input=given), "Sunny.")
+    after = whole(chat, body(input="And now?", previous_response_id=kept["id"]), "Rain.")
+
+    def page(response_id: str, query: str = "") -> dict[str, Any]:
+        response, data = chat.request("GET", f"{RESPONSES}/{response_id}/input_items{query}")
+        assert response.status == 200, data
+        ResponseItemList.model_validate_json(data, strict=True)
+        return json.loads(data)
+
+    listed = page(kept["id"], "?order=asc")
+    kinds = ["message", "reasoning", "function_call", "function_call_output"]
+    assert [item["type"] for item in listed["data"]] == kinds
+    assert listed["data"][0]["content"] == [{"type": "input_text", "text": "Weather?"}]
+    assert (listed["data"][2]["call_id"], listed["data"][3]["output"]) == ("c1", "sunny")
+    newest = page(after["id"], "?limit=2")
+    assert [item["content"][0]["text"] for item in newest["data"]] == ["And now?", "Sunny."]
+    assert (newest["has_more"], newest["last_id"]) == (True, newest["data"][1]["id"])
+    rest = page(after["id"], f"?after={newest['last_id']}")
+    assert ([item["type"] for item in rest["data"]], rest["has_more"]) == (kinds[::-1], False)
+    assert page(after["id"], f"?after={rest['last_id']}") == {
+        "object": "list", "data": [], "first_id": "", "last_id": "", "has_more": False
+    }  # fmt: skip
+    for query, status in (("?limit=0", 422), ("?order=up", 422), ("?after=x", 422)):
+        assert chat.request("GET", f"{RESPONSES}/{kept['id']}/input_items{query}")[0].status == status
+    assert chat.request("GET", f"{RESPONSES}/resp_0/input_items")[0].status == 404
 
 
 def test_what_fails_after_the_first_token_is_the_last_event(chat: ApiServer) -> None:
