@@ -185,22 +185,19 @@ class Connection:
         self.started = True
         await self._send({"type": "http.response.start", "status": 200, "headers": fields})
 
-    async def write(self, chunk: bytes) -> None:
-        """Send a part of the stream; waits for a slow reader. Raises ReaderStalled."""
-        await self._write({"type": "http.response.body", "body": chunk, "more_body": True})
-
     async def end(self, chunk: bytes = b"") -> None:
         """Send the last part of the stream."""
         self.finished = True
-        await self._write({"type": "http.response.body", "body": chunk})
+        await self.write(chunk, more=False)
 
-    async def _write(self, message: Message) -> None:
+    async def write(self, chunk: bytes, *, more: bool = True) -> None:
+        """Send a part of the stream; waits for a slow reader. Raises ReaderStalled."""
         # By hand, one timer for all writes: making a timer costs as much as all the rest of an event.
         self._write_began = self._loop.time()
         if self._stall_timer is None:
             self._stall_timer = self._loop.call_later(STALL_TIMEOUT_S, self._check_stall)
         try:
-            await self._send(message)
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
         except asyncio.CancelledError:
             if self._stalled:
                 raise ReaderStalled(f"nothing read for {STALL_TIMEOUT_S:.0f} s") from None

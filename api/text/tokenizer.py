@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from tokenizers import decoders
+
 from ...engine.checkpoint.end_tokens import end_token_ids
 from ...engine.checkpoint.tokenizer_file import read_tokenizer
 
@@ -36,6 +38,7 @@ class Tokenizer:
     Attributes:
         special_tokens: text of each special token by id, those in ``eos_ids`` among them.
         eos_ids: ids that end a text, see ``end_token_ids``.
+        joins_bytes: a text is the bytes of its tokens, joined: what is whole in a token does not depend on the others.
     """
 
     def __init__(self, model_dir: Path, threads: int = 2) -> None:
@@ -47,6 +50,7 @@ class Tokenizer:
         self.special_tokens = {token_id: token.content for token_id, token in added.items() if token.special}
         self.eos_ids = end_token_ids(model_dir, self._tokenizer)
         self.special_tokens |= {eos: self._tokenizer.id_to_token(eos) or "" for eos in self.eos_ids}
+        self.joins_bytes = isinstance(self._tokenizer.decoder, decoders.ByteLevel)
         self._token_texts: dict[int, str] = {}
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
 
