@@ -84,11 +84,17 @@ class ResponseParser:
                 break
             still = anchor.match.end() == self._position
             self._take(found, anchor.match.start())
-            self._position = anchor.match.end()
-            self._close(found)
-            if anchor.opens is not None:
+            if anchor.opens is None:
+                self._position = anchor.match.end()
+                self._close(found)
+            else:
+                self._close(found)
+                self._position = anchor.match.end()
                 groups = {name: text for name, text in anchor.match.groupdict().items() if text is not None}
                 self._open(anchor.opens, anchor.match.start(), groups)
+        if self._gave_up:
+            self._close(found)
+            self._field = None
         self._take(found, len(self._text) if at_end else sure)
         if at_end:
             self._close(found)
@@ -109,7 +115,7 @@ class ResponseParser:
                 else:
                     found.append(_Found(match, field))
         except TimeoutError:
-            self._gave_up, self._field, self._region = True, None, None
+            self._gave_up = True
             return None, len(self._text)
         # The earliest, then the longest; an opening rather than a closing.
         best = min(found, key=lambda one: (one.match.start(), -one.match.end(), one.opens is None), default=None)
