@@ -30,8 +30,10 @@ def _install(sources: Path) -> Path:
     folder = ROOT / "build" / sources.name
     wanted, stamp = (sources / "requirements.txt").read_bytes(), folder / "installed"
     if not stamp.exists() or stamp.read_bytes() != wanted:
-        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade", "--target", str(folder)]
-        command = [sys.executable, "-m", "pip", "install", *options, "-r", str(sources / "requirements.txt")]
+        # What is imported is compiled then; all of it would take as long as the installation.
+        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "--upgrade"]
+        wanted_from = ["--target", str(folder), "-r", str(sources / "requirements.txt")]
+        command = [sys.executable, "-m", "pip", "install", *options, *wanted_from]
         subprocess.run(command, check=True, timeout=600)
         stamp.write_bytes(wanted)
     return folder
