@@ -86,22 +86,39 @@ class _Text:
         return []
 
 
-class _Value:
-    """Text or thoughts that are made of the whole region; as they were written if that can't be done."""
+class _Whole:
+    """One that is told at its end."""
 
-    def __init__(self, field: Field, groups: Mapping[str, str], is_thought: bool) -> None:
+    def __init__(self, field: Field, groups: Mapping[str, str]) -> None:
         self._field = field
         self._groups = groups
-        self._is_thought = is_thought
         self._text = ""
 
     def add(self, text: str, shown: str) -> list[Part]:  # noqa: ARG002
         self._text += text
         return []
 
+    def _value(self) -> Any:
+        """What its parser and its transform make of it. Raises what _FAILURES has."""
+        field = self._field
+        value = PARSERS[field.content](self._text, field.content_args)
+        if field.transform is None:
+            return value
+        if field.transform_each:
+            return [transformed(field.transform, {**self._groups, **one}) for one in value]
+        return transformed(field.transform, {**self._groups, "content": value})
+
+
+class _Value(_Whole):
+    """Text or thoughts that are made of the whole region; as they were written if that can't be done."""
+
+    def __init__(self, field: Field, groups: Mapping[str, str], is_thought: bool) -> None:
+        super().__init__(field, groups)
+        self._is_thought = is_thought
+
     def close(self, written: str) -> list[Part]:
         try:
-            value = _value(self._field, self._text, self._groups)
+            value = self._value()
         except _FAILURES:
             value = written
         text = value if isinstance(value, str) else as_json(value)
@@ -143,22 +160,16 @@ class _Arguments:
         return [] if self._begun else [Part(name=self._name), Part(arguments="{}")]
 
 
-class _Calls:
+class _Calls(_Whole):
     """Calls that are made of the whole region."""
 
     def __init__(self, field: Field, groups: Mapping[str, str], schemas: Schemas) -> None:
-        self._field = field
-        self._groups = groups
+        super().__init__(field, groups)
         self._schemas = schemas
-        self._text = ""
-
-    def add(self, text: str, shown: str) -> list[Part]:  # noqa: ARG002
-        self._text += text
-        return []
 
     def close(self, written: str) -> list[Part]:
         try:
-            value = _value(self._field, self._text, self._groups)
+            value = self._value()
             calls = [self._call(one) for one in (value if isinstance(value, list) else [value])]
         except _FAILURES:
             return [Part(written)]
@@ -175,15 +186,6 @@ class _Calls:
 
 
 _FAILURES = (ValueError, LookupError, TypeError, AttributeError, TimeoutError)
-
-
-def _value(field: Field, text: str, groups: Mapping[str, str]) -> Any:
-    value = PARSERS[field.content](text, field.content_args)
-    if field.transform is None:
-        return value
-    if field.transform_each:
-        return [transformed(field.transform, {**groups, **one}) for one in value]
-    return transformed(field.transform, {**groups, "content": value})
 
 
 def _said(text: str, is_thought: bool) -> Part:

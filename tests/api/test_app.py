@@ -94,6 +94,7 @@ def test_silence_is_filled_with_comments(model_dir: Path, peer: EnginePeer, monk
             assert message == {
                 "type": "http.response.body",
                 "body": b"data: " + json.dumps(error, separators=(",", ":")).encode() + b"\n\n",
+                "more_body": False,
             }
             await task
 
