@@ -4,7 +4,7 @@ from ..http.error_body import OpenAIErrorResponse
 from ..http.routing import Parameter, Route
 from ..openai.responses import schema as responses
 from ..openai.responses.create import create_response
-from ..openai.responses.input_items import input_items
+from ..openai.responses.input_items import InputItemList, input_items
 from ..openai.responses.lifecycle import cancel_response, delete_response, get_response
 from .shared import GENERATION_ERRORS, RESUMABLE
 
@@ -53,7 +53,7 @@ RESPONSES_ROUTES: tuple[Route, ...] = (
         method="GET",
         path="/v1/responses/{id}/input_items",
         handler=input_items,
-        response=responses.InputItemList,
+        response=InputItemList,
         errors=(404, 422),
         error=OpenAIErrorResponse,
         parameters=(

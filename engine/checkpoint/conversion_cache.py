@@ -162,6 +162,8 @@ def _key(gguf_path: Path) -> str:
 def _known(cache: Path, gguf_path: Path, stamp: FileStamp) -> Path | None:
     """The conversion of a file that was hashed before and has not changed since."""
     for record in cache.glob(f"{_PREFIX}*/{_RECORD}"):
+        if record.is_symlink():  # a conversion with another tokenizer_config.json in it
+            continue
         said = _read(record.parent)
         if said.converter == CONVERTER_VERSION and said.sources.get(str(gguf_path)) == stamp:
             return record.parent

@@ -3,25 +3,52 @@
 from collections.abc import Iterator
 
 import msgspec
+from msgspec import Struct
 
 from ...chat.errors import InvalidRequestError
 from ...chat.request import Message
 from ...generation.service import Service
 from ...http.connection import Connection
-from .schema import (
-    FunctionCallItem,
-    FunctionCallOutputItem,
-    InputItemList,
-    InputText,
-    ListedItem,
-    ListedMessage,
-    OutputText,
-    ReasoningItem,
-    ReasoningText,
-)
+from .schema import FunctionCallItem, ItemStatus, OutputText, ReasoningItem, ReasoningText
 from .store import ResponseStore
 
 _MOST, _USUAL = 100, 20
+
+
+class InputText(Struct, tag_field="type", tag="input_text"):
+    """Text of a message that was sent."""
+
+    text: str
+
+
+class ListedMessage(Struct, tag_field="type", tag="message"):
+    """What was said, by whomever."""
+
+    id: str
+    role: str
+    content: list[InputText | OutputText]
+    status: ItemStatus = "completed"
+
+
+class FunctionCallOutputItem(Struct, tag_field="type", tag="function_call_output"):
+    """What came of a call."""
+
+    id: str
+    call_id: str
+    output: str
+    status: ItemStatus = "completed"
+
+
+ListedItem = ListedMessage | ReasoningItem | FunctionCallItem | FunctionCallOutputItem
+
+
+class InputItemList(Struct, tag_field="object", tag="list"):
+    """Answer of GET /v1/responses/{id}/input_items."""
+
+    data: list[ListedItem]
+    first_id: str
+    last_id: str
+    has_more: bool
 
 
 async def input_items(_service: Service, connection: Connection) -> None:

@@ -201,42 +201,6 @@ class Response(Struct, tag_field="object", tag="response", kw_only=True):
     user: str | None
 
 
-class InputText(Struct, tag_field="type", tag="input_text"):
-    """Text of a message that was sent."""
-
-    text: str
-
-
-class ListedMessage(Struct, tag_field="type", tag="message"):
-    """What was said, by whomever."""
-
-    id: str
-    role: str
-    content: list[InputText | OutputText]
-    status: ItemStatus = "completed"
-
-
-class FunctionCallOutputItem(Struct, tag_field="type", tag="function_call_output"):
-    """What came of a call."""
-
-    id: str
-    call_id: str
-    output: str
-    status: ItemStatus = "completed"
-
-
-ListedItem = ListedMessage | ReasoningItem | FunctionCallItem | FunctionCallOutputItem
-
-
-class InputItemList(Struct, tag_field="object", tag="list"):
-    """Answer of GET /v1/responses/{id}/input_items."""
-
-    data: list[ListedItem]
-    first_id: str
-    last_id: str
-    has_more: bool
-
-
 class DeletedResponse(Struct, tag_field="object", tag="response"):
     """Answer of DELETE /v1/responses/{id}."""
 

@@ -12,6 +12,7 @@ import pytest
 
 from headwater.engine.checkpoint.conversion_cache import cache_dir, cached_conversion, conversions, remove
 from headwater.engine.checkpoint.errors import ModelError
+from headwater.engine.checkpoint.tokenizer_config import with_tokenizer_config
 
 from .conftest import HIDDEN, LAYERS, WriteGguf, llama_tensors
 
@@ -37,6 +38,15 @@ def test_a_file_is_converted_once(tiny_gguf: WriteGguf, cache: Path) -> None:
     again = (first / "tokenizer.json").stat()
     assert (again.st_ino, again.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
     assert directories(cache) == [first]
+
+
+def test_a_conversion_with_another_tokenizer_config_is_not_taken_for_it(tiny_gguf: WriteGguf, tmp_path: Path) -> None:
+    path = tiny_gguf()
+    directory = cached_conversion(path)
+    for number in range(4):  # the order of directories is not known
+        (tmp_path / "given.json").write_text(f'{{"chat_template": "given {number}"}}')
+        assert with_tokenizer_config(directory, tmp_path / "given.json") != directory
+    assert cached_conversion(path) == directory
 
 
 def test_a_changed_file_is_converted_anew(tiny_gguf: WriteGguf) -> None:
