@@ -83,6 +83,16 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     backend: Annotated[
         Literal["cpu", "triton"] | None, Flag(ENGINE, ("--backend",), "Kernels; the device's own.", tgi=False)
     ] = None
+    exact: Annotated[
+        bool,
+        Flag(
+            ENGINE,
+            ("--exact/--no-exact",),
+            "The same tokens whatever the batch. Without it the GPU vendor's linears are used (triton backend), whose "
+            "last bit depends on the number of rows; a CPU is exact either way.",
+            tgi=False,
+        ),
+    ] = True
     threads: Annotated[
         int | None,
         Flag(

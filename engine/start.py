@@ -101,7 +101,7 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
 
 
 def _start(config: EngineConfig, device: torch.device, backend_name: BackendName, begin: float) -> tuple[Engine, Hello]:
-    backend = load_backend(backend_name)
+    backend = load_backend(backend_name, config.exact)
     if device.type == "cpu":
         _use_threads(config.threads or usable_cores())
     model_config = read_config(config.model_dir)

@@ -14,6 +14,7 @@ On the CPU, sums stay in fp32 between the linears: it costs nothing there. Pages
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType, SimpleNamespace
 from typing import Literal, Protocol, cast
 
 import torch
@@ -348,6 +349,13 @@ class Event(Protocol):
         ...
 
 
-def load_backend(name: BackendName) -> Backend:
-    """The backend of that name; importing it compiles nothing yet."""
-    return cast(Backend, import_module(f".{name}", __package__))
+def load_backend(name: BackendName, exact: bool = True) -> Backend:
+    """The backend of that name; importing it compiles nothing yet.
+
+    ``exact``: a row of a linear does not depend on its batch. Without it a GPU's vendor has the linears in 16 bits,
+    and picks an algorithm by the number of rows; on a CPU nothing would be faster, and nothing is other.
+    """
+    backend = import_module(f".{name}", __package__)
+    if name == "triton" and not exact:
+        backend = cast(ModuleType, SimpleNamespace(**vars(backend) | {"pack_linear": backend.pack_vendor_linear}))
+    return cast(Backend, backend)

@@ -9,7 +9,7 @@ from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
 from .block_linear import pack_blocks
 from .grouped import group_linears
 from .layer_norm import add_layer_norm, layer_norm
-from .linear import QuantizedLinear, pack_linear, pack_quantized, quantize_linear
+from .linear import TritonLinear, pack_linear, pack_quantized, pack_vendor_linear, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .program import Event, capture, release_recordings
@@ -22,7 +22,7 @@ __all__ = [
     "AttentionPlan",
     "Event",
     "QkNorm",
-    "QuantizedLinear",
+    "TritonLinear",
     "act",
     "add",
     "add_layer_norm",
@@ -43,6 +43,7 @@ __all__ = [
     "pack_blocks",
     "pack_linear",
     "pack_quantized",
+    "pack_vendor_linear",
     "paged_attention",
     "plan_attention",
     "quantize_linear",

@@ -3,7 +3,7 @@
     y[pair, out] = scale[e, out] * sum_in x[pair, in] * W[e, out, in] + b[e, out]          e: the pair's expert
 
 Weights lie one expert after the other. The grid is the largest that any choice of experts needs; programs past the
-last rows end at once. A sum is never split over programs: only how many pairs there are shows in a row's result.
+last rows end at once. A sum is never split over programs, and taken in the order of linear_kernel.py.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,10 @@ from ..routing import GroupedLinear, Routing
 from .block_grouped import GroupedBlocks
 from .block_linear import BlockLinear
 from .groups import choose_tile, find_group, most_tiles
-from .linear import DenseLinear, QuantizedLinear
-from .tiles import LinearTile
-
-# Ascending rows.
-TILES = (
-    LinearTile(16, 64, 128, 4, 4),
-    LinearTile(64, 64, 64, 4, 4),
-    LinearTile(128, 128, 64, 8, 3),
-)
-_FP8_REGISTERS = 255  # a thread may use: their conversion takes more than the compiler guesses, and it would spill
+from .linear import TritonLinear, VendorLinear
+from .linear_kernel import segment_sum, write_tile
+from .linear_tiles import LinearTile, expert_tiles, register_limit
+from .tiles import Gpu, gpu_of
 
 
 @triton.jit
@@ -56,28 +50,27 @@ def _grouped_kernel(
     row = first + tl.arange(0, BLOCK_ROWS)
     cols = tl.arange(0, BLOCK_INPUTS)
     output_mask, row_mask = output < OUTPUTS, row < end
-    of_expert = expert.to(tl.int64) * OUTPUTS + output
+    of_expert = expert.to(tl.int64) * OUTPUTS
     x_ptrs = x_ptr + row.to(tl.int64)[:, None] * INPUTS + cols[None, :]
-    weight_ptrs = weight_ptr + of_expert[:, None] * INPUTS + cols[None, :]
-    acc = tl.zeros([BLOCK_ROWS, BLOCK_OUTPUTS], tl.float32)
-    for start in range(0, INPUTS, BLOCK_INPUTS):
-        in_range = start + cols[None, :] < INPUTS
-        x = tl.load(x_ptrs + start, mask=row_mask[:, None] & in_range, other=0.0)
-        weight = tl.load(weight_ptrs + start, mask=output_mask[:, None] & in_range, other=0.0)
-        acc = tl.dot(x, tl.trans(weight.to(x.dtype)), acc, input_precision="ieee")
-    if SCALED:
-        acc *= tl.load(scale_ptr + of_expert, mask=output_mask, other=0.0)[None, :]
-    if BIAS:
-        acc += tl.load(bias_ptr + of_expert, mask=output_mask, other=0.0).to(tl.float32)[None, :]
-    y_ptrs = y_ptr + row.to(tl.int64)[:, None] * OUTPUTS + output[None, :]
-    tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=row_mask[:, None] & output_mask[None, :])
+    weight_ptrs = weight_ptr + (of_expert + output)[:, None] * INPUTS + cols[None, :]
+    acc = segment_sum(
+        x_ptrs, weight_ptrs, row_mask, output_mask, 0,
+        OUTPUTS, INPUTS, INPUTS, BLOCK_ROWS, BLOCK_OUTPUTS, BLOCK_INPUTS,
+    )  # fmt: skip
+    write_tile(
+        acc, scale_ptr + of_expert, bias_ptr + of_expert, y_ptr, row, output, row_mask, output_mask,
+        OUTPUTS, SCALED, BIAS,
+    )  # fmt: skip
 
 
 class GroupedDense:
     """Weights in the model's dtype, or in 8 bits with a scale for each output."""
 
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None) -> None:
-        """``weight`` [experts, out, in], ``scale`` fp32 [experts, out], ``bias`` [experts, out]."""
+    def __init__(
+        self, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None, gpu: Gpu | None = None
+    ) -> None:
+        """``weight`` [experts, out, in], ``scale`` fp32 [experts, out], ``bias`` [experts, out]; ``gpu``: as there."""
+        self._arch = (gpu or gpu_of(weight.device)).arch
         self._weight, self._scale, self._bias = weight, scale, bias
         self._is_compiled = knobs.runtime.interpret  # which compiles nothing
 
@@ -89,11 +82,12 @@ class GroupedDense:
         """See GroupedLinear."""
         pairs, (experts, outputs, _) = x.shape[0], self._weight.shape
         y = x.new_empty(pairs, outputs)
+        tiles = expert_tiles(self._arch, x.itemsize)
         if not self._is_compiled:  # no request is to wait for the compiler, whatever tile it comes to need
-            for tile in TILES:
+            for tile in tiles:
                 self._write(x, routing, y, tile)
             self._is_compiled = True
-        self._write(x, routing, y, choose_tile(TILES, pairs, experts))
+        self._write(x, routing, y, choose_tile(tiles, pairs, experts))
         return y
 
     def _write(self, x: torch.Tensor, routing: Routing, y: torch.Tensor, tile: LinearTile) -> None:
@@ -103,8 +97,8 @@ class GroupedDense:
             x, weight, weight if scale is None else scale, weight if bias is None else bias, routing.plan, y,
             EXPERTS=experts, OUTPUTS=outputs, INPUTS=inputs, SCALED=scale is not None, BIAS=bias is not None,
             EXPERT_BLOCK=triton.next_power_of_2(experts), BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs,
-            BLOCK_INPUTS=tile.inputs * 2 // max(2, x.itemsize), num_warps=tile.warps, num_stages=tile.stages,
-            maxnreg=_FP8_REGISTERS if weight.dtype == torch.float8_e4m3fn else None,
+            BLOCK_INPUTS=tile.inputs, num_warps=tile.warps, num_stages=tile.stages,
+            maxnreg=register_limit(weight.dtype),
         )  # fmt: skip
 
 
@@ -115,10 +109,8 @@ class _Parts(NamedTuple):
 
 
 def _parts(member: Linear) -> _Parts:
-    if isinstance(member, DenseLinear):
-        return _Parts(member.weight, None, member.bias)
-    assert isinstance(member, QuantizedLinear)
-    return _Parts(member.weight, member.scale, member.bias)
+    assert isinstance(member, TritonLinear | VendorLinear)
+    return _Parts(member.weight, member.scale if isinstance(member, TritonLinear) else None, member.bias)
 
 
 def _stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
@@ -131,7 +123,7 @@ def group_linears(members: Sequence[Linear]) -> GroupedLinear:
     blocks = [member for member in members if isinstance(member, BlockLinear)]
     if len(blocks) == len(members):
         return GroupedBlocks(blocks)
-    if kinds != {DenseLinear} and kinds != {QuantizedLinear}:
+    if kinds != {VendorLinear} and kinds != {TritonLinear}:
         raise Unsupported("experts of one layer whose weights are in different forms")
     parts = [_parts(member) for member in members]
     if len({part.weight.dtype for part in parts}) > 1:

@@ -1,31 +1,54 @@
 """Linear layers: y = x W^T + b, unquantised or with weights in 8 bits.
 
-Unquantised weights go to the vendor's library, which Triton does not beat. Weight-only quantisation halves what a
-decode step reads: W = scale[out] * Q[out, in], Q int8 or fp8 (e4m3), so
-
     y[row, out] = scale[out] * sum_in x[row, in] * Q[out, in] + b[out]
 
-Both formats are exact in bf16 and fp16, so the product is the one of the unquantised layer on rounded weights. The
-sum is never split over programs: a row's result does not depend on its batch.
+Weight-only quantisation halves what a decode step reads: Q is int8 or fp8 (e4m3), both exact in bf16 and fp16, so the
+product is the one of the unquantised layer on rounded weights. A row's result does not depend on its batch: see
+linear_kernel.py. The vendor's library picks an algorithm by the number of rows, and so does not promise that; it serves
+weights in fp32, and all unquantised ones if asked to (``pack_vendor_linear``).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 import triton
-import triton.language as tl
+from triton import knobs
 
 from ..quantize import round_weight
-from .tiles import LINEAR_TILES
+from .linear_kernel import linear_kernel
+from .linear_tiles import LinearTile, choose_tile, linear_tiles, register_limit, segments_of
+from .tiles import Gpu, gpu_of
 
 # The library may add up parts of a sum over k in the rows' dtype unless told not to: sums here are fp32.
 torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
+_GROUP = 16  # tiles of rows that pass over the outputs together: their rows stay in L2
+
+
+class _Workspace(NamedTuple):
+    """Where programs that share a tile leave their sums. One for all linears: they run one after the other."""
+
+    partial: torch.Tensor  # fp32
+    arrived: torch.Tensor  # int32, zeros between launches
+
+
+workspaces: dict[torch.device, _Workspace] = {}
+
+
+def _workspace(device: torch.device, sums: int, tiles: int) -> _Workspace:
+    """With room for so many. A smaller one stays with the linears that have it: a captured graph may use it."""
+    found = workspaces.get(device)
+    if found is None or len(found.partial) < sums or len(found.arrived) < tiles:
+        partial = torch.empty(sums, dtype=torch.float32, device=device)
+        workspaces[device] = found = _Workspace(partial, torch.zeros(tiles, dtype=torch.int32, device=device))
+    return found
+
 
 @dataclass(frozen=True)
-class DenseLinear:
+class VendorLinear:
     """A weight as it was loaded: [out, in], and bias [out] or None."""
 
     weight: torch.Tensor
@@ -39,79 +62,75 @@ class DenseLinear:
         return F.linear(x, self.weight, self.bias)
 
 
-@dataclass(frozen=True)
-class QuantizedLinear:
-    """A weight in 8 bits: [out, in] int8 or float8_e4m3fn, with one fp32 scale for each output."""
+class TritonLinear:
+    """A weight [out, in] in 16 bits, or in int8 or float8_e4m3fn with one fp32 scale for each output."""
 
-    weight: torch.Tensor
-    scale: torch.Tensor  # fp32 [out]
-    bias: torch.Tensor | None  # [out]
+    def __init__(
+        self, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None, gpu: Gpu | None = None
+    ) -> None:
+        """``scale``: fp32 [out]; ``bias``: [out]; ``gpu``: if not the weight's device."""
+        self.weight, self.scale, self.bias = weight, scale, bias
+        self._gpu = gpu or gpu_of(weight.device)
+        outputs, inputs = weight.shape
+        self._segments, self._segment = segments_of(outputs, inputs)
+        self._workspace: _Workspace | None = None
+        if self._segments > 1:
+            counts = [
+                (tile, triton.cdiv(outputs, tile.outputs) * triton.cdiv(tile.most, tile.rows))
+                for itemsize in (2, 4)
+                for tile in linear_tiles(self._gpu.arch, self._segments, itemsize) if tile.is_split
+            ]  # fmt: skip
+            sums = max(count * tile.outputs * tile.rows for tile, count in counts) * self._segments
+            self._workspace = _workspace(weight.device, sums, max(count for _, count in counts))
+        self._is_compiled = knobs.runtime.interpret  # which compiles nothing
 
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in (self.weight, self.scale, self.bias) if part is not None)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        rows, inputs = x.shape
-        outputs = self.weight.shape[0]
-        y = x.new_empty(rows, outputs)
-        tile = next((tile for tile in LINEAR_TILES if rows <= tile.rows), LINEAR_TILES[-1])
-        _linear_kernel[(triton.cdiv(outputs, tile.outputs), triton.cdiv(rows, tile.rows))](
-            x, self.weight, self.scale, self.scale if self.bias is None else self.bias, y, rows,
-            OUTPUTS=outputs, INPUTS=inputs, BIAS=self.bias is not None,
-            BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs, BLOCK_INPUTS=tile.inputs,
-            num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
+        rows = len(x)
+        y = x.new_empty(rows, len(self.weight))
+        tiles = linear_tiles(self._gpu.arch, self._segments, x.itemsize)
+        if not self._is_compiled:  # no request is to wait for the compiler, whatever tile it comes to need
+            for tile in tiles:
+                self._write(x[: tile.most], y, tile)
+            self._is_compiled = True
+        self._write(x, y, choose_tile(tiles, rows))
         return y
 
-
-@triton.jit(do_not_specialize=["rows"])
-def _linear_kernel(
-    x_ptr,  # [rows, INPUTS]
-    weight_ptr,  # int8 or fp8 [OUTPUTS, INPUTS]
-    scale_ptr,  # fp32 [OUTPUTS]
-    bias_ptr,  # [OUTPUTS], read with BIAS
-    y_ptr,  # [rows, OUTPUTS] out
-    rows,
-    OUTPUTS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    BIAS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUTPUTS: tl.constexpr,
-    BLOCK_INPUTS: tl.constexpr,
-):
-    output = tl.program_id(0) * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
-    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    cols = tl.arange(0, BLOCK_INPUTS)
-    output_mask = output < OUTPUTS
-    row_mask = row < rows
-    x_ptrs = x_ptr + row.to(tl.int64)[:, None] * INPUTS + cols[None, :]
-    weight_ptrs = weight_ptr + output.to(tl.int64)[:, None] * INPUTS + cols[None, :]
-    acc = tl.zeros([BLOCK_ROWS, BLOCK_OUTPUTS], tl.float32)
-    for start in range(0, INPUTS, BLOCK_INPUTS):
-        in_range = start + cols[None, :] < INPUTS
-        x = tl.load(x_ptrs + start, mask=row_mask[:, None] & in_range, other=0.0)
-        weight = tl.load(weight_ptrs + start, mask=output_mask[:, None] & in_range, other=0.0)
-        acc = tl.dot(x, tl.trans(weight.to(x.dtype)), acc, input_precision="ieee")
-    y = acc * tl.load(scale_ptr + output, mask=output_mask, other=0.0)[None, :]
-    if BIAS:
-        y += tl.load(bias_ptr + output, mask=output_mask, other=0.0).to(tl.float32)[None, :]
-    y_ptrs = y_ptr + row.to(tl.int64)[:, None] * OUTPUTS + output[None, :]
-    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=row_mask[:, None] & output_mask[None, :])
+    def _write(self, x: torch.Tensor, y: torch.Tensor, tile: LinearTile) -> None:
+        weight, scale, bias, rows = self.weight, self.scale, self.bias, len(x)
+        outputs, inputs = weight.shape
+        split = self._segments > 1 and tile.is_split
+        partial, arrived = self._workspace or (weight, weight)
+        tiles = triton.cdiv(outputs, tile.outputs) * triton.cdiv(rows, tile.rows)
+        linear_kernel[(tiles, self._segments if split else 1)](
+            x, weight, weight if scale is None else scale, weight if bias is None else bias, y, partial, arrived, rows,
+            OUTPUTS=outputs, INPUTS=inputs, SEGMENTS=self._segments, SEGMENT=self._segment, SPLIT=split,
+            SCALED=scale is not None, BIAS=bias is not None, BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs,
+            BLOCK_INPUTS=tile.inputs, GROUP=_GROUP, num_warps=tile.warps, num_stages=tile.stages,
+            maxnreg=register_limit(weight.dtype),
+        )  # fmt: skip
 
 
-def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> DenseLinear:
-    """Keep ``weight`` [out, in] and ``bias`` [out] as they are; the library reads them fastest so."""
-    return DenseLinear(weight, bias)
+def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> TritonLinear | VendorLinear:
+    """Keep ``weight`` [out, in] and ``bias`` [out] as they are."""
+    return VendorLinear(weight, bias) if weight.itemsize > 2 else TritonLinear(weight, None, bias)
+
+
+def pack_vendor_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> VendorLinear:
+    """Keep ``weight`` [out, in] and ``bias`` [out] as they are, for the vendor's library."""
+    return VendorLinear(weight, bias)
 
 
 def quantize_linear(
     weight: torch.Tensor, bias: torch.Tensor | None = None, dtype: torch.dtype = torch.int8
-) -> QuantizedLinear:
+) -> TritonLinear:
     """Round ``weight`` [out, in] to ``dtype`` (int8 or float8_e4m3fn), scaled so that each output's largest fits."""
-    return QuantizedLinear(*round_weight(weight, dtype), bias)
+    return TritonLinear(*round_weight(weight, dtype), bias)
 
 
-def pack_quantized(weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> QuantizedLinear:
+def pack_quantized(weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> TritonLinear:
     """Keep a ``weight`` [out, in] of int8 or float8_e4m3fn as it is, with its ``scale``, fp32 [out]."""
-    return QuantizedLinear(weight, scale, bias)
+    return TritonLinear(weight, scale, bias)

@@ -11,24 +11,6 @@ from .. import Unsupported
 REGISTERS = 65536  # of a multiprocessor, the same on all four architectures
 
 
-class LinearTile(NamedTuple):
-    """How the weight-only linear kernel is compiled for up to ``rows`` rows."""
-
-    rows: int
-    outputs: int  # of one program
-    inputs: int  # of one loop iteration
-    warps: int
-    stages: int
-
-
-# Ascending rows; the last one serves all larger batches. 16 rows x 32 outputs give 4096 outputs 128 programs.
-LINEAR_TILES = (
-    LinearTile(16, 32, 256, 4, 4),
-    LinearTile(64, 64, 128, 4, 4),
-    LinearTile(128, 128, 64, 8, 3),
-)
-
-
 class AdapterTile(NamedTuple):
     """How the two kernels of low-rank updates are compiled."""
 

@@ -9,6 +9,7 @@ change and the diff shows what the change did.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -25,29 +26,31 @@ from .launches import (
     adapter_launches,
     attention_launches,
     block_launches,
-    eight_bit_launches,
+    linear_launches,
     row_launches,
     sampler_launches,
 )
 
 _SPILL_BYTES = 0
 _ATTENTION = ("attention few rows", "attention many rows")
-_LINEARS = ("int8 linear, 16 rows", "fp8 linear, 16 rows")
+_LINEARS = ("bf16 linear, 16 rows", "bf16 linear, 64 rows", "bf16 linear, 2048 rows", "bf16 wide linear, 2048 rows")
+_EIGHT_BITS = ("int8 linear, 16 rows", "fp8 linear, 16 rows", "fp8 linear, 2048 rows")
 _ADAPTERS = ("adapters down, 64 rows", "adapters up, 64 rows")
 _BLOCKS = ("Q4_K linear, 8 rows", "Q4_K linear, 2048 rows", "GPTQ linear, 8 rows", "GPTQ linear, 2048 rows")
 _EXPERTS = ("bf16 experts, 64 rows", "bf16 experts, 2048 rows", "int8 experts, 64 rows", "Q4_K experts, 64 rows")
 SNAPSHOT = (
-    (80, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
-    (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_LINEARS, *_BLOCKS)),
-    (90, "llama-3.1-8b", _ADAPTERS),
-    (100, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
-    (120, "llama-3.1-8b", (*_ATTENTION, *_BLOCKS)),
+    (80, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
+    (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_BLOCKS)),
+    (90, "llama-3.1-8b", (*_LINEARS, *_EIGHT_BITS, *_ADAPTERS)),
+    (100, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
+    (120, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
     (90, "smollm2-135m", _ATTENTION),
     (90, "qwen3-30b-a3b", ("choose experts", "sort by expert", *_EXPERTS)),
     (90, "gpt-oss-20b", ("attention few rows", "attention merge", "clamped_silu_and_mul", "MXFP4 experts, 64 rows")),
     (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
     (90, "gemma-3-4b", ("attention few rows",)),
 )
+_ROWS_OF_LINEAR = re.compile(r"((?:bf16|int8|fp8) .*(?:linear|experts)), \d+ rows")
 _ROOMY = 2  # buffers: one is read while the next is on its way
 
 
@@ -83,14 +86,17 @@ def problems(finding: Finding) -> list[str]:
 
 
 def order_problems(findings: Sequence[Finding]) -> list[str]:
-    """Where a row's bits depend on its sequence's role: the kernels of the two sum in other orders."""
-    orders: dict[tuple[int, str], set[tuple[str, ...]]] = {}
-    for finding in findings:
-        if finding.launch.name in _ATTENTION:
-            orders.setdefault((finding.arch, finding.model), set()).add(finding.facts.order)
+    """Where a row's bits depend on its sequence's role, or on the rows of the step: kernels sum in other orders."""
+    orders: dict[tuple[int, str, str], set[tuple[str, ...]]] = {}
+    for arch, model, name, facts in ((each.arch, each.model, each.launch.name, each.facts) for each in findings):
+        if name in _ATTENTION:
+            orders.setdefault((arch, model, "attention"), set()).add(facts.order)
+        elif linear := _ROWS_OF_LINEAR.match(name):
+            # Each has its k in order: what is left is the instruction. How many rows it has plays no part in a sum.
+            orders.setdefault((arch, model, linear[1]), set()).add(facts.products)
     return [
-        f"sm_{arch} {model}: few and many rows of attention sum in other orders: {' / '.join(map(str, found))}"
-        for (arch, model), found in orders.items() if len(found) > 1
+        f"sm_{arch} {model}: few and many rows of {what} sum in other orders: {' / '.join(map(str, found))}"
+        for (arch, model, what), found in orders.items() if len(found) > 1
     ]  # fmt: skip
 
 
@@ -98,7 +104,7 @@ def launches_of(model: Model, arch: int) -> list[Launch]:
     """All of a model; with block-quantised weights and adapters for the one that stands for all."""
     others = block_launches(model, arch) + adapter_launches(model, arch) if model == LLAMA_8B else []
     others += expert_launches(model, arch) if model.experts else []
-    every = attention_launches(model, arch) + row_launches(model, arch) + eight_bit_launches(model, arch)
+    every = attention_launches(model, arch) + row_launches(model, arch) + linear_launches(model, arch)
     return every + others
 
 
@@ -143,7 +149,7 @@ def describe(finding: Finding) -> str:
         for widths in (facts.loads, facts.stores)
     )
     return (
-        f"sm_{finding.arch:<4}{finding.model:<23}{finding.launch.name:<25}"
+        f"sm_{finding.arch:<4}{finding.model:<23}{finding.launch.name:<27} "
         f"regs {facts.registers:<4} spill {facts.stack_bytes:<4} shared {facts.shared_bytes:<7} "
         f"blocks {facts.blocks:<3} buffers {facts.buffers}  mma {facts.mma:<4} async {facts.async_copies:<4} "
         f"loads {loads}  stores {stores}"

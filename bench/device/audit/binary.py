@@ -17,6 +17,7 @@ from .launches import Launch
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);", re.MULTILINE)
 _MMA = re.compile(r"HMMA|HGMMA|QMMA|QGMMA|IMMA|IGMMA|UTC\w*MMA")
+_HEIGHT_AND_WIDTH = re.compile(r"\d+x\d+x(?=\d)")
 _INSTRUCTION_OF_LAYOUT = re.compile(r"versionMajor = (\d).*warpsPerCTA = \[\d+, (\d+)\], instrShape = \[(.*?)\]")
 _PRODUCT = r"(?:tt\.dot|warp_group_dot|tc_gen5_mma) "  # in TTGIR
 # Dims of the shared buffers that the compiler's pipeline makes: of K or V (buffers, positions, head dim), of words of
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     mma: int
     buffers: int  # tiles on their way or in use at a time; 0: the kernel has no such loop
     order: tuple[str, ...] = ()  # of products and sums within a row, as far as the kernel's layouts decide it
+    products: tuple[str, ...] = ()  # matrix instructions, but for how many rows and columns they have
 
 
 def compile_and_read(launch: Launch, arch: int) -> Facts:
@@ -75,6 +77,7 @@ def compile_and_read(launch: Launch, arch: int) -> Facts:
         mma=sum(count for name, count in where_it_matters.items() if _MMA.match(name)),
         buffers=_buffers(compiled.asm["ttgir"]),
         order=_order(compiled.asm["ttgir"]),
+        products=tuple(sorted({_HEIGHT_AND_WIDTH.sub("x", name) for name in where_it_matters if _MMA.match(name)})),
     )
 
 

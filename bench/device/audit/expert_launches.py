@@ -55,7 +55,8 @@ def _group(form: str, experts: int, outputs: int, inputs: int, arch: int) -> Gro
         member = block_linear.BlockLinear([blocks], bias, cpu, Gpu(arch, AUDITED_GPUS[arch].multiprocessors))
         return GroupedBlocks([member] * experts)
     weight = torch.empty(experts, outputs, inputs, dtype=_EIGHT_BITS.get(form, torch.bfloat16))
-    return grouped.GroupedDense(weight, torch.empty(experts, outputs) if form in _EIGHT_BITS else None, None)
+    scale = torch.empty(experts, outputs) if form in _EIGHT_BITS else None
+    return grouped.GroupedDense(weight, scale, None, Gpu(arch, AUDITED_GPUS[arch].multiprocessors))
 
 
 def _routing(rows: int, slots: int, experts: int) -> Routing:

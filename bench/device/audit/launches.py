@@ -58,6 +58,8 @@ PREFILL_ROWS = 2048  # of one sequence, its first
 _PAGE_SIZE = 16
 _POSITIONS = 8192
 AUDITED_BLOCKS = ("Q4_K", "GPTQ")
+LINEAR_NAMES = {torch.bfloat16: "bf16", torch.int8: "int8", torch.float8_e4m3fn: "fp8"}
+LINEAR_DTYPES = tuple(LINEAR_NAMES)
 FP8_FROM = 89  # the first architecture whose conversions Triton compiles
 
 
@@ -208,23 +210,28 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
     ]
 
 
-def eight_bit_launches(model: Model, arch: int) -> list[Launch]:
-    """The linear layers with weights in 8 bits, in each of their tiles."""
+def linear_launches(model: Model, arch: int) -> list[Launch]:
+    """The linear layers with weights in 16 and 8 bits, in each of their tiles: down, whose sums have segments, and gate
+    and up together."""
     found = []
-    scale = _empty(model.hidden, dtype=torch.float32)
-    for dtype in (torch.int8, torch.float8_e4m3fn) if arch >= FP8_FROM else (torch.int8,):
-        down = _empty(model.hidden, model.intermediate, dtype=dtype)
-        for count in (16, DECODE_ROWS, PREFILL_ROWS):
-            with recording(arch) as launches:
-                linear.pack_quantized(down, scale)(_empty(count, model.intermediate))
-            (launch,) = launches
-            found.append(
-                launch._replace(
-                    name=f"{'int8' if dtype == torch.int8 else 'fp8'} linear, {count} rows",
-                    traffic_bytes=down.nbytes + 2 * count * (model.hidden + model.intermediate),
-                    flops=2 * count * down.numel(),
+    gpu = Gpu(arch, AUDITED_GPUS[arch].multiprocessors)
+    hidden, width = model.hidden, model.intermediate
+    for dtype in LINEAR_DTYPES if arch >= FP8_FROM else LINEAR_DTYPES[:2]:
+        name = LINEAR_NAMES[dtype]
+        for what, outputs, inputs in (("linear", hidden, width), ("wide linear", 2 * width, hidden)):
+            weight = _empty(outputs, inputs, dtype=dtype)
+            scale = _empty(outputs, dtype=torch.float32) if dtype.itemsize == 1 else None
+            made = linear.TritonLinear(weight, scale, None, gpu)
+            for count in (16, 32, DECODE_ROWS, 2 * DECODE_ROWS, 512, PREFILL_ROWS):
+                with recording(arch) as launches:
+                    made(_empty(count, inputs))
+                found.append(
+                    launches[-1]._replace(
+                        name=f"{name} {what}, {count} rows",
+                        traffic_bytes=weight.nbytes + 2 * count * (outputs + inputs),
+                        flops=2 * count * weight.numel(),
+                    )
                 )
-            )
     return found
 
 

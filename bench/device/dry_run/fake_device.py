@@ -18,6 +18,7 @@ import triton
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ....kernels.triton.linear import workspaces
 from ....kernels.triton.sample import _made as scratch_of_sampler
 from ....kernels.triton.tiles import gpu_of
 from ..audit.gpus import AUDITED_GPUS
@@ -212,3 +213,4 @@ def recorded_device(arch: int, memory: Memory | None = None) -> Iterator[list[Wo
         torch._C._set_only_lift_cpu_tensors(lifted_only)
         gpu_of.cache_clear()
         scratch_of_sampler.clear()
+        workspaces.clear()

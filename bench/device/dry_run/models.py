@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ class MadeUpCheckpoint(Checkpoint):
 
 
 def load_shape(
-    shape: str,
+    shape: str | Mapping[str, object],
     backend: Backend,
     device: torch.device,
     make: Callable[[tuple[int, ...]], torch.Tensor],
@@ -183,19 +183,20 @@ def load_shape(
 ) -> Loaded:
     """All of an engine but its size: a model of that shape, its weights made by ``make`` on the device.
 
-    ``settings``: of EngineConfig. Raises ModelError.
+    ``shape``: one of SHAPES, or such fields; ``settings``: of EngineConfig. Raises ModelError.
     """
-    fields = dict(SHAPES[shape])
+    name = shape if isinstance(shape, str) else "made up"
+    fields = dict(SHAPES[shape] if isinstance(shape, str) else shape)
     if num_layers is not None:
         fields["num_hidden_layers"] = num_layers
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "config.json").write_text(json.dumps(fields))
         model_config = read_config(Path(directory))
         config = EngineConfig(
-            model_dir=Path(directory), model_id=shape, socket=Path(directory), device="cuda", **settings
+            model_dir=Path(directory), model_id=name, socket=Path(directory), device="cuda", **settings
         )
     dtypes = choose_dtypes(backend, model_config.dtype, None, config.kv_cache_dtype)
-    checkpoint = MadeUpCheckpoint(make, BLOCKS.get(shape, {}))
+    checkpoint = MadeUpCheckpoint(make, BLOCKS.get(name, {}))
     positions = min(config.max_total_tokens or model_config.max_positions, model_config.max_positions)
     model = DecoderModel(model_config, checkpoint, WeightLoader(checkpoint, backend, dtypes, device), positions)
     return Loaded(config, model, backend, dtypes, device, None, None, None)

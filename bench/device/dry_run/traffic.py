@@ -62,6 +62,11 @@ def traffic_of(work: Iterable[Work], chunks: list[Chunk]) -> Traffic:
             rows += each.traffic_bytes - weight_bytes
         elif each.kind == "torch":
             rest += each.traffic_bytes
+        elif each.name == "linear_kernel":
+            call = _Call(each)
+            weights += call.nbytes("weight_ptr") + (call.nbytes("scale_ptr") if call.constant("SCALED") else 0)
+            rows += call.nbytes("x_ptr", "y_ptr")
+            rest += _segment_bytes(call)
         elif each.name == "block_linear_kernel":
             call = _Call(each)
             weights += _of_experts(call, call.nbytes("low_ptr", "high_ptr", "spans_ptr", "bases_ptr"))
@@ -76,6 +81,14 @@ def traffic_of(work: Iterable[Work], chunks: list[Chunk]) -> Traffic:
             kv += kv_bytes
             rest += rest_bytes
     return Traffic(weights, kv, rows, rest)
+
+
+def _segment_bytes(call: _Call) -> int:
+    """Sums of segments that have a program each: written and read."""
+    if not call.constant("SPLIT"):
+        return 0
+    rows = -(-call.work.tensors["x_ptr"].shape[0] // call.constant("BLOCK_ROWS")) * call.constant("BLOCK_ROWS")
+    return 2 * 4 * call.constant("SEGMENTS") * call.constant("OUTPUTS") * rows
 
 
 def _of_experts(call: _Call, nbytes: int) -> int:

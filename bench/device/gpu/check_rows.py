@@ -184,6 +184,7 @@ def check_linears(setup: Setup) -> Results:
         yield compare(f"linear {rows} x {inputs} -> {outputs}", pack_linear(weight, bias)(x), want)
         for dtype in (torch.int8, torch.float8_e4m3fn)[: 1 + setup.converts_fp8]:
             linear = quantize_linear(weight, bias, dtype)
+            assert linear.scale is not None
             rounded = linear.weight.to(torch.float32).double() * linear.scale.double()[:, None]
             want = x.double() @ rounded.T + bias.double()
             name = f"{str(dtype).removeprefix('torch.')} linear {rows} x {inputs} -> {outputs}"

@@ -8,7 +8,7 @@ import torch
 from ....kernels import StepBatch
 from ....kernels.block_weight import BlockWeight
 from ....kernels.triton import (
-    QuantizedLinear,
+    TritonLinear,
     add_rms_norm,
     gelu_tanh_and_mul,
     pack_linear,
@@ -133,7 +133,7 @@ def _linear(setup: Setup, kind: str, inputs: int, outputs: int) -> Callable[[tor
     weight = device_randn(setup, outputs, inputs)
     if kind == "bfloat16":
         return pack_linear(weight)
-    made: QuantizedLinear = quantize_linear(weight, None, torch.int8 if kind == "int8" else torch.float8_e4m3fn)
+    made: TritonLinear = quantize_linear(weight, None, torch.int8 if kind == "int8" else torch.float8_e4m3fn)
     return made
 
 

@@ -20,6 +20,7 @@ import torch
 from . import baselines as baselines
 from . import check_attention as attention
 from . import check_blocks as blocks
+from . import check_exact as exact
 from . import check_rows as rows
 from . import check_sampling as sampling
 from . import decode as decode
@@ -59,8 +60,11 @@ PARTS = (
     Part("sampling", figures.figures_of_sampling, needs_gpu=True),
     Part("decode step", decode.figures_of_decode_step, needs_gpu=True),
     Part("runner", runner.figures_of_runner, needs_gpu=True),
+    Part("runner, vendor's linears", runner.figures_of_vendors_linears, needs_gpu=True),
     Part("step by kernel", runner.figures_of_kernels, needs_gpu=True),
     Part("check linears", rows.check_linears),
+    Part("check exact linears", exact.check_exact_linears),
+    Part("check exact engine", exact.check_exact_engine),
     Part("check blocks", blocks.check_blocks),
     Part("check invariance", attention.check_invariance),
     Part("baselines", baselines.figures_of_baselines, needs_gpu=True),

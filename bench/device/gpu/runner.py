@@ -70,8 +70,11 @@ _CASES = (
 )  # fmt: skip
 
 
-def make_8b(setup: Setup, tokens: int) -> tuple["Runner", int]:
-    """A runner of Llama-3.1-8B's shape, and how many tokens of the ``tokens`` its cache has. Raises Skipped."""
+def make_8b(setup: Setup, tokens: int, exact: bool = True) -> tuple["Runner", int]:
+    """A runner of Llama-3.1-8B's shape, and how many tokens of the ``tokens`` its cache has. Raises Skipped.
+
+    ``exact``: of load_backend.
+    """
     try:
         from ..dry_run.models import make_runner
     except ImportError as error:
@@ -81,7 +84,7 @@ def make_8b(setup: Setup, tokens: int) -> tuple["Runner", int]:
     if tokens < _SHORTEST:
         raise Skipped("not enough free memory for the model")
     runner = make_runner(
-        "llama-3.1-8b", load_backend("triton"), setup.device,
+        "llama-3.1-8b", load_backend("triton", exact), setup.device,
         lambda shape: torch.empty(shape, dtype=setup.dtype, device=setup.device).normal_(std=0.02),
         kv_cache_bytes=(tokens + PAGE_SIZE) * _KV_BYTES, max_total_tokens=min(32768 + 2048, tokens),
         graph_rows=(1, 8, 32, 64, 256),
@@ -104,6 +107,16 @@ def figures_of_runner(setup: Setup) -> Results:
         yield Figure(f"step: {case.name}, host until launched", launch_s)
     if left_out:
         raise Skipped(f"no room in the cache for {', '.join(left_out)}")
+
+
+def figures_of_vendors_linears(setup: Setup) -> Results:
+    """Steps as with --no-exact: what exactness costs, beside those of ``figures_of_runner``. Raises Skipped."""
+    cases = (_Case(64, 1024), _Case(chunk=2048))
+    runner, _ = make_8b(setup, max(case.cache_tokens for case in cases), exact=False)
+    for case in cases:
+        step_s, _ = _run(runner, case, _QUICK_STEPS)
+        note = f"{(case.decodes + case.chunk) / step_s:,.0f} tokens/s"
+        yield Figure(f"step, vendor's linears: {case.name}", step_s, case.least_bytes, case.flops, note)
 
 
 def _start(runner: "Runner", case: _Case) -> tuple["Launched | None", list["Chunk"]]:

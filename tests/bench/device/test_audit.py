@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headwater.bench.device.audit.__main__ import Finding, problems
+from headwater.bench.device.audit.__main__ import Finding, order_problems, problems
 from headwater.bench.device.audit.binary import Facts
 from headwater.bench.device.audit.launches import Launch
 
@@ -51,6 +51,16 @@ def test_a_broken_rule_is_named(change, problem):
     assert problems(Finding("a model", LAUNCH, 120, SOUND)) == []
     (found,) = problems(Finding("a model", LAUNCH, 120, SOUND._replace(**change)))
     assert problem in found
+
+
+def test_linears_that_multiply_with_other_instructions_when_rows_are_many_are_named():
+    few, many = (LAUNCH._replace(name=f"bf16 linear, {rows} rows") for rows in (16, 2048))
+    facts = SOUND._replace(products=("HGMMA.x16.F32.BF16",))
+    findings = [Finding("a model", few, 90, facts), Finding("a model", many, 90, facts)]
+    assert order_problems(findings) == []
+    findings.append(Finding("a model", few, 90, facts._replace(products=("HMMA.16816.F32.BF16",))))
+    (found,) = order_problems(findings)
+    assert "bf16 linear sum in other orders" in found
 
 
 BAD_TILE = """

@@ -109,7 +109,7 @@ def test_checks_in_the_interpreter_are_reported(tmp_path):
 
 
 OF_THE_SAMPLER = {"check sampling", "check sampling alone", "check sampling cases", "check draws"}
-ROW_CHECKS = [part for part in CHECKS if part.name not in OF_THE_SAMPLER]
+IN_FP16_ALWAYS = {"check exact engine"}
 
 
 def holds(part: Part, setup: Setup) -> None:
@@ -124,7 +124,7 @@ def test_a_check_holds(part):
 
 
 @pytest.mark.parametrize(
-    "part", [part for part in CHECKS if part.name not in OF_THE_SAMPLER], ids=lambda part: part.name
+    "part", [part for part in CHECKS if part.name not in OF_THE_SAMPLER | IN_FP16_ALWAYS], ids=lambda part: part.name
 )
 def test_a_check_of_rows_holds_in_fp16(part):
     holds(part, replace(TINY, dtype=torch.float16))
@@ -249,7 +249,7 @@ with (
     mock.patch.object(figures, "copies_beyond_l2", return_value=2),
     mock.patch.object(figures_attention, "seconds_per_call", once),
     mock.patch.object(figures_attention, "copies_beyond_l2", return_value=2),
-    mock.patch.multiple(runner, _CASES=runner._CASES[-2:], _STEPS=3),
+    mock.patch.multiple(runner, _CASES=runner._CASES[-2:], _STEPS=3, _QUICK_STEPS=3),
     mock.patch.object(baselines, "seconds_per_call", once),
     mock.patch.object(decode, "events_s", events_s),
     mock.patch.object(decode, "capture"),
