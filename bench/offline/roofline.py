@@ -9,7 +9,7 @@ import torch
 from ...engine.cores import usable_cores
 
 HOST_BYTES = 512 << 20  # beyond every cache
-DEVICE_BYTES = 4 << 30
+DEVICE_BYTES = 4 << 30  # at most: an engine leaves one per cent of the memory, 256 MiB at least
 REPEATS = 7
 
 
@@ -38,9 +38,15 @@ def _host_bandwidth() -> float:
     return HOST_BYTES / best
 
 
+def copied_bytes(free: int) -> int:
+    """Of a tensor that is copied to another of its size where so many bytes are free. A fifth of them stays free."""
+    return min(DEVICE_BYTES, free * 2 // 5) // 4096 * 4096
+
+
 def _device_bandwidth(device: torch.device) -> float:
     """The device copies a tensor: it reads and writes each byte."""
-    source = torch.ones(DEVICE_BYTES // 4, dtype=torch.float32, device=device)
+    size = copied_bytes(torch.cuda.mem_get_info(device)[0])
+    source = torch.ones(size // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
 
     def copy() -> None:
@@ -48,7 +54,7 @@ def _device_bandwidth(device: torch.device) -> float:
         torch.cuda.synchronize(device)
 
     copy()
-    return 2 * DEVICE_BYTES / min(_seconds(copy) for _ in range(REPEATS))
+    return 2 * size / min(_seconds(copy) for _ in range(REPEATS))
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -11,7 +11,9 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -101,6 +103,7 @@ class StepRecord:
     """What one step had the device do."""
 
     step: StepShape
+    chunks: list[Chunk]
     work: list[Work]
     traffic: Traffic
     captured: dict[str, Launch]  # specialisations that were compiled at the start, to capture graphs
@@ -133,21 +136,26 @@ def signatures_of(work: list[Work]) -> dict[str, Launch]:
     return {signature(each.launch): each.launch for each in work if each.launch is not None}
 
 
-def record_steps(shape: str, arch: int, num_layers: int | None = None) -> list[StepRecord]:
-    """Run STEPS on the model of that shape, and list what each does from its launch to its end."""
+def record_steps(
+    shape: str, arch: int, num_layers: int | None = None, steps: Iterable[StepShape] = STEPS, **settings: Any
+) -> list[StepRecord]:
+    """Run steps on the model of that shape, and list what each does from its launch to its end.
+
+    ``settings``: of EngineConfig.
+    """
     records = []
     with recorded_device(arch) as work:
         backend = load_backend("triton")
         runner = make_runner(
             shape, backend, DEVICE, lambda size: torch.empty(size, dtype=torch.bfloat16, device=DEVICE), num_layers,
-            graph_rows=GRAPH_ROWS,
+            graph_rows=GRAPH_ROWS, **settings,
         )  # fmt: skip
         captured = signatures_of(work)
-        for step in STEPS:
+        for step in steps:
             before, chunks = begin(runner, step)
             work.clear()
             launched = runner.launch(chunks)
-            records.append(StepRecord(step, list(work), traffic_of(work, chunks), captured))
+            records.append(StepRecord(step, chunks, list(work), traffic_of(work, chunks), captured))
             for each in (before, launched):
                 if each is not None:
                     runner.collect(each)

@@ -152,7 +152,7 @@ BLOCKS: dict[str, dict[str, str]] = {
 
 
 class MadeUpCheckpoint(Checkpoint):
-    """Has every tensor that is asked for, in the shape that is asked for."""
+    """Has every tensor that is asked for but scales, in the shape that is asked for."""
 
     def __init__(self, make: Callable[[tuple[int, ...]], torch.Tensor], kinds: dict[str, str]) -> None:
         super().__init__(Path("made up"), {})
@@ -160,7 +160,7 @@ class MadeUpCheckpoint(Checkpoint):
         self._kinds = kinds
 
     def __contains__(self, name: str) -> bool:
-        return True
+        return not name.endswith("_scale")
 
     def get(self, name: str, expected_shape: Sequence[int]) -> torch.Tensor:  # noqa: ARG002
         return self._make(tuple(expected_shape))
@@ -211,14 +211,16 @@ def make_runner(
     kv_cache_bytes: int = 16 << 30,
     max_total_tokens: int | None = None,
     graph_rows: tuple[int, ...] | None = None,
+    **settings: Any,
 ) -> Runner:
     """The runner of a model of that shape, its weights made by ``make`` on the device. Raises ModelError.
 
-    ``graph_rows``: what steps are captured for, if not all that an engine has.
+    ``graph_rows``: what steps are captured for, if not all that an engine has; ``settings``: of EngineConfig.
     """
     loaded = load_shape(
-        shape, backend, device, make, num_layers, kv_cache_bytes=kv_cache_bytes, max_total_tokens=max_total_tokens
-    )
+        shape, backend, device, make, num_layers, kv_cache_bytes=kv_cache_bytes, max_total_tokens=max_total_tokens,
+        **settings,
+    )  # fmt: skip
     limits = loaded.limits()
     if graph_rows is not None:
         limits = replace(limits, graph_rows=graph_rows)

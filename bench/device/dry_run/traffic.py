@@ -30,7 +30,7 @@ class Traffic(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """Arguments of a Triton launch by name: constants, and the bytes of one row of each tensor."""
 
     work: Work
@@ -63,27 +63,27 @@ def traffic_of(work: Iterable[Work], chunks: list[Chunk]) -> Traffic:
         elif each.kind == "torch":
             rest += each.traffic_bytes
         elif each.name == "linear_kernel":
-            call = _Call(each)
+            call = Call(each)
             weights += call.nbytes("weight_ptr") + (call.nbytes("scale_ptr") if call.constant("SCALED") else 0)
             rows += call.nbytes("x_ptr", "y_ptr")
             rest += _segment_bytes(call)
         elif each.name == "block_linear_kernel":
-            call = _Call(each)
+            call = Call(each)
             weights += _of_experts(call, call.nbytes("low_ptr", "high_ptr", "spans_ptr", "bases_ptr"))
             written = call.constant("WIDTH") * _row_bytes(call, "y_ptr") // call.constant("Y_STRIDE")
             rows += call.nbytes("x_ptr") + written * each.tensors["y_ptr"].shape[0]
         elif each.name == "_grouped_kernel":
-            call = _Call(each)
+            call = Call(each)
             weights += _of_experts(call, call.nbytes("weight_ptr"))
             rows += call.nbytes("x_ptr", "y_ptr")
         elif each.kind == "triton":
-            kv_bytes, rest_bytes = _launch_bytes(_Call(each), chunks)
+            kv_bytes, rest_bytes = _launch_bytes(Call(each), chunks)
             kv += kv_bytes
             rest += rest_bytes
     return Traffic(weights, kv, rows, rest)
 
 
-def _segment_bytes(call: _Call) -> int:
+def _segment_bytes(call: Call) -> int:
     """Sums of segments that have a program each: written and read."""
     if not call.constant("SPLIT"):
         return 0
@@ -91,13 +91,13 @@ def _segment_bytes(call: _Call) -> int:
     return 2 * 4 * call.constant("SEGMENTS") * call.constant("OUTPUTS") * rows
 
 
-def _of_experts(call: _Call, nbytes: int) -> int:
+def _of_experts(call: Call, nbytes: int) -> int:
     """What is read of weights, if as many experts have rows as can have any."""
     experts, pairs = call.constant("EXPERTS"), call.work.tensors["x_ptr"].shape[0]
     return nbytes * min(experts, pairs) // experts if experts else nbytes
 
 
-def _launch_bytes(call: _Call, chunks: list[Chunk]) -> tuple[int, int]:
+def _launch_bytes(call: Call, chunks: list[Chunk]) -> tuple[int, int]:
     """(KV, rest) that one launch moves."""
     name, tensors = call.work.name, call.work.tensors
     if name == "_rms_norm_kernel":
@@ -123,12 +123,17 @@ def _launch_bytes(call: _Call, chunks: list[Chunk]) -> tuple[int, int]:
     return 0, sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _attention_bytes(call: _Call, chunks: list[Chunk]) -> tuple[int, int]:
-    """Sequences whose rows are few belong to one launch, the others to the other; K and V are read once a sequence."""
-    few, group, window = call.constant("COUNT") == 0, call.constant("GROUP"), call.constant("WINDOW")
+def own_chunks(call: Call, chunks: list[Chunk]) -> list[Chunk]:
+    """Those that belong to a launch of attention: by whether their rows are few."""
+    few, group = call.constant("COUNT") == 0, call.constant("GROUP")
     tile, _ = attention_tiles(gpu_of(call.work.tensors["q_ptr"].device), group, call.constant("HEAD_DIM"))
-    own = [chunk for chunk in chunks if (chunk.count * group <= tile.rows) == few]
-    positions = 0
+    return [chunk for chunk in chunks if (chunk.count * group <= tile.rows) == few]
+
+
+def _attention_bytes(call: Call, chunks: list[Chunk]) -> tuple[int, int]:
+    """Sequences whose rows are few belong to one launch, the others to the other; K and V are read once a sequence."""
+    window, positions = call.constant("WINDOW"), 0
+    own = own_chunks(call, chunks)
     for chunk in own:
         end = chunk.start + chunk.count
         positions += min(end, window + chunk.count) if window else end
@@ -144,10 +149,10 @@ def _partial_rows(chunk: Chunk) -> int:
     return chunk.count * splits if splits > 1 and chunk.count <= SPLIT_ROWS else 0
 
 
-def _row_bytes(call: _Call, name: str) -> int:
+def _row_bytes(call: Call, name: str) -> int:
     tensor = call.work.tensors[name]
     return tensor.nbytes // tensor.shape[0]
 
 
-def _partial_row_bytes(call: _Call) -> int:
+def _partial_row_bytes(call: Call) -> int:
     return _row_bytes(call, "partial_out_ptr") + _row_bytes(call, "partial_stats_ptr")

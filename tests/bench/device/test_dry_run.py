@@ -40,6 +40,7 @@ import json
 from collections import Counter
 from headwater.bench.device.dry_run.__main__ import compile_all, new_signatures, record_steps, unprepared
 from headwater.bench.device.dry_run.work import LAUNCHES
+from headwater.bench.device.estimate import estimates_of
 
 records = record_steps("llama-3.1-8b", 90, {LAYERS})
 launches = {{key: launch for record in records for key, launch in record.signatures.items()}}
@@ -49,6 +50,10 @@ print(json.dumps({{
     "traffic": {{record.step.name: record.traffic._asdict() for record in records}},
     "host": {{
         record.step.name: Counter(each.kind for each in record.work if each.kind not in LAUNCHES) for record in records
+    }},
+    "estimates": {{
+        record.step.name: [each[:5] for each in estimates_of(record, 90)]
+        for record in records if record.step.name in ("decode 64", "chunk of 512 and decode 8")
     }},
     "new": new_signatures(records) + unprepared("llama-3.1-8b", 90, 1),
     "kernels": sorted(launch.name for launch in launches.values()),
@@ -93,6 +98,22 @@ def test_bytes_of_a_decode_step(llama):
 def test_the_host_waits_for_nothing_until_a_step_is_launched(llama):
     # Rows, page tables and sampling parameters go there, what was sampled comes back.
     assert all(host == {"upload": 3, "download": 1} for host in llama["host"].values())
+
+
+def test_a_step_on_paper_is_the_sum_of_its_launches(llama):
+    hidden, intermediate, vocab, kv = 4096, 14336, 128256, 8 * 128
+    layer = LAYERS * hidden * (2 * hidden + 2 * kv + 3 * intermediate)
+    # The head of 9 rows is the graph of 64.
+    for step, rows, samples in (("decode 64", 64, 64), ("chunk of 512 and decode 8", 520, 64)):
+        found = llama["estimates"][step]
+        assert len(found) == llama["launches"][step]
+        traffic = llama["traffic"][step]
+        assert sum(nbytes for _, nbytes, *_ in found) == sum(traffic.values())
+        linears = sum(flops for name, _, flops, *_ in found if name.startswith("linear"))
+        assert linears == 2 * (rows * layer + samples * vocab * hidden)
+        assert all(least < expected for *_, least, expected in found)
+    products = 4 * 64 * 4096 * hidden * LAYERS  # of Q and K, and with V
+    assert sum(flops for name, _, flops, *_ in llama["estimates"]["decode 64"] if "few rows" in name) == products
 
 
 BLOCKS = """

@@ -2,6 +2,8 @@
 
 import pytest
 
+from headwater.bench.offline.roofline import DEVICE_BYTES, copied_bytes
+
 from .test_dry_run import run
 
 LAYERS = 2
@@ -68,6 +70,11 @@ def test_an_engine_that_follows_another_takes_as_many_pages_if_they_fit(starts):
     assert starts["after one of fewer pages"]["pages"] == pages - 100
     # Somebody else took memory meanwhile: what fits now, instead of the same failure again and again.
     assert starts["after one of more pages"]["pages"] == pages
+
+
+def test_the_roof_of_a_bench_is_measured_in_what_an_engine_leaves():
+    assert 100 << 20 <= 2 * copied_bytes(256 << 20) <= 256 << 20  # and is more than an H100's L2 holds
+    assert copied_bytes(40 << 30) == DEVICE_BYTES
 
 
 def test_a_card_that_is_too_small_is_refused_with_what_to_do(starts):
