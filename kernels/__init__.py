@@ -231,6 +231,10 @@ class Backend(Protocol):
         """Prepare a weight [out, in] (and bias [out]) for this backend. The weight may be dropped afterwards."""
         ...
 
+    def logits(self, head: Linear, x: torch.Tensor) -> torch.Tensor:
+        """What ``head`` makes of rows [rows, in], in fp32 whatever the stream's dtype: [rows, out]."""
+        ...
+
     def quantize_linear(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, dtype: torch.dtype = torch.int8
     ) -> Linear:

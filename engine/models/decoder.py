@@ -146,9 +146,7 @@ class DecoderModel:
         Returns:
             fp32 [n, vocab].
         """
-        logits = self._head(self._backend.take_rows(hidden, rows))
-        if logits.dtype != torch.float32:
-            logits = logits.float()
+        logits = self._backend.logits(self._head, self._backend.take_rows(hidden, rows))
         if self.config.logit_scale != 1.0:
             self._backend.scale(logits, self.config.logit_scale)
         if self.config.logit_softcap:

@@ -2,6 +2,7 @@
 
 import torch
 
+from .. import Linear
 from .activation import act, clamped_silu_and_mul, gelu_tanh_and_mul, silu_and_mul
 from .adapters import new_adapters
 from .attention import fill_plan, new_plan, paged_attention
@@ -35,6 +36,7 @@ __all__ = [
     "gelu_tanh_and_mul",
     "group_linears",
     "layer_norm",
+    "logits",
     "new_adapters",
     "new_plan",
     "pack_blocks",
@@ -73,6 +75,11 @@ def row_dtypes(weight_dtype: torch.dtype) -> tuple[torch.dtype, ...]:
     arithmetic is the limit and not memory.
     """
     return (weight_dtype, torch.float32)
+
+
+def logits(head: Linear, x: torch.Tensor) -> torch.Tensor:
+    """What ``head`` makes of rows [rows, in]: it is in fp32, as the stream."""
+    return head(x)
 
 
 def stream_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -9,7 +9,7 @@ from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
 from .block_linear import pack_blocks
 from .grouped import group_linears
 from .layer_norm import add_layer_norm, layer_norm
-from .linear import TritonLinear, pack_linear, pack_quantized, pack_vendor_linear, quantize_linear
+from .linear import TritonLinear, logits, pack_linear, pack_quantized, pack_vendor_linear, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .program import Event, capture, release_recordings
@@ -38,6 +38,7 @@ __all__ = [
     "gelu_tanh_and_mul",
     "group_linears",
     "layer_norm",
+    "logits",
     "new_adapters",
     "new_plan",
     "pack_blocks",

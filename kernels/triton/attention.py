@@ -304,8 +304,7 @@ def paged_attention(
     sink_logits = plan.partial_stats if sinks is None else sinks
     fp8 = k_pages.element_size() == 1  # its conversion leaves the branch no registers
     roles = ((plan.few_rows, plan.few_units), (plan.many_rows, plan.many_units))
-    # No sequence of so small a step can have many rows. Known without a look at the step, so a graph may count on it.
-    for role, (tile, units) in enumerate(roles[: 1 if rows * group <= plan.few_rows.rows else 2]):
+    for role, (tile, units) in enumerate(roles[: 1 + plan.has_many_rows(rows)]):
         _attention_kernel[(plan.multiprocessors * tile.blocks,)](
             q, k_pages, v_pages, out, plan.partial_out, plan.partial_stats, units, plan.counts,
             sink_logits, batch.page_table, batch.page_table.stride(0), log2_scale, cap_scale, v_scale,

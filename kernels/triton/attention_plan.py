@@ -44,6 +44,13 @@ _UNIT = tl.constexpr(UNIT_FIELDS)
 _MERGE = tl.constexpr(MERGE_FIELDS)
 
 
+_SMALL_STEP_ROWS = 256  # the largest graph's
+_SMALL_STEP_FACTOR = (
+    2  # times the rows of a few-rows tile; where many-rows tiles are larger, chunks are faster in these
+)
+_ANY_ROWS = 1 << 30
+
+
 @dataclass
 class AttentionPlan:
     """The lists of one step, and room for partial results. Refilled by every ``plan_attention`` that is given it."""
@@ -63,8 +70,22 @@ class AttentionPlan:
     partial_out: torch.Tensor  # fp32 [slots, q_heads, head_dim]: sum of exp2(logit - max) * v
     partial_stats: torch.Tensor  # fp32 [slots, q_heads, 2]: max logit, sum of exp2(logit - max)
 
+    def has_many_rows(self, rows: int) -> bool:
+        """Whether sequences of a step of so many rows may take the role of that name: a graph may count on it."""
+        return has_many_rows(rows, self.q_heads // self.kv_heads, self.few_rows, self.many_rows)
 
-@triton.jit(do_not_specialize=["sequences", "slots"])
+
+def has_many_rows(rows: int, group: int, few: Tile, many: Tile) -> bool:
+    """Not if one few-rows tile holds the step; nor if it is so small that the larger tiles would save no time.
+
+    Both roles give a row the same bits, and nearly all steps only decode: what is saved is an empty launch.
+    """
+    if rows <= _SMALL_STEP_ROWS and many.rows <= _SMALL_STEP_FACTOR * few.rows:
+        return False
+    return rows * group > few.rows
+
+
+@triton.jit(do_not_specialize=["sequences", "slots", "most_few_rows"])
 def _plan_kernel(
     query_start_ptr,  # int32 [sequences + 1]
     kv_lengths_ptr,  # int32 [sequences]
@@ -74,6 +95,7 @@ def _plan_kernel(
     counts_ptr,  # int32 [3] out
     sequences,
     slots,  # room for partial results
+    most_few_rows,  # packed rows of a sequence that takes the few-rows role
     GROUP: tl.constexpr,
     FEW_TILE: tl.constexpr,  # packed rows
     MANY_TILE: tl.constexpr,  # packed rows
@@ -100,7 +122,7 @@ def _plan_kernel(
     wanted_slots = tl.where((splits > 1) & (rows <= SPLIT_ROWS), rows * splits, 0)
     slots_to_here = tl.cumsum(wanted_slots, axis=0)
     is_split = (wanted_slots > 0) & (slots_to_here <= slots)
-    is_few = rows * GROUP <= FEW_TILE
+    is_few = rows * GROUP <= most_few_rows
     tile_rows = tl.where(is_few, FEW_TILE // GROUP, MANY_TILE // GROUP)
     units = tl.cdiv(rows, tile_rows) * tl.where(is_split, splits, 1)
     few = tl.where(is_few, units, 0)
@@ -209,7 +231,7 @@ def new_plan(
         few_rows=few,
         many_rows=many,
         multiprocessors=gpu.multiprocessors,
-        few_units=int32(sequences + slots, UNIT_FIELDS),
+        few_units=int32(sequences + min(rows, _SMALL_STEP_ROWS) // max(few.rows // group, 1) + slots, UNIT_FIELDS),
         many_units=int32(sequences + rows // (many.rows // group) + slots, UNIT_FIELDS),
         merges=int32(max(min(rows, slots), 1), MERGE_FIELDS),
         counts=int32(3),
@@ -230,6 +252,7 @@ def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
         plan.counts,
         sequences,
         plan.partial_stats.shape[0],
+        plan.few_rows.rows if plan.has_many_rows(batch.positions.shape[0]) else _ANY_ROWS,
         GROUP=plan.q_heads // plan.kv_heads,
         FEW_TILE=plan.few_rows.rows,
         MANY_TILE=plan.many_rows.rows,

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import triton
 from triton import knobs
 
+from .. import Linear
 from ..quantize import round_weight
 from .linear_kernel import linear_kernel
 from .linear_tiles import LinearTile, choose_tile, linear_tiles, register_limit, segments_of
@@ -88,9 +89,10 @@ class TritonLinear:
     def nbytes(self) -> int:
         return sum(part.nbytes for part in (self.weight, self.scale, self.bias) if part is not None)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """``dtype`` of the result: that of ``x`` unless given."""
         rows = len(x)
-        y = x.new_empty(rows, len(self.weight))
+        y = x.new_empty(rows, len(self.weight), dtype=dtype)
         tiles = linear_tiles(self._gpu.arch, self._segments, x.itemsize)
         if not self._is_compiled:  # no request is to wait for the compiler, whatever tile it comes to need
             for tile in tiles:
@@ -122,6 +124,13 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Trito
 def pack_vendor_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> VendorLinear:
     """Keep ``weight`` [out, in] and ``bias`` [out] as they are, for the vendor's library."""
     return VendorLinear(weight, bias)
+
+
+def logits(head: Linear, x: torch.Tensor) -> torch.Tensor:
+    """What ``head`` makes of rows [rows, in], in fp32: the sums themselves, where a kernel of its own has them."""
+    if isinstance(head, TritonLinear):
+        return head(x, torch.float32)
+    return head(x).float()
 
 
 def quantize_linear(

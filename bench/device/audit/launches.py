@@ -117,8 +117,7 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
         _empty(rows, dtype=int32),
         _empty(rows, tokens // _PAGE_SIZE, dtype=int32),
     )
-    # Twice the step's rows: more than a few-rows tile holds, so that both roles are launched.
-    q = _empty(2 * rows, model.q_heads, dim)
+    q = _empty(PREFILL_ROWS, model.q_heads, dim)  # so many that both roles are launched
     plan = attention_plan.new_plan(
         rows, rows, tokens, model.q_heads, kv_heads, dim, _PAGE_SIZE, q.device, model.window,
         Gpu(arch, gpu.multiprocessors),
@@ -148,9 +147,7 @@ def attention_launches(model: Model, arch: int) -> list[Launch]:
             flops=4 * prefill_pairs * model.q_heads * dim,
             min_blocks=plan.many_rows.blocks,
         ),
-        merge._replace(
-            name="attention merge", traffic_bytes=partial_bytes + q.nbytes // 2
-        ),  # half of its rows are of the step
+        merge._replace(name="attention merge", traffic_bytes=partial_bytes + rows * model.q_heads * dim * 2),
     ]
 
 

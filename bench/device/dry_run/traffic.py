@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ....engine.chunk import Chunk
-from ....kernels.triton.attention_plan import SPLIT_ROWS
+from ....kernels.triton.attention_plan import SPLIT_ROWS, has_many_rows
 from ....kernels.triton.splits import max_splits
 from ....kernels.triton.tiles import attention_tiles, gpu_of
 from .work import Work
@@ -125,8 +125,10 @@ def _launch_bytes(call: Call, chunks: list[Chunk]) -> tuple[int, int]:
 
 def own_chunks(call: Call, chunks: list[Chunk]) -> list[Chunk]:
     """Those that belong to a launch of attention: by whether their rows are few."""
-    few, group = call.constant("COUNT") == 0, call.constant("GROUP")
-    tile, _ = attention_tiles(gpu_of(call.work.tensors["q_ptr"].device), group, call.constant("HEAD_DIM"))
+    few, group, q = call.constant("COUNT") == 0, call.constant("GROUP"), call.work.tensors["q_ptr"]
+    tile, many = attention_tiles(gpu_of(q.device), group, call.constant("HEAD_DIM"))
+    if not has_many_rows(q.shape[0], group, tile, many):
+        return chunks if few else []
     return [chunk for chunk in chunks if (chunk.count * group <= tile.rows) == few]
 
 

@@ -13,6 +13,7 @@ from ....kernels.sampling_batch import Sampled
 from ....kernels.triton import (
     add_rms_norm,
     attention_plan,
+    logits,
     pack_linear,
     paged_attention,
     rms_norm,
@@ -104,8 +105,8 @@ class DecodeStep:
             attended = paged_attention(q, layer.k_pages, layer.v_pages, batch, self._plan, LLAMA.head_dim**-0.5)
             normed = add_rms_norm(layer.output(attended), residual, layer.post_norm, 1e-5)
             x = layer.down(silu_and_mul(layer.gate_up(normed)))
-        logits = self._lm_head(add_rms_norm(x, residual, self._norm, 1e-5)).float()
-        return sample(logits, self._sampling)
+        normed = add_rms_norm(x, residual, self._norm, 1e-5)
+        return sample(logits(self._lm_head, normed), self._sampling)
 
 
 def layers_that_fit(pages: int) -> int:
