@@ -47,7 +47,7 @@ class Runner:
         self.waited_s = 0.0  # in all, for the device; the rest of a step's time is the host's
         self.cache = KVCache(model.config, limits.num_pages, limits.page_size, dtypes.pages, device)
         config, samples = model.config, limits.max_samples
-        self._inputs = StepBuffers(limits, samples, device)
+        self._inputs = StepBuffers(limits, samples, device, backend.keeps_page_tables)
         self._plans = {
             window: backend.new_plan(
                 limits.max_rows, limits.max_sequences, limits.max_total_tokens, config.num_q_heads,

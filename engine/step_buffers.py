@@ -5,11 +5,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..kernels import StepBatch
+from ..kernels import StepBatch, TableChanges
 from .chunk import Chunk
 from .limits import Limits
+from .page_tables import PageTables
 from .sequence import Sequence
 from .staging import Copy, StagedTensor, StagingBuffer
+
+_CHANGES = 1024  # entries of page tables that a step brings; where more have changed, the tables go whole
 
 
 class StepSize(NamedTuple):
@@ -23,10 +26,13 @@ class StepSize(NamedTuple):
 class StepBuffers:
     """Arrays of the largest step. Rows past a step's own are harmless: they write to the trash page."""
 
-    def __init__(self, limits: Limits, max_samples: int, device: torch.device) -> None:
+    def __init__(self, limits: Limits, max_samples: int, device: torch.device, keeps_page_tables: bool = False) -> None:
+        """``keeps_page_tables``: of the backend."""
         self._page_size = limits.page_size
+        self._keeps_page_tables = keeps_page_tables
         rows, sequences = limits.max_rows, limits.max_sequences
         max_pages = -(-limits.max_total_tokens // limits.page_size)
+        changes = min(_CHANGES, sequences * max_pages) if keeps_page_tables else 0
         self._inputs = StagingBuffer(
             {
                 "token_ids": ((rows,), torch.int64),
@@ -37,13 +43,15 @@ class StepBuffers:
                 "adapters": ((rows,), torch.int32),
                 "query_start": ((sequences + 1,), torch.int32),
                 "kv_lengths": ((sequences,), torch.int32),
+                "table_rows": ((sequences if changes else 0,), torch.int32),
+                "table_places": ((changes,), torch.int32),
+                "table_pages": ((changes,), torch.int32),
             },
             device,
         )
         self._page_table = StagedTensor((sequences, max_pages), torch.int32, device)
         self._uploaded_sequences = 0
-        self._tables = np.zeros((sequences, max_pages), np.int32)  # by the sequences' slots
-        self._tabled = [0] * sequences  # entries of a table that are right
+        self._tables = PageTables(sequences, max_pages)
         self._sampled_at = [-1] * sequences  # by slot: row of the last step's samples
 
     @property
@@ -69,32 +77,30 @@ class StepBuffers:
     def batch(self, rows: int) -> StepBatch:
         """The first rows, and all sequences."""
         device = self._inputs.device
+        changes = TableChanges(device["table_rows"], device["table_places"], device["table_pages"])
         return StepBatch(
             positions=device["positions"][:rows],
             slots=device["slots"][:rows],
             query_start=device["query_start"],
             kv_lengths=device["kv_lengths"],
             page_table=self._page_table.device,
+            changes=changes if self._keeps_page_tables else None,
         )
 
     def start(self, sequence: Sequence) -> None:
         """Take in a sequence that has its slot; what the slot held before is forgotten."""
-        self._tabled[sequence.slot] = 0
+        self._tables.start(sequence.slot)
 
     def stage(self, chunks: list[Chunk]) -> StepSize:
         """Lay out a step on the host."""
-        page_size, tables, tabled = self._page_size, self._tables, self._tabled
+        page_size, tables = self._page_size, self._tables
         tokens: list[int] = []
         slots, starts, counts = [], [], []
         unread: list[tuple[int, int]] = []  # row, and where its token is among the last samples
         for chunk in chunks:
             sequence = chunk.sequence
-            slot, start, count, pages = sequence.slot, chunk.start, chunk.count, sequence.pages
-            # A page of rejected guesses may have been taken back and another come in its place.
-            right = min(tabled[slot], start // page_size)
-            if right < len(pages):
-                tables[slot, right : len(pages)] = pages[right:]
-                tabled[slot] = len(pages)
+            slot, start, count = sequence.slot, chunk.start, chunk.count
+            tables.update(slot, start // page_size, sequence.pages)
             slots.append(slot)
             starts.append(start)
             counts.append(count)
@@ -120,17 +126,31 @@ class StepBuffers:
         host["sources"][:] = -1
         for row, source in unread:
             host["sources"][row] = source
-        page_table = self._page_table.arrays[self._page_table.turn()]
-        page_table[:sequences] = tables[slots]
-        pages_of_row = page_table[of_row, positions // page_size].astype(np.int64)
+        pages_of_row = tables.entries[np.array(slots)[of_row], positions // page_size].astype(np.int64)
         _set(host["slots"], pages_of_row * page_size + positions % page_size, 0)
-        self._uploaded_sequences = sequences
+        self._stage_tables(slots, host)
         return StepSize(rows, sequences, self._stage_samples(chunks, query_start, host["last_rows"]))
 
     def upload(self, copy: Copy) -> None:
         """Bring what was staged to the device."""
         self._inputs.upload(copy)
         self._page_table.upload(self._uploaded_sequences, copy)
+
+    def _stage_tables(self, slots: list[int], host: dict[str, np.ndarray]) -> None:
+        tables = self._tables
+        self._uploaded_sequences = 0
+        if not self._keeps_page_tables:
+            self._uploaded_sequences = len(slots)
+            self._page_table.arrays[self._page_table.turn()][: len(slots)] = tables.entries[slots]
+        else:
+            _set(host["table_rows"], slots, 0)
+            if len(tables.places) > len(host["table_places"]):  # long prompts that were found in the cache
+                self._uploaded_sequences = len(tables.entries)
+                self._page_table.arrays[self._page_table.turn()][:] = tables.entries
+                tables.forget_changes()
+            _set(host["table_places"], tables.places, -1)
+            _set(host["table_pages"], tables.pages, 0)
+        tables.forget_changes()
 
     def _stage_samples(self, chunks: list[Chunk], query_start: np.ndarray, last_rows: np.ndarray) -> int:
         listed: list[int] = []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
-from typing import Literal, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 
@@ -32,6 +32,14 @@ class Unsupported(Exception):
     """A shape, dtype or device that a backend has no kernel for; the reason is for the user."""
 
 
+class TableChanges(NamedTuple):
+    """How a page table differs from that of the step before, and which of its rows is whose."""
+
+    rows: torch.Tensor  # int32 [sequences], of the page table
+    places: torch.Tensor  # int32 [changes], in the flat table; -1: none
+    pages: torch.Tensor  # int32 [changes]
+
+
 @dataclass
 class StepBatch:
     """The rows of one step, as every layer's kernels see them. Rows of a sequence are consecutive.
@@ -45,6 +53,7 @@ class StepBatch:
     query_start: torch.Tensor  # int32 [sequences + 1], rows of sequence i: query_start[i] .. query_start[i + 1]
     kv_lengths: torch.Tensor  # int32 [sequences], tokens with KV once this step's rows are written
     page_table: torch.Tensor  # int32 [sequences, max_pages]
+    changes: TableChanges | None = None  # of the page table, written by ``fill_plan``; None: row i is sequence i's
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ class Backend(Protocol):
     """One implementation of every op. All tensors are contiguous."""
 
     records_any_size: bool  # one recording serves every row count; see ``capture``
+    keeps_page_tables: bool  # a step may bring what has changed of them; else they are in the order of its sequences
 
     def storage_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What weights of a model of that dtype are kept in."""

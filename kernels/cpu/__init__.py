@@ -35,6 +35,7 @@ __all__ = [
     "fill_plan",
     "gelu_tanh_and_mul",
     "group_linears",
+    "keeps_page_tables",
     "layer_norm",
     "logits",
     "new_adapters",
@@ -63,6 +64,7 @@ __all__ = [
 
 
 records_any_size = True
+keeps_page_tables = False
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

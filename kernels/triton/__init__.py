@@ -37,6 +37,7 @@ __all__ = [
     "fill_plan",
     "gelu_tanh_and_mul",
     "group_linears",
+    "keeps_page_tables",
     "layer_norm",
     "logits",
     "new_adapters",
@@ -67,6 +68,7 @@ __all__ = [
 
 
 records_any_size = False
+keeps_page_tables = True
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -93,6 +93,10 @@ def _plan_kernel(
     many_units_ptr,  # int32 [capacity, 8] out
     merges_ptr,  # int32 [capacity, 3] out
     counts_ptr,  # int32 [3] out
+    page_table_ptr,  # int32 [any, max_pages] out, written with CHANGES
+    table_rows_ptr,  # int32 [sequences], of the page table, read with CHANGES
+    places_ptr,  # int32 [CHANGES], in the flat table; -1: none
+    pages_ptr,  # int32 [CHANGES]
     sequences,
     slots,  # room for partial results
     most_few_rows,  # packed rows of a sequence that takes the few-rows role
@@ -105,9 +109,17 @@ def _plan_kernel(
     WINDOW: tl.constexpr,
     BLOCK: tl.constexpr,  # power of two >= sequences
     WRITE_BLOCK: tl.constexpr,
+    CHANGES: tl.constexpr,
+    CHANGE_BLOCK: tl.constexpr,  # power of two >= CHANGES / sequences
 ):
     # One program a sequence; each sums up its predecessors again, which is cheaper than a second launch.
     this = tl.program_id(0)
+    table_row = this
+    if CHANGES:
+        change = this * CHANGE_BLOCK + tl.arange(0, CHANGE_BLOCK)
+        place = tl.load(places_ptr + change, mask=change < CHANGES, other=-1)
+        tl.store(page_table_ptr + place, tl.load(pages_ptr + change, mask=place >= 0, other=0), mask=place >= 0)
+        table_row = tl.load(table_rows_ptr + this)
     sequence = tl.arange(0, BLOCK)
     exists = sequence < sequences
     first = tl.load(query_start_ptr + sequence, mask=exists, other=0)
@@ -169,7 +181,7 @@ def _plan_kernel(
         slot = tl.where(own_is_split, own_slot + row * own_splits + split, -1)
         mask = unit < own_units
         field_ptr = target_ptr + unit * _UNIT
-        tl.store(field_ptr, this, mask=mask)
+        tl.store(field_ptr, table_row, mask=mask)
         tl.store(field_ptr + 1, own_first + row, mask=mask)
         tl.store(field_ptr + 2, rows_here, mask=mask)
         tl.store(field_ptr + 3, position, mask=mask)
@@ -242,7 +254,9 @@ def new_plan(
 
 def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
     """Write the lists of one step, on the device and without a host sync."""
-    sequences = batch.kv_lengths.shape[0]
+    sequences, table = batch.kv_lengths.shape[0], batch.page_table
+    rows, places, pages = batch.changes or (table, table, table)
+    changes = 0 if batch.changes is None else len(places)
     _plan_kernel[(sequences,)](
         batch.query_start,
         batch.kv_lengths,
@@ -250,6 +264,10 @@ def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
         plan.many_units,
         plan.merges,
         plan.counts,
+        table,
+        rows,
+        places,
+        pages,
         sequences,
         plan.partial_stats.shape[0],
         plan.few_rows.rows if plan.has_many_rows(batch.positions.shape[0]) else _ANY_ROWS,
@@ -262,6 +280,8 @@ def fill_plan(plan: AttentionPlan, batch: StepBatch) -> None:
         WINDOW=plan.window,
         BLOCK=max(triton.next_power_of_2(sequences), _LEAST_BLOCK),
         WRITE_BLOCK=_WRITE_BLOCK,
+        CHANGES=changes,
+        CHANGE_BLOCK=triton.next_power_of_2(max(triton.cdiv(changes, sequences), 1)),
     )
 
 

@@ -1,9 +1,17 @@
 """The page pool: references, and what happens to pages whose content is known."""
 
+import numpy as np
 import pytest
+import torch
 
+from headwater.engine.chunk import Chunk
+from headwater.engine.limits import Limits
+from headwater.engine.messages import SamplingParams
+from headwater.engine.page_tables import PageTables
 from headwater.engine.pages import OutOfPages, PagePool
 from headwater.engine.prefix_cache import page_key
+from headwater.engine.sequence import Sequence, SequenceKey
+from headwater.engine.step_buffers import StepBuffers
 
 
 def test_pages_are_handed_out_all_or_none() -> None:
@@ -82,3 +90,53 @@ def test_a_key_names_the_whole_text_up_to_the_pages_end() -> None:
             key = page_key(key, tokens)
         keys.add(key)
     assert len(keys) == len(texts)
+
+
+def test_what_has_changed_of_page_tables_adds_up_to_them() -> None:
+    tables = PageTables(3, 8)
+    device = np.zeros(24, np.int32)
+    for slot, computed, pages in (
+        (0, 0, [5, 6]),
+        (2, 0, [7]),
+        (0, 1, [5, 6, 8]),
+        (0, 2, [5, 6, 9]),  # the last page was taken back, and another has come
+        (2, 0, [7]),
+    ):
+        tables.update(slot, computed, pages)
+        assert len(tables.places) <= 2
+        device[tables.places] = tables.pages
+        tables.forget_changes()
+        assert (device == tables.entries.ravel()).all()
+    tables.start(0)
+    tables.update(0, 0, [1, 2, 3, 4])
+    assert (tables.places, tables.pages) == ([0, 1, 2, 3], [1, 2, 3, 4])
+
+
+def test_more_changes_than_a_step_brings_are_brought_as_whole_tables() -> None:
+    device = torch.device("cpu")
+    limits = Limits(
+        page_size=1, num_pages=3000, max_sequences=2, max_rows=8, max_total_tokens=1500, max_samples=2, graph_rows=(),
+        reasons=(),
+    )  # fmt: skip
+    buffers = StepBuffers(limits, 2, device, keeps_page_tables=True)
+    sequence = Sequence(SequenceKey(0, 0), [0] * 1401, 1401, SamplingParams(4, greedy=True), 0.0)
+    sequence.computed, sequence.pages, sequence.slot = 1400, list(range(1, 1402)), 1
+    copied: list[int] = []
+
+    def copy(target: torch.Tensor, source: torch.Tensor) -> None:
+        copied.append(source.nbytes)
+        target.copy_(source)
+
+    buffers.start(sequence)
+    buffers.stage([Chunk(sequence, 1400, 1)])
+    buffers.upload(copy)
+    assert copied[1:] == [2 * 1500 * 4]
+    sequence.pages.append(9)
+    sequence.tokens.append(0)
+    buffers.stage([Chunk(sequence, 1401, 1)])
+    buffers.upload(copy)
+    assert len(copied) == 3, "the second step brings what is new"
+    batch = buffers.batch(1)
+    assert batch.page_table[1, :1401].tolist() == sequence.pages[:1401]
+    assert batch.changes is not None
+    assert [int(each[0]) for each in batch.changes] == [1, 1500 + 1401, 9]

@@ -1,5 +1,7 @@
 """Paged attention in the interpreter by the GPU command's check, over the shapes that break kernels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import triton
@@ -9,8 +11,8 @@ from headwater.bench.device.gpu import check_attention
 from headwater.bench.device.gpu.check_attention import Heads, attend, attended, make_batch, make_cache
 from headwater.bench.device.gpu.interpreted import dots_in_float64, dots_in_steps
 from headwater.bench.device.gpu.setup import Setup, compare
-from headwater.kernels import StepBatch
-from headwater.kernels.triton import attention_plan, new_plan, plan_attention
+from headwater.kernels import StepBatch, TableChanges
+from headwater.kernels.triton import attention_plan, new_plan, paged_attention, plan_attention, rope_and_write
 from headwater.kernels.triton.attention_plan import SPLIT_ROWS
 from headwater.kernels.triton.splits import LONG_TOKENS, SHORT_TOKENS, max_splits, split_of, split_start
 from headwater.kernels.triton.tiles import TILES
@@ -162,6 +164,45 @@ def test_a_result_does_not_change_when_there_is_no_room_for_splits():
     plan.partial_out, plan.partial_stats = plan.partial_out[:5], plan.partial_stats[:5]
     with dots_in_steps():
         assert torch.equal(attend(q, cache, batch, heads, plan), attend(q, cache, batch, heads))
+
+
+def test_a_page_table_takes_what_has_changed_and_its_rows_may_be_anywhere():
+    heads, lengths, rows = Heads(4, 2, 64), [300, 40], [1, 3]
+    cache = make_cache(setup(), heads, lengths)
+    batch = make_batch(setup(), cache, rows, lengths)
+    q = torch.randn(4, 4, 64)
+    want, pages = attend(q, cache, batch, heads), batch.page_table
+    at = torch.tensor([3, 1], dtype=torch.int32)  # of rows that the sequences have
+    table = torch.zeros(5, pages.shape[1], dtype=torch.int32)
+    table[3, :10] = pages[0, :10]
+    width = table.shape[1]
+    places = torch.cat([torch.arange(3 * width + 10, 4 * width), torch.arange(width, width + 3)])
+    changes = TableChanges(at, torch.full((64,), -1, dtype=torch.int32), torch.zeros(64, dtype=torch.int32))
+    changes.places[: len(places)] = places
+    changes.pages[: len(places)] = torch.cat([pages[0, 10:], pages[1, :3]])
+    assert torch.equal(attend(q, cache, replace(batch, page_table=table, changes=changes), heads), want)
+    assert torch.equal(table[3], pages[0])
+    assert torch.equal(table[1, :3], pages[1, :3])
+
+
+def test_pages_beyond_two_to_the_31_values_are_written_and_read():
+    """As an 80 GB card has them. Memory that nobody touches costs nothing."""
+    pages, page, dim = (1 << 21) + 8, 16, 64
+    k_pages, v_pages = torch.empty(2, pages, 1, page, dim, dtype=torch.float8_e4m3fn)
+    assert k_pages.numel() > 1 << 31
+    qkv, cos_sin = torch.randn(3, 3 * dim), torch.randn(8, dim)
+    results = []
+    for at in (1, pages - 1):
+        batch = StepBatch(
+            torch.arange(3, dtype=torch.int32), torch.arange(3) + at * page, torch.tensor([0, 3], dtype=torch.int32),
+            torch.tensor([3], dtype=torch.int32), torch.tensor([[at]], dtype=torch.int32),
+        )  # fmt: skip
+        q = rope_and_write(qkv, cos_sin, batch, k_pages, v_pages, dtype=torch.float32)
+        plan = plan_attention(batch, 1, 1, dim, page)
+        results.append(paged_attention(q, k_pages, v_pages, batch, plan, dim**-0.5))
+    assert torch.equal(k_pages[1, :, :3].float(), k_pages[-1, :, :3].float())
+    assert torch.equal(*results)
+    assert results[0].isfinite().all()
 
 
 def test_a_plan_can_be_refilled_and_rows_beyond_the_batch_are_padding():
