@@ -86,7 +86,7 @@ def make_8b(setup: Setup, tokens: int, exact: bool = True) -> tuple["Runner", in
     runner = make_runner(
         "llama-3.1-8b", load_backend("triton", exact), setup.device,
         lambda shape: torch.empty(shape, dtype=setup.dtype, device=setup.device).normal_(std=0.02),
-        kv_cache_bytes=(tokens + PAGE_SIZE) * _KV_BYTES, max_total_tokens=min(32768 + 2048, tokens),
+        num_layers=LAYERS, kv_cache_bytes=(tokens + PAGE_SIZE) * _KV_BYTES, max_total_tokens=min(32768 + 2048, tokens),
         graph_rows=(1, 8, 32, 64, 256),
     )  # fmt: skip
     return runner, tokens
