@@ -45,7 +45,8 @@ def load_model(
         elif config.transposed:
             checkpoint = TransposedCheckpoint(opened, config.transposed)
         elif has_stacked_experts(opened):
-            checkpoint = StackedExperts(opened)
+            transposed = any(layer.experts is not None and layer.experts.transposed for layer in config.layers)
+            checkpoint = StackedExperts(opened, transposed)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters)
     model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()

@@ -11,7 +11,8 @@ from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.messages import SamplingParams
 from headwater.engine.models.families import read_config
 
-from .families import FAMILIES, LONGROPE, PROMPTS, TRITON_FAMILIES, save
+from .families import FAMILIES, TRITON_FAMILIES, save
+from .family_shapes import LONGROPE, PROMPTS
 from .forward import prompt_logits
 from .tiny import generate, tiny_engine
 
