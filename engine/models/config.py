@@ -71,6 +71,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     architecture: str
     dtype: str
     vocab_size: int
+    stored_vocab_size: int = 0  # rows of embedding and head in the checkpoint, if not as many
     hidden_size: int
     intermediate_size: int
     num_q_heads: int
