@@ -31,7 +31,7 @@ def expert_launches(model: Model, arch: int) -> list[Launch]:
         choose._replace(name="choose experts", traffic_bytes=logits.nbytes),
         sort._replace(name="sort by expert"),
         combined._replace(name="combine experts", traffic_bytes=y.nbytes + y.nbytes // slots),
-        biased._replace(name="choose experts by biased weights", traffic_bytes=logits.nbytes),
+        biased._replace(name="choose experts, biased", traffic_bytes=logits.nbytes),
         weighed._replace(name="weigh experts' rows", traffic_bytes=2 * y.nbytes),
     ]
     outputs = 2 * model.expert_width
