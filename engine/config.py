@@ -45,6 +45,8 @@ class Flag:
 Quantization = Literal["int8", "fp8", "int4", "gptq", "awq", "compressed-tensors"]
 KvCacheDtype = Literal["auto", "fp8_e4m3fn"]
 DEFAULT_MAX_LORAS = 8
+# Of three tokens in four that are right, three guesses are about the best whether rows cost much (a CPU) or little.
+DRAFT_GUESSES = 3
 _Dtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -143,14 +145,14 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         ),
     ] = True
     speculate: Annotated[
-        int,
+        int | None,
         Flag(
             ENGINE,
             ("--speculate",),
-            "Tokens guessed in each step, from the text so far or by --speculative-model (3 unless said); 0: none.",
+            "Tokens guessed in each step, from the text so far (0 unless said) or by --speculative-model (3); 0: none.",
             min=0,
         ),
-    ] = 0
+    ] = None
     max_loras: Annotated[
         int | None,
         Flag(
@@ -179,6 +181,13 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     faults: Annotated[
         tuple[str, ...], Flag(ENGINE, ("--inject-faults",), "For tests: engine/faults.py.", tgi=False, hidden=True)
     ] = ()
+
+
+def max_guesses(config: EngineConfig) -> int:
+    """Tokens guessed for a sequence in a step."""
+    if config.speculate is not None:
+        return config.speculate
+    return DRAFT_GUESSES if config.speculative_model is not None else 0
 
 
 def max_adapters(config: EngineConfig) -> int:

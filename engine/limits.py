@@ -6,7 +6,7 @@ import torch
 from msgspec import Struct
 
 from .checkpoint.errors import ModelError
-from .config import EngineConfig
+from .config import EngineConfig, max_guesses
 from .models.config import ModelConfig
 from .models.dtypes import kv_cache_name
 from .models.kv_cache import page_bytes
@@ -111,7 +111,7 @@ def choose_limits(
         max_sequences=max_sequences,
         max_rows=max_rows,
         max_total_tokens=max_total_tokens,
-        max_samples=max_sequences * (1 + config.speculate),
+        max_samples=max_sequences * (1 + max_guesses(config)),
         graph_rows=_graph_rows(max_sequences),
         reasons=tuple(reasons),
     )

@@ -7,13 +7,12 @@ import time
 from dataclasses import dataclass
 
 import torch
-from msgspec.structs import replace
 
 from ..kernels import Backend, BackendName, Unsupported, load_backend
 from .adapter_set import AdapterSet, load_at_start
 from .checkpoint.errors import ModelError
 from .checkpoint.quantized import QuantizeName
-from .config import EngineConfig, Quantization, max_adapters
+from .config import EngineConfig, Quantization, max_adapters, max_guesses
 from .cores import usable_cores
 from .cuda import check_compiler, errors_as_advice, unseen_gpu
 from .engine import Engine
@@ -29,7 +28,7 @@ from .models.kv_cache import page_bytes
 from .models.load import load_model
 from .runner import Runner
 from .speculation.guesser import Guesser, NgramGuesser
-from .speculation.load import DEFAULT_GUESSES, LoadedDraft, load_draft
+from .speculation.load import LoadedDraft, load_draft
 
 _CPU_WARM_UP_ROWS = 16  # its kernels have no variants for row counts; on a GPU the largest step shows that it fits
 
@@ -69,7 +68,7 @@ class Loaded:
             guesser=_guesser(config, limits, self.draft), adapters=self.adapters,
         )  # fmt: skip
         rows = limits.max_rows if self.device.type == "cuda" else _CPU_WARM_UP_ROWS
-        warm_up(engine, rows, limits.max_total_tokens, config.speculate)
+        warm_up(engine, rows, limits.max_total_tokens, max_guesses(config))
         return engine
 
     @property
@@ -109,8 +108,10 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
     quantize = rounding(config.quantize, model_config)
     draft = None
     if config.speculative_model is not None:
-        config = replace(config, speculate=config.speculate or DEFAULT_GUESSES)
-        draft = load_draft(config, model_config, backend, device)
+        if max_guesses(config):
+            draft = load_draft(config, model_config, backend, device)
+        else:
+            logger.info("--speculate 0: no guesses, and the draft model is not loaded")
     model = load_model(
         config.model_dir, model_config, backend, dtypes, device,
         min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), quantize,
@@ -159,7 +160,7 @@ def _hello(
 def _guesser(config: EngineConfig, limits: Limits, draft: LoadedDraft | None) -> Guesser | None:
     if draft is not None:
         return draft.guesser(config, limits)
-    return NgramGuesser(config.speculate) if config.speculate else None
+    return NgramGuesser(most) if (most := max_guesses(config)) else None
 
 
 def _adapters(config: EngineConfig, model: DecoderModel) -> AdapterSet | None:

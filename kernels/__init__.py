@@ -237,6 +237,15 @@ class Backend(Protocol):
         """act(x) without a gate, [rows, width] -> the same in ``dtype``, that of the next linear."""
         ...
 
+    def xielu(
+        self, x: torch.Tensor, positive: float, negative: float, beta: float, eps: float, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """xIELU without a gate, as ``act``, for Apertus.
+
+        positive * x^2 + beta * x; negative * (e^min(x, eps) - 1 - x) + beta * x where x <= 0.
+        """
+        ...
+
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         """Prepare a weight [out, in] (and bias [out]) for this backend. The weight may be dropped afterwards."""
         ...
@@ -271,8 +280,18 @@ class Backend(Protocol):
         """
         ...
 
-    def route(self, logits: torch.Tensor, rule: RoutingRule) -> Routing:
-        """Choose and weigh the experts of each row by its logits [rows, experts], in the stream's dtype."""
+    def route(self, logits: torch.Tensor, rule: RoutingRule, bias: torch.Tensor | None = None) -> Routing:
+        """Choose and weigh the experts of each row by its logits [rows, experts], in the stream's dtype.
+
+        ``bias``: fp32 [experts], of the choice; not with sparsemixer.
+        """
+        ...
+
+    def weigh(self, x: torch.Tensor, routing: Routing) -> Routing:
+        """Multiply each pair of x [pairs, width], in the stream's dtype, by its weight, in place.
+
+        Returns the routing without weights: what the experts make of ``x`` is to be summed as it is.
+        """
         ...
 
     def combine(

@@ -12,6 +12,7 @@ class RoutingRule:
 
     Those with the largest logits are, the lowest of equals. Their weights are the softmax of all logits, or each one's
     sigmoid; renormalised, they are divided by their sum (which of a softmax is that of the chosen alone).
+    Where experts have a bias (arXiv 2408.15664), those are chosen whose weight and bias are the largest sum.
     Sparsemixer's (arXiv 2409.12136) are the softmax of those that are left for the slot and close to the best of them:
     (best - logit) / max(|logit|, best) <= tolerance.
     """
@@ -28,7 +29,7 @@ class Routing:
     """Where the rows of a step go in one layer. A pair is a row and one of its experts; they are sorted by expert."""
 
     ids: torch.Tensor  # int32 [rows, slots], the row's experts, best first
-    weights: torch.Tensor  # fp32 [rows, slots]
+    weights: torch.Tensor | None  # fp32 [rows, slots]; None: ``Backend.weigh`` has multiplied by them already
     rows: torch.Tensor  # int64 [pairs], the row of each pair
     positions: torch.Tensor  # int64 [rows, slots], which of the pairs it is
     plan: torch.Tensor  # the backend's own: where the pairs of each expert begin

@@ -11,7 +11,9 @@ from pathlib import Path
 from .errors import ModelError
 
 # Part of the key in conversion_cache.py: raise it when the converter's output changes.
-CONVERTER_VERSION = 5
+CONVERTER_VERSION = 6
+# Whose files in Hugging Face format have experts, or constants of an activation, in another way.
+SERVED_ONLY = ("gpt-oss", "granitemoe", "llama4", "apertus")
 
 
 def convert(gguf_path: Path, directory: Path, *, weights: bool = True) -> None:
@@ -55,7 +57,7 @@ def _write(gguf_path: Path, directory: Path, weights: bool) -> None:
     gguf = GgufFile(gguf_path)
     config = model_config(gguf)
     parsed = parse_config(config, gguf_path)
-    if weights and parsed.interleaved_experts:
+    if weights and gguf.architecture in SERVED_ONLY:
         raise gguf.error(f"architecture {gguf.architecture!r} is served as the file has it; it cannot be converted")
     plan = plan_tensors(gguf, parsed)
     check_plan(gguf, plan)

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from . import gguf_families, gguf_layer_norm_families
+from . import gguf_families, gguf_layer_norm_families, gguf_mixture_families
 from .gguf_fields import read_head_dim, read_number, read_rotated, read_size
 from .gguf_file import GgufFile
 from .gguf_layer_norm_families import EPS_NAMES
 from .gguf_rope import rope_scaling
 from .gguf_tokenizer import CONTROL, special_id, token_kinds
 
-ARCHITECTURES = gguf_families.FAMILIES | gguf_layer_norm_families.FAMILIES
+ARCHITECTURES = gguf_families.FAMILIES | gguf_mixture_families.FAMILIES | gguf_layer_norm_families.FAMILIES
 _ALIBI = "ALiBi, a bias by distance, is in no attention kernel here"
 # Why others are not read.
 REFUSED = {
@@ -18,7 +18,7 @@ REFUSED = {
     **dict.fromkeys(("mamba", "mamba2", "rwkv6", "rwkv7"), "a state-space model: there is no attention in it"),
     "phimoe": "the file lacks the factors of its rotation (short_mscale); take the model in Hugging Face format",
 }
-MIXTURES = ("llama", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss")
+MIXTURES = ("llama", *gguf_mixture_families.FAMILIES)
 # End a turn where they are control tokens, beside the ids in the metadata: those that llama.cpp knows.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|endoftext|>")
 HARMONY_ENDS, HARMONY_MESSAGE_END = ("<|return|>", "<|call|>"), "<|end|>"  # GPT-OSS's: a turn has several messages

@@ -1,11 +1,12 @@
 """config.json of each of llama.cpp's architectures, beside what gguf_config.py reads alike for all."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from .gguf_fields import partial_rotary_factor, read_head_dim, read_number, read_rotated, read_size
+from .gguf_fields import partial_rotary_factor, read_head_dim, read_number, read_size
 from .gguf_file import GgufFile
-from .gguf_rope import original_positions, rope_scaling
+from .gguf_rope import original_positions
 
 PHI3_4K_LAYERS, PHI3_4K_POSITIONS, PHI3_4K_WINDOW = (32, 40), 4096, 2047
 GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62
@@ -54,75 +55,6 @@ def _qwen3(_: GgufFile) -> dict[str, Any]:
         "model_type": "qwen3",
         "hidden_act": "silu",
         "use_sliding_window": False,
-    }
-
-
-def _qwen2moe(gguf: GgufFile) -> dict[str, Any]:
-    shared = "blk.0.ffn_up_shexp.weight"
-    if shared not in gguf.tensors:
-        raise gguf.error(f"tensor {shared} is missing. The file is incomplete: get or convert it again")
-    return {
-        "architectures": ["Qwen2MoeForCausalLM"],
-        "model_type": "qwen2_moe",
-        **_qwen_experts(gguf),
-        "shared_expert_intermediate_size": gguf.shape(shared)[0],  # of some files no key has it
-        "norm_topk_prob": False,
-    }
-
-
-def _qwen3moe(gguf: GgufFile) -> dict[str, Any]:
-    return {
-        "architectures": ["Qwen3MoeForCausalLM"],
-        "model_type": "qwen3_moe",
-        **_qwen_experts(gguf),
-        "norm_topk_prob": True,
-    }
-
-
-def _olmoe(gguf: GgufFile) -> dict[str, Any]:
-    return {
-        "architectures": ["OlmoeForCausalLM"],
-        "model_type": "olmoe",
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "clip_qkv": gguf.get("olmoe.attention.clamp_kqv", 0.0) or None,
-        "num_experts": read_size(gguf, "expert_count"),
-        "num_experts_per_tok": read_size(gguf, "expert_used_count"),
-        "norm_topk_prob": False,
-    }
-
-
-def _qwen_experts(gguf: GgufFile) -> dict[str, Any]:
-    """Every layer has them in llama.cpp, which normalises their weights as the architecture does."""
-    experts = "blk.0.ffn_up_exps.weight"
-    if experts not in gguf.tensors:
-        raise gguf.error(f"tensor {experts} is missing. The file is incomplete: get or convert it again")
-    return {
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "use_sliding_window": False,
-        "num_experts": read_size(gguf, "expert_count"),
-        "num_experts_per_tok": read_size(gguf, "expert_used_count"),
-        "moe_intermediate_size": gguf.shape(experts)[1] if len(gguf.shape(experts)) == 3 else 0,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-    }
-
-
-def _gpt_oss(gguf: GgufFile) -> dict[str, Any]:
-    """Which layers have a window is not in the file; how the ends of YaRN's ramp are rounded isn't, either."""
-    scaling = rope_scaling(gguf, read_number(gguf, "rope.freq_base"), read_rotated(gguf))
-    if scaling is not None and scaling["rope_type"] == "yarn":
-        scaling["truncate"] = False
-    return {
-        "architectures": ["GptOssForCausalLM"],
-        "model_type": "gpt_oss",
-        "hidden_act": "silu",
-        "intermediate_size": read_size(gguf, "expert_feed_forward_length"),
-        "num_experts": read_size(gguf, "expert_count"),
-        "num_experts_per_tok": read_size(gguf, "expert_used_count"),
-        "sliding_window": read_size(gguf, "attention.sliding_window"),
-        "rope_scaling": scaling,
     }
 
 
@@ -180,7 +112,7 @@ def _gemma2(gguf: GgufFile) -> dict[str, Any]:
     }
 
 
-def _granite(gguf: GgufFile) -> dict[str, Any]:
+def granite(gguf: GgufFile) -> dict[str, Any]:
     return {
         "architectures": ["GraniteForCausalLM"],
         "model_type": "granite",
@@ -241,6 +173,13 @@ def _arcee(gguf: GgufFile) -> dict[str, Any]:
     }
 
 
+def _apertus(gguf: GgufFile) -> dict[str, Any]:
+    for key, usual in (("xielu.beta", 0.5), ("xielu.eps", -1e-6)):
+        if not all(math.isclose(value, usual, rel_tol=0.01) for value in gguf.array(key, float)):
+            raise gguf.error(f"{key} is not {usual}: this variant of the activation is not known here")
+    return {"architectures": ["ApertusForCausalLM"], "model_type": "apertus", "hidden_act": "xielu"}
+
+
 def _ernie4_5(gguf: GgufFile) -> dict[str, Any]:
     return {
         "architectures": ["Ernie4_5ForCausalLM"],
@@ -274,20 +213,17 @@ FAMILIES: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
-    "qwen2moe": _qwen2moe,
-    "qwen3moe": _qwen3moe,
-    "olmoe": _olmoe,
-    "gpt-oss": _gpt_oss,
     "phi3": _phi3,
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
-    "granite": _granite,
+    "granite": granite,
     "smollm3": _smollm3,
     "olmo2": _olmo2,
     "glm4": _glm4,
     "seed_oss": _seed_oss,
     "arcee": _arcee,
+    "apertus": _apertus,
     "ernie4_5": _ernie4_5,
     "exaone4": _exaone4,
     "hunyuan-dense": _hunyuan_dense,

@@ -5,7 +5,7 @@ import math
 from .gguf_file import GgufFile
 from .gguf_rope import shortest
 
-PARTLY_ROTATED = ("phi3", "glm4", "phi2", "stablelm", "gptneox", "nemotron")
+PARTLY_ROTATED = ("phi3", "glm4", "phi2", "stablelm", "gptneox", "nemotron", "glm4moe", "minimax-m2")
 
 
 def read_size(gguf: GgufFile, key: str, default: int | None = None) -> int:

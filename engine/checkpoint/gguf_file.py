@@ -9,11 +9,15 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 from gguf.constants import GGML_QUANT_SIZES
+from gguf.gguf_reader import ReaderTensor
 from numpy.typing import NDArray
 
 from .errors import ModelError
+
+# Arrays of the metadata that are weights: xIELU's, of each layer.
+LEARNED_ACTIVATION = ("xielu.alpha_p", "xielu.alpha_n")
 
 T = TypeVar("T", int, float, str, bool)
 
@@ -27,6 +31,19 @@ class _Reader(GGUFReader):
         if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
             raise ValueError(f"{int(count)} values at byte {offset} would lie behind its end")
         return super()._get(offset, dtype, count, override_order)
+
+
+def _tensors_of_metadata(reader: GGUFReader) -> dict[str, ReaderTensor]:
+    tensors = {}
+    for key in LEARNED_ACTIVATION:
+        field = reader.fields.get(key)
+        if field is not None and field.types == [GGUFValueType.ARRAY, GGUFValueType.FLOAT32] and field.data:
+            count, first = len(field.data), field.parts[field.data[0]]
+            offset, shape = first.ctypes.data - reader.data.ctypes.data, np.array([count], np.uint32)
+            values = reader.data[offset : offset + 4 * count].view(np.float32)
+            kind = GGMLQuantizationType.F32
+            tensors[key] = ReaderTensor(key, kind, shape, count, 4 * count, offset, values, field)
+    return tensors
 
 
 class GgufFile:
@@ -45,7 +62,7 @@ class GgufFile:
         except (ValueError, IndexError, KeyError, OverflowError, MemoryError, RecursionError) as error:
             raise self.error(f"the file is cut short or damaged ({error}). Download it again") from error
         self._fields = reader.fields
-        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors} | _tensors_of_metadata(reader)
 
     def error(self, reason: str) -> ModelError:
         """A ModelError about this file."""

@@ -11,10 +11,11 @@ from gguf import GGMLQuantizationType
 from msgspec import Struct
 
 from ..models.config import ExpertsConfig, ModelConfig
-from .gguf_file import GgufFile
+from .gguf_file import LEARNED_ACTIVATION, GgufFile
 
 # Rows of Q and K are in llama.cpp's own order, which keeps the two values of a rotary pair side by side.
-ROTARY_PAIRS = ("llama", "granite", "smollm3", "arcee", "olmo")
+ROTARY_PAIRS = ("llama", "granite", "granitemoe", "smollm3", "arcee", "olmo")
+PARTS = ("gate", "up", "down")  # of an expert
 # They describe the rotary embedding: gguf_config.py reads them.
 ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 INTEGER_TYPES = {
@@ -58,6 +59,7 @@ class TensorPlan(Struct, frozen=True):
     source_shape: tuple[int, ...] = ()  # where it is some of the source's rows
     first_row: int = 0  # of them
     transposed: bool = False  # [in, out] in the safetensors file
+    exact: bool = False  # in fp32, not bf16
 
     @property
     def stored_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -87,8 +89,9 @@ def plan_tensors(gguf: GgufFile, config: ModelConfig) -> list[TensorPlan]:
         plan += _attention(gguf, config, source, f"{name}.{names.attention}")
         if layer.experts is None:
             plan += _mlp(config, source, f"{name}.{names.mlp}" if names.mlp else name)
+            plan += _activation(config, index, f"{name}.{names.mlp}.act_fn")
         else:
-            plan += _experts(layer.experts, hidden, source, f"{name}.{layer.experts.module}")
+            plan += _experts(config, layer.experts, source, name)
     plan += _norm(config, "output_norm", names.norm)
     if not config.tie_embeddings:
         plan += _linear("output", names.head, (vocab, hidden), config.head_bias)
@@ -118,7 +121,7 @@ def _norms(gguf: GgufFile, config: ModelConfig, source: str, name: str) -> Itera
     attention, mlp = "attn_norm", "ffn_norm"
     if gguf.architecture == "falcon" and names.mlp_norm:
         attention, mlp = "attn_norm_2", "attn_norm"
-    if gguf.architecture in ("seed_oss", "gpt-oss"):
+    if gguf.architecture in ("seed_oss", "gpt-oss", "glm4moe"):
         mlp = "post_attention_norm"
     parts = (
         (attention, names.attention_norm),
@@ -162,7 +165,7 @@ def _attention(gguf: GgufFile, config: ModelConfig, source: str, name: str) -> I
     )  # fmt: skip
     if config.attention_sinks:
         yield TensorPlan(f"{source}.attn_sinks.weight", f"{name}.sinks", (heads,))
-    if config.qk_norm:
+    if config.qk_norm and config.qk_norm_weight:
         for part, here, count in zip("qk", names.qk_norm, (heads, kv_heads), strict=True):
             there, here = f"{source}.attn_{part}_norm.weight", f"{name}.{here}"
             size = config.head_dim * (count if config.qk_norm == "width" else 1)
@@ -196,15 +199,27 @@ def _mlp(config: ModelConfig, source: str, name: str) -> Iterator[TensorPlan]:
     )
 
 
-def _experts(experts: ExpertsConfig, hidden: int, source: str, module: str) -> Iterator[TensorPlan]:
+def _activation(config: ModelConfig, layer: int, name: str) -> Iterator[TensorPlan]:
+    """Its numbers of each layer, side by side there."""
+    if config.activation == "xielu":
+        for source in LEARNED_ACTIVATION:
+            here, layers = f"{name}.{source.rpartition('.')[2]}", (config.num_layers,)
+            yield TensorPlan(source, here, (1,), source_shape=layers, first_row=layer, exact=True)
+
+
+def _experts(config: ModelConfig, experts: ExpertsConfig, source: str, name: str) -> Iterator[TensorPlan]:
     """Router, experts, which are stacked there, and a shared one."""
+    module, hidden = f"{name}.{experts.module}", config.hidden_size
 
     def shape(part: str, width: int) -> tuple[int, int]:
         return (hidden, width) if part == "down" else (width, hidden)
 
-    parts = dict(zip(("gate", "up", "down"), experts.names, strict=True))
     yield from _linear(f"{source}.ffn_gate_inp", f"{module}.{experts.router}", (experts.count, hidden), experts.bias)
-    for there, here in parts.items():
+    if experts.choice_bias:
+        alone = (1,) if experts.choice_bias.startswith("moe_statics") else ()
+        where = f"{module}.{experts.choice_bias}"
+        yield TensorPlan(f"{source}.exp_probs_b.bias", where, (*alone, experts.count), exact=True)
+    for there, here in zip(PARTS, experts.names, strict=True):
         own = shape(there, experts.width)
         for index, (kind, dims) in product(range(experts.count), (("weight", 2), ("bias", 1))[: 1 + experts.bias]):
             yield TensorPlan(
@@ -212,15 +227,18 @@ def _experts(experts: ExpertsConfig, hidden: int, source: str, module: str) -> I
                 source_shape=(experts.count, *own[:dims]), first_row=index * own[0] if dims == 2 else index,
             )  # fmt: skip
     if experts.shared_width:
-        there, here = f"{source}.ffn_gate_inp_shexp.weight", f"{module}.shared_expert_gate.weight"
-        yield TensorPlan(there, here, (1, hidden))
-        for part, own_name in parts.items():
-            there, here = f"{source}.ffn_{part}_shexp.weight", f"{module}.shared_expert.{own_name}.weight"
-            yield TensorPlan(there, here, shape(part, experts.shared_width))
+        for there, here in zip(PARTS, (*config.names.up, config.names.down), strict=True):
+            own = shape(there, experts.shared_width)
+            yield TensorPlan(f"{source}.ffn_{there}_shexp.weight", f"{name}.{experts.shared}.{here}.weight", own)
+    if experts.shared_gate:
+        yield TensorPlan(f"{source}.ffn_gate_inp_shexp.weight", f"{name}.{experts.shared_gate}.weight", (1, hidden))
 
 
 def check_plan(gguf: GgufFile, plan: list[TensorPlan]) -> None:
-    """Every tensor of the plan is there in its shape, and nothing else is. Raises ModelError."""
+    """Every tensor of the plan is there in its shape, and nothing else is. Raises ModelError.
+
+    Layers that predict further tokens (MTP) may be there: they come last, and are not read.
+    """
     for tensor in plan:
         if tensor.source not in gguf.tensors:
             raise gguf.error(f"tensor {tensor.source} is missing. The file is incomplete: get or convert it again")
@@ -232,6 +250,9 @@ def check_plan(gguf: GgufFile, plan: list[TensorPlan]) -> None:
         kind = gguf.tensors[tensor.source].tensor_type
         if kind in INTEGER_TYPES:
             raise gguf.error(f"tensor {tensor.source} is stored as {kind.name}, which is no kind of float")
-    unknown = sorted(set(gguf.tensors) - {tensor.source for tensor in plan} - ROPE_TENSORS)
+    layers = gguf.get(f"{gguf.architecture}.block_count", 0)
+    unread = range(layers - gguf.get(f"{gguf.architecture}.nextn_predict_layers", 0), layers)
+    passed = {name for name in gguf.tensors if any(name.startswith(f"blk.{layer}.") for layer in unread)}
+    unknown = sorted(set(gguf.tensors) - {tensor.source for tensor in plan} - ROPE_TENSORS - passed)
     if unknown:
         raise gguf.error(f"tensor {unknown[0]} has no place in this architecture. The variant is not known here")

@@ -106,24 +106,26 @@ def _llama3(gguf: GgufFile, theta: float, rotated: int) -> dict[str, Any]:
     """Find the parameters that give the stored divisors; the largest one is the factor itself."""
     stored = np.array(_divisors(gguf, "rope_freqs.weight", rotated))
     factor = float(stored.max())
-    if not np.allclose(stored, llama3_divisors(factor, theta, rotated), rtol=1e-4):
+    high = LLAMA3_LOW_FREQ_FACTOR if gguf.architecture == "llama4" else LLAMA3_HIGH_FREQ_FACTOR
+    if not np.allclose(stored, llama3_divisors(factor, theta, rotated, high), rtol=1e-4):
         raise gguf.error("the rope_freqs tensor is none of Llama 3's: this RoPE scaling is not known here")
     return {
         "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": LLAMA3_LOW_FREQ_FACTOR,
-        "high_freq_factor": LLAMA3_HIGH_FREQ_FACTOR,
+        "high_freq_factor": high,
         "original_max_position_embeddings": LLAMA3_ORIGINAL_POSITIONS,
     }
 
 
-def llama3_divisors(factor: float, theta: float, rotated: int) -> np.ndarray:
-    """By what Llama 3.1's scaling divides each rotary frequency, [rotated / 2]; long waves by ``factor``."""
-    wavelength = 2 * math.pi * theta ** (np.arange(0, rotated, 2) / rotated)
-    low = LLAMA3_ORIGINAL_POSITIONS / LLAMA3_LOW_FREQ_FACTOR
-    high = LLAMA3_ORIGINAL_POSITIONS / LLAMA3_HIGH_FREQ_FACTOR
-    smooth = (LLAMA3_ORIGINAL_POSITIONS / wavelength - LLAMA3_LOW_FREQ_FACTOR) / (
-        LLAMA3_HIGH_FREQ_FACTOR - LLAMA3_LOW_FREQ_FACTOR
-    )
-    between = 1 / ((1 - smooth) / factor + smooth)
-    return np.where(wavelength < high, 1.0, np.where(wavelength > low, factor, between))
+def llama3_divisors(
+    factor: float, theta: float, rotated: int, high_freq_factor: float = LLAMA3_HIGH_FREQ_FACTOR
+) -> np.ndarray:
+    """By what Llama 3.1's scaling divides each rotary frequency, [rotated / 2]; long waves by ``factor``.
+
+    Llama 4 has its two bounds in one place, with nothing between them.
+    """
+    turns = LLAMA3_ORIGINAL_POSITIONS / (2 * math.pi * theta ** (np.arange(0, rotated, 2) / rotated))
+    span = max(high_freq_factor - LLAMA3_LOW_FREQ_FACTOR, 1e-9)
+    kept = np.clip((turns - LLAMA3_LOW_FREQ_FACTOR) / span, 0.0, 1.0)
+    return 1 / ((1 - kept) / factor + kept)

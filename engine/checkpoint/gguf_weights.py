@@ -28,13 +28,17 @@ BLOCK_ELEMENTS = 8 << 20
 
 
 def write_safetensors(gguf: GgufFile, plan: list[TensorPlan], path: Path) -> None:
-    """Dequantise the planned tensors, round them to bf16 and write them. Raises ModelError."""
+    """Dequantise the planned tensors, round them to bf16, if need be, and write them. Raises ModelError."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in plan:
-        end = offset + 2 * math.prod(tensor.shape)
+        end = offset + (4 if tensor.exact else 2) * math.prod(tensor.shape)
         shape = tensor.shape[::-1] if tensor.transposed else tensor.shape
-        header[tensor.name] = {"dtype": "BF16", "shape": shape, "data_offsets": (offset, end)}
+        header[tensor.name] = {
+            "dtype": "F32" if tensor.exact else "BF16",
+            "shape": shape,
+            "data_offsets": (offset, end),
+        }
         offset = end
     text = json.dumps(header).encode()
     progress = Progress(f"converting {gguf.path.name}", offset, "MB", scale=1e6)
@@ -43,7 +47,8 @@ def write_safetensors(gguf: GgufFile, plan: list[TensorPlan], path: Path) -> Non
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in plan:
             for values in _values(gguf, tensor):
-                progress.add(file.write(to_bf16(values - tensor.offset if tensor.offset else values).tobytes()))
+                values = values - tensor.offset if tensor.offset else values
+                progress.add(file.write((values if tensor.exact else to_bf16(values)).tobytes()))
 
 
 def _values(gguf: GgufFile, tensor: TensorPlan) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ import torch
 from ...kernels import AttentionPlan, QkNorm, StepBatch
 from .config import LayerConfig, ModelConfig
 from .rope import head_order, qkv_order
-from .rope_config import RopeConfig
+from .rope_config import NO_ROPE, RopeConfig
 from .weights import WeightLoader
 
 
@@ -40,7 +40,8 @@ class Attention:
         self._output = load.linear([(f"{prefix}.{names.output}", hidden)], q, config.output_bias)
         # fp32: they meet sums in fp32.
         self._sinks = load.tensor(f"{prefix}.sinks", (config.num_q_heads,)).float() if config.attention_sinks else None
-        self._qk_norm = _load_qk_norm(config, load, prefix, layer.rope) if config.qk_norm else None
+        has_norm = config.qk_norm and not (config.qk_norm_after and layer.rope == NO_ROPE)
+        self._qk_norm = _load_qk_norm(config, load, prefix, layer.rope) if has_norm else None
 
     def __call__(self, normed: torch.Tensor, step: LayerStep) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out; the step's keys and values are written."""
@@ -61,6 +62,8 @@ def _load_qk_norm(config: ModelConfig, load: WeightLoader, prefix: str, rope: Ro
 
     def weight(name: str, heads: int) -> torch.Tensor:
         size = config.head_dim * (heads if config.qk_norm == "width" else 1)
+        if not config.qk_norm_weight:
+            return torch.ones(size, dtype=load.dtypes.rows, device=load.device)
         if config.qk_norm == "heads":
             loaded = load.vectors(f"{prefix}.{name}", heads, size)
         else:

@@ -17,7 +17,7 @@ DTYPE_NAMES = ("bfloat16", "float16", "float32")
 GATED_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 PLAIN_ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
-    "relu2": "relu2",
+    "relu2": "relu2", "xielu": "xielu",
 }  # fmt: skip
 
 # RoPE whose angles change with the length of a sequence from the original context on: it ends there, see phi3.py.
@@ -43,12 +43,18 @@ class ExpertsConfig(Struct, frozen=True, kw_only=True):
     renormalise: bool = False
     scale: float = 1.0
     tolerance: float = 0.0  # sparsemixer's
-    shared_width: int = 0  # of one that every row goes to, behind a gate of its own; 0: none
+    weighs_input: bool = False  # weights are of what enters an expert
+    shared_width: int = 0  # of one that every row goes to; 0: none
     clamp: ClampedSilu | None = None  # in place of the model's activation
     bias: bool = False  # of router and experts
+    transposed: bool = False  # a file has them stacked as [experts, in, out]
     module: str = "mlp"  # its name in the checkpoint
     router: str = "gate"
+    choice_bias: str = ""  # added to weights where experts are chosen; "": none
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    # Of the layer:
+    shared: str = "mlp.shared_expert"
+    shared_gate: str = ""  # whose sigmoid the shared one is multiplied by; "": none
 
 
 class LayerConfig(Struct, frozen=True):
@@ -65,6 +71,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     architecture: str
     dtype: str
     vocab_size: int
+    stored_vocab_size: int = 0  # rows of embedding and head in the checkpoint, if not as many
     hidden_size: int
     intermediate_size: int
     num_q_heads: int
@@ -84,7 +91,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     mlp_bias: bool = False
     head_bias: bool = False
     gated_mlp: bool = True
-    activation: Literal["silu", "gelu_tanh", "gelu", "relu", "relu2"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "gelu", "relu", "relu2", "xielu"] = "silu"
     norm: Literal["rms", "layer"] = "rms"
     norm_weight: bool = True  # of LayerNorm
     norm_bias: bool = False  # of LayerNorm
@@ -92,7 +99,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     # Of each head; of each head, with weights of its own; or of all of Q and all of K.
     qk_norm: Literal["head", "heads", "width"] | None = None
     qk_norm_kind: Literal["rms", "layer"] = "rms"
-    qk_norm_after: bool = False  # the rotation
+    qk_norm_after: bool = False  # the rotation, in the layers that have one
+    qk_norm_weight: bool = True
     parallel_residual: bool = False  # attention and MLP read the same rows; without a norm of its own the same norm's
     first_position: int = 0  # row of the first position, where positions are learned
     embedding_scale: float = 1.0

@@ -32,20 +32,26 @@ class Experts:
         )
         # What a row reads; many rows read up to all of them.
         load.linear_bytes = before + (load.linear_bytes - before) * experts.slots // experts.count
-        self._shared = self._shared_gate = None
+        self._weighs_input = experts.weighs_input
+        self._choice_bias = self._shared = self._shared_gate = None
+        if experts.choice_bias:
+            self._choice_bias = load.fp32(f"{module}.{experts.choice_bias}", experts.count)
         if experts.shared_width:
-            self._shared = GatedMlp(config, load, f"{module}.shared_expert", experts.shared_width)
-            self._shared_gate = load.float_linear(f"{module}.shared_expert_gate", 1, hidden)
+            self._shared = GatedMlp(config, load, f"{prefix}.{experts.shared}", experts.shared_width)
+        if experts.shared_gate:
+            self._shared_gate = load.float_linear(f"{prefix}.{experts.shared_gate}", 1, hidden)
 
     def __call__(self, normed: torch.Tensor) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out."""
         backend = self._backend
-        routing = backend.route(self._router(normed), self._rule)
+        routing = backend.route(self._router(normed), self._rule, self._choice_bias)
         gate_up = self._gate_up(backend.take_rows(normed, routing.rows), routing)
+        if self._weighs_input:  # they are not rounded to the rows' dtype here
+            routing = backend.weigh(gate_up, routing)
         y = self._down(self._act_and_mul(gate_up, self._rows_dtype), routing)
-        if self._shared is None or self._shared_gate is None:
-            return backend.combine(y, routing)
-        return backend.combine(y, routing, self._shared(normed), self._shared_gate(normed))
+        shared = None if self._shared is None else self._shared(normed)
+        shared_gate = None if self._shared_gate is None else self._shared_gate(normed)
+        return backend.combine(y, routing, shared, shared_gate)
 
 
 def _activation(

@@ -7,7 +7,7 @@ from .config import ExpertsConfig, HfConfig, ModelConfig
 
 
 class ExpertsFields(HfConfig, kw_only=True):
-    num_experts: int | None = None
+    num_experts: int | None = None  # or n_routed_experts
     num_local_experts: int | None = None  # Mixtral's name, and transformers 5's for others
     num_experts_per_tok: int | None = None
     moe_intermediate_size: int | None = None

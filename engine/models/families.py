@@ -8,24 +8,28 @@ from msgspec import Struct
 
 from ..checkpoint.errors import ModelError
 from ..checkpoint.json_files import read_json
+from .apertus import ApertusFields, apertus
 from .cohere import CohereFields, cohere, cohere2
 from .config import Family, Fields, HfConfig, ModelConfig
-from .ernie import ErnieFields, ernie, helium
+from .ernie import ErnieFields, ErnieMoeFields, ernie, ernie_moe, helium
 from .exaone4 import Exaone4Fields, exaone4
 from .experts_config import ExpertsFields
 from .falcon import FalconFields, falcon
 from .gemma import gemma, gemma2
 from .gemma3 import gemma3
 from .glm import GlmFields, glm, glm4
+from .glm_moe import DeepSeekFields, Glm4MoeFields, dots1, glm4_moe
 from .gpt2 import Gpt2Fields, gpt2, gpt_bigcode
 from .gpt_neox import GptNeoxFields, gpt_neox
 from .gpt_oss import GptOssFields, gpt_oss
 from .gptj import GptJFields, gptj
-from .granite import GraniteFields, GraniteHybridFields, granite, granite_hybrid
+from .granite import GraniteFields, GraniteHybridFields, GraniteMoeFields, granite, granite_hybrid, granite_moe
 from .hunyuan import HunyuanFields, hunyuan
 from .llama import InternLm3Fields, internlm3, llama, ministral, ministral3, mistral
+from .llama4 import Llama4Fields, llama4
+from .minimax_m2 import MiniMaxM2Fields, minimax_m2
 from .mixtral import mixtral
-from .multimodal import MultimodalFields, multimodal
+from .multimodal import Llama4TextFields, MultimodalFields, multimodal, multimodal_llama4
 from .nemotron import ArceeFields, Jais2Fields, NemotronFields, arcee, jais2, nemotron
 from .olmo import OlmoFields, olmo, olmo2, olmo3
 from .olmoe import OlmoeFields, olmoe
@@ -60,6 +64,8 @@ FAMILIES: dict[str, Family] = {
     "PhimoeForCausalLM": phimoe,
     "PhiMoEForCausalLM": phimoe,  # in its checkpoints
     "GraniteForCausalLM": granite,
+    "GraniteMoeForCausalLM": granite_moe,
+    "GraniteMoeSharedForCausalLM": granite_moe,
     "GraniteMoeHybridForCausalLM": granite_hybrid,
     "SmolLM3ForCausalLM": smollm3,
     "OlmoForCausalLM": olmo,
@@ -69,6 +75,9 @@ FAMILIES: dict[str, Family] = {
     "Cohere2ForCausalLM": cohere2,
     "GlmForCausalLM": glm,
     "Glm4ForCausalLM": glm4,
+    "Glm4MoeForCausalLM": glm4_moe,
+    "Dots1ForCausalLM": dots1,
+    "MiniMaxM2ForCausalLM": minimax_m2,
     "Starcoder2ForCausalLM": starcoder2,
     "StableLmForCausalLM": stablelm,
     "GPTNeoXForCausalLM": gpt_neox,
@@ -80,13 +89,17 @@ FAMILIES: dict[str, Family] = {
     "SeedOssForCausalLM": seed_oss,
     "Ernie4_5ForCausalLM": ernie,
     "Ernie4_5_ForCausalLM": ernie,  # in its first checkpoints
+    "Ernie4_5_MoeForCausalLM": ernie_moe,
     "HeliumForCausalLM": helium,
     "NemotronForCausalLM": nemotron,
     "ArceeForCausalLM": arcee,
+    "ApertusForCausalLM": apertus,
     "Jais2ForCausalLM": jais2,
     "Exaone4ForCausalLM": exaone4,
     "HunYuanDenseV1ForCausalLM": hunyuan,
     "InternLM3ForCausalLM": internlm3,
+    "Llama4ForCausalLM": llama4,
+    "Llama4ForConditionalGeneration": multimodal_llama4,
     "Gemma3ForConditionalGeneration": multimodal,
     "Mistral3ForConditionalGeneration": multimodal,
     "Qwen2VLForConditionalGeneration": multimodal,
@@ -103,9 +116,7 @@ _MLA = "latent attention (MLA), whose cache is one vector a token, has no kernel
 _ALIBI = "ALiBi, a bias by distance, is in no attention kernel here"
 _LINEAR = "its layers of linear attention keep a state, for which no kernel is here"
 _MAMBA = "its layers of Mamba keep a state, for which no kernel is here"
-_BIASED = "experts by biased choices, which the routing here does not make"
 _CODE = "its code is not in transformers, so there is nothing to compare with"
-_LLAMA4 = "chunked attention, and experts whose input is weighed, have no kernel here"
 # Why others are not served.
 REFUSED = {
     **dict.fromkeys(("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"), _MLA),
@@ -114,8 +125,6 @@ REFUSED = {
     **dict.fromkeys(("Qwen3NextForCausalLM", "MiniMaxForCausalLM", "KimiLinearForCausalLM"), _LINEAR),
     **dict.fromkeys(("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"), _LINEAR),
     **dict.fromkeys(("NemotronHForCausalLM", "JambaForCausalLM", "FalconH1ForCausalLM", "Zamba2ForCausalLM"), _MAMBA),
-    **dict.fromkeys(("Glm4MoeForCausalLM", "Ernie4_5_MoeForCausalLM", "Dots1ForCausalLM"), _BIASED),
-    **dict.fromkeys(("Llama4ForConditionalGeneration", "Llama4ForCausalLM"), _LLAMA4),
     **dict.fromkeys(("InternLM2ForCausalLM", "MiniCPMForCausalLM", "ChatGLMModel", "QWenLMHeadModel"), _CODE),
     **dict.fromkeys(("ExaoneForCausalLM", "XverseForCausalLM"), _CODE),
     "BaichuanForCausalLM": f"{_CODE}; the 13B model needs ALiBi, too",
@@ -140,12 +149,16 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     gpt_oss: GptOssFields,
     phimoe: PhimoeFields,
     granite: GraniteFields,
+    granite_moe: GraniteMoeFields,
     granite_hybrid: GraniteHybridFields,
     smollm3: SmolLm3Fields,
     cohere: CohereFields,
     cohere2: CohereFields,
     glm: GlmFields,
     glm4: GlmFields,
+    glm4_moe: Glm4MoeFields,
+    dots1: DeepSeekFields,
+    minimax_m2: MiniMaxM2Fields,
     starcoder2: StarCoder2Fields,
     phi: PhiFields,
     stablelm: StableLmFields,
@@ -157,14 +170,18 @@ OWN_FIELDS: dict[Family, type[HfConfig]] = {
     falcon: FalconFields,
     seed_oss: SeedOssFields,
     ernie: ErnieFields,
+    ernie_moe: ErnieMoeFields,
     nemotron: NemotronFields,
     arcee: ArceeFields,
+    apertus: ApertusFields,
+    llama4: Llama4Fields,
     jais2: Jais2Fields,
     exaone4: Exaone4Fields,
     hunyuan: HunyuanFields,
     internlm3: InternLm3Fields,
     olmo: OlmoFields,
     multimodal: MultimodalFields,
+    multimodal_llama4: Llama4TextFields,
 }
 # For a config.json that names no architecture.
 MODEL_TYPES = {
@@ -187,6 +204,8 @@ MODEL_TYPES = {
     "gpt_oss": "GptOssForCausalLM",
     "phimoe": "PhimoeForCausalLM",
     "granite": "GraniteForCausalLM",
+    "granitemoe": "GraniteMoeForCausalLM",
+    "granitemoeshared": "GraniteMoeSharedForCausalLM",
     "granitemoehybrid": "GraniteMoeHybridForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
     "olmo": "OlmoForCausalLM",
@@ -196,6 +215,9 @@ MODEL_TYPES = {
     "cohere2": "Cohere2ForCausalLM",
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",
+    "glm4_moe": "Glm4MoeForCausalLM",
+    "dots1": "Dots1ForCausalLM",
+    "minimax_m2": "MiniMaxM2ForCausalLM",
     "starcoder2": "Starcoder2ForCausalLM",
     "stablelm": "StableLmForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
@@ -206,9 +228,13 @@ MODEL_TYPES = {
     "falcon": "FalconForCausalLM",
     "seed_oss": "SeedOssForCausalLM",
     "ernie4_5": "Ernie4_5ForCausalLM",
+    "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
     "helium": "HeliumForCausalLM",
     "nemotron": "NemotronForCausalLM",
     "arcee": "ArceeForCausalLM",
+    "apertus": "ApertusForCausalLM",
+    "llama4": "Llama4ForConditionalGeneration",
+    "llama4_text": "Llama4ForCausalLM",
     "jais2": "Jais2ForCausalLM",
     "exaone4": "Exaone4ForCausalLM",
     "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",

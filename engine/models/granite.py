@@ -1,5 +1,6 @@
 """Granite (IBM): Llama with multipliers, after μP (arXiv 2203.03466). Granite 4 without Mamba's layers is the same
-under the names of a hybrid's, in some models without rotation.
+under the names of a hybrid's, in some models without rotation. Its mixtures (GraniteMoe) weigh experts by the softmax
+of those that are chosen; some have a shared one, under the hybrid's name.
 
 What attention and MLP return is multiplied by ``residual_multiplier`` before it is added to the stream. Here the stream
 is divided by it instead, once, at the embedding: a norm takes the factor out again, if its eps is divided by the
@@ -8,15 +9,18 @@ square. So no weight is rounded again, and a layer is Llama's.
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..checkpoint.errors import ModelError
-from .config import Fields, HfConfig, LayerConfig, ModelConfig, base_config, renamed, same_layers
+from .config import Fields, LayerConfig, ModelConfig, base_config, renamed, same_layers
+from .experts_config import ExpertsFields, read_experts, with_experts
 from .names import Names
 from .rope_config import NO_ROPE
 
 HYBRID = Names(mlp="shared_mlp", up=("input_linear",), down="output_linear")
 
 
-class GraniteFields(HfConfig, kw_only=True):
+class GraniteFields(ExpertsFields, kw_only=True):
     embedding_multiplier: float = 1.0
     attention_multiplier: float = 1.0
     residual_multiplier: float = 1.0
@@ -24,7 +28,7 @@ class GraniteFields(HfConfig, kw_only=True):
 
 
 class GraniteHybridFields(GraniteFields, kw_only=True):
-    num_local_experts: int = 8
+    num_local_experts: int | None = 8
     position_embedding_type: str | None = None
 
     @classmethod
@@ -33,8 +37,23 @@ class GraniteHybridFields(GraniteFields, kw_only=True):
         return {**fields, "intermediate_size": fields.get("shared_intermediate_size", 1024)}
 
 
+class GraniteMoeFields(GraniteFields, kw_only=True):
+    shared_intermediate_size: int = 0
+
+
 def granite(hf: GraniteFields) -> ModelConfig:
     return _granite(hf, layers=same_layers(hf), mlp_bias=hf.mlp_bias)
+
+
+def granite_moe(hf: GraniteMoeFields) -> ModelConfig:
+    experts = replace(
+        read_experts(hf, hf.intermediate_size, renormalise=True),
+        module="block_sparse_moe",
+        router="router.layer",
+        shared_width=hf.shared_intermediate_size,
+        shared=HYBRID.mlp,
+    )
+    return with_experts(_granite(hf, layers=same_layers(hf), names=HYBRID), hf, experts)
 
 
 def granite_hybrid(hf: GraniteHybridFields) -> ModelConfig:

@@ -10,6 +10,7 @@ from ..checkpoint.gguf_checkpoint import GgufCheckpoint
 from ..checkpoint.interleaved_experts import InterleavedExperts
 from ..checkpoint.packed_weights import PackedCheckpoint
 from ..checkpoint.quantized import QuantizeName
+from ..checkpoint.resized_vocabulary import ResizedVocabulary
 from ..checkpoint.safetensors_dir import WEIGHTS_FILE, open_checkpoint
 from ..checkpoint.stacked_experts import StackedExperts, has_stacked_experts
 from ..checkpoint.transposed import TransposedCheckpoint
@@ -45,7 +46,11 @@ def load_model(
         elif config.transposed:
             checkpoint = TransposedCheckpoint(opened, config.transposed)
         elif has_stacked_experts(opened):
-            checkpoint = StackedExperts(opened)
+            transposed = any(layer.experts is not None and layer.experts.transposed for layer in config.layers)
+            checkpoint = StackedExperts(opened, transposed)
+    if config.stored_vocab_size:
+        names = (config.names.embedding, config.names.head)
+        checkpoint = ResizedVocabulary(checkpoint, names, config.stored_vocab_size)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters)
     model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()

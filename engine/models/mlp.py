@@ -3,10 +3,13 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from ...kernels import Backend
 from .config import ModelConfig
 from .weights import WeightLoader
+
+XIELU_CONSTANTS = (("beta", 0.5), ("eps", -1e-6))  # where a checkpoint has none (arXiv 2411.13010)
 
 
 def gated_activation(config: ModelConfig, backend: Backend) -> Callable[[torch.Tensor, torch.dtype], torch.Tensor]:
@@ -32,17 +35,29 @@ class GatedMlp:
         return self._down(self._act_and_mul(self._gate_up(normed), self._rows_dtype))
 
 
+def plain_activation(
+    config: ModelConfig, load: WeightLoader, prefix: str
+) -> Callable[[torch.Tensor, torch.dtype], torch.Tensor]:
+    """What up gives in, what enters down out, both [rows, width]; ``prefix``: of the MLP, which may have learned it."""
+    backend, kind = load.backend, config.activation
+    assert kind != "silu", "of no family without a gate"
+    if kind != "xielu":
+        return lambda x, dtype: backend.act(x, kind, dtype)
+    beta, eps = (load.fp32(f"{prefix}.act_fn.{name}", 1, usual).item() for name, usual in XIELU_CONSTANTS)
+    positive, negative = (F.softplus(load.fp32(f"{prefix}.act_fn.alpha_{sign}", 1)).item() for sign in "pn")
+    return lambda x, dtype: backend.xielu(x, positive, beta + negative, beta, eps, dtype)
+
+
 class PlainMlp:
     """``down(act(up(x)))``."""
 
     def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
         hidden, width, names = config.hidden_size, config.intermediate_size, config.names
-        assert config.activation != "silu", "of no family without a gate"
-        self._backend, self._rows_dtype, self._activation = load.backend, load.dtypes.rows, config.activation
+        self._rows_dtype, self._act = load.dtypes.rows, plain_activation(config, load, prefix)
         (up,) = names.up
         self._up = load.linear([(f"{prefix}.{up}", width)], hidden, config.mlp_bias)
         self._down = load.linear([(f"{prefix}.{names.down}", hidden)], width, config.mlp_bias)
 
     def __call__(self, normed: torch.Tensor) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out."""
-        return self._down(self._backend.act(self._up(normed), self._activation, self._rows_dtype))
+        return self._down(self._act(self._up(normed), self._rows_dtype))

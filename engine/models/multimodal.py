@@ -8,6 +8,7 @@ from ..checkpoint.errors import ModelError
 from .config import Family, Fields, HfConfig, ModelConfig
 from .gemma3 import gemma3
 from .llama import llama, ministral3, mistral
+from .llama4 import Llama4Fields, llama4
 from .qwen import qwen2, qwen3
 
 # Of the text's tensors, as transformers wrote them at one time or another.
@@ -23,6 +24,7 @@ NOTE = "only the text part of this model is served: it reads no images"
 TEXT_FAMILIES: dict[str, Family] = {
     "gemma3_text": gemma3,
     "llama": llama,
+    "llama4_text": llama4,
     "mistral": mistral,
     "ministral3": ministral3,
     "qwen2": qwen2,
@@ -74,18 +76,35 @@ class MultimodalFields(HfConfig, kw_only=True):
 
     @classmethod
     def fields(cls, said: Fields) -> Fields:
-        text: Fields = said.get("text_config") or {}
-        if not isinstance(text, dict):
-            raise ModelError("text_config is no JSON object")
-        model_type = text.get("model_type") or said.get("model_type")
-        if model_type not in TEXT_FAMILIES:
-            raise ModelError(f"text_config is of model_type {model_type} (known: {', '.join(TEXT_FAMILIES)})")
-        outer = {name: said[name] for name in _OUTER if said.get(name) is not None}
-        if not text:  # Qwen2-VL and 2.5-VL had all in one
-            return said
-        return {**TEXT_DEFAULTS.get(model_type, {}), **text, **outer, "model_type": model_type}
+        return _of_the_text(said)
+
+
+class Llama4TextFields(Llama4Fields, kw_only=True):
+    @classmethod
+    def fields(cls, said: Fields) -> Fields:
+        return _of_the_text(said)
 
 
 def multimodal(hf: MultimodalFields) -> ModelConfig:
-    config = TEXT_FAMILIES[hf.model_type](hf)
+    return _text_part(TEXT_FAMILIES[hf.model_type](hf))
+
+
+def multimodal_llama4(hf: Llama4TextFields) -> ModelConfig:
+    return _text_part(llama4(hf))
+
+
+def _of_the_text(said: Fields) -> Fields:
+    text: Fields = said.get("text_config") or {}
+    if not isinstance(text, dict):
+        raise ModelError("text_config is no JSON object")
+    model_type = text.get("model_type") or said.get("model_type")
+    if model_type not in TEXT_FAMILIES:
+        raise ModelError(f"text_config is of model_type {model_type} (known: {', '.join(TEXT_FAMILIES)})")
+    outer = {name: said[name] for name in _OUTER if said.get(name) is not None}
+    if not text:  # Qwen2-VL and 2.5-VL had all in one
+        return said
+    return {**TEXT_DEFAULTS.get(model_type, {}), **text, **outer, "model_type": model_type}
+
+
+def _text_part(config: ModelConfig) -> ModelConfig:
     return replace(config, spellings=SPELLINGS, notes=(*config.notes, NOTE))

@@ -4,16 +4,16 @@ from .config import HfConfig, LayerConfig, ModelConfig, base_config, rope_config
 
 
 def qwen2(hf: HfConfig) -> ModelConfig:
-    return base_config(hf, layers=_layers(hf), qkv_bias=True)
+    return base_config(hf, layers=upper_windows(hf), qkv_bias=True)
 
 
 def qwen3(hf: HfConfig) -> ModelConfig:
     return base_config(
-        hf, layers=_layers(hf), qk_norm="head", qkv_bias=hf.attention_bias, output_bias=hf.attention_bias
+        hf, layers=upper_windows(hf), qk_norm="head", qkv_bias=hf.attention_bias, output_bias=hf.attention_bias
     )
 
 
-def _layers(hf: HfConfig) -> tuple[LayerConfig, ...]:
+def upper_windows(hf: HfConfig) -> tuple[LayerConfig, ...]:
     """The upper layers may have a window."""
     window = hf.sliding_window if hf.use_sliding_window and hf.sliding_window else 0
     first = hf.num_hidden_layers if hf.max_window_layers is None else hf.max_window_layers

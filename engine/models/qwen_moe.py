@@ -12,9 +12,11 @@ class Qwen2MoeFields(ExpertsFields, kw_only=True):
 
 def qwen2_moe(hf: Qwen2MoeFields) -> ModelConfig:
     experts = read_experts(hf, hf.moe_intermediate_size, hf.norm_topk_prob)
-    shared = replace(experts, shared_width=hf.shared_expert_intermediate_size or 0)
+    if hf.shared_expert_intermediate_size:
+        width, gate = hf.shared_expert_intermediate_size, "mlp.shared_expert_gate"
+        experts = replace(experts, shared_width=width, shared_gate=gate)
     config = base_config(hf, layers=_qwen2_layers(hf), qkv_bias=hf.qkv_bias)
-    return with_experts(config, hf, shared)
+    return with_experts(config, hf, experts)
 
 
 def qwen3_moe(hf: ExpertsFields) -> ModelConfig:

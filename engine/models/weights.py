@@ -1,6 +1,7 @@
 """From tensors of a checkpoint to weights of a backend: checked, fused, converted, on the device."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
@@ -102,6 +103,17 @@ class WeightLoader:
     def vector(self, name: str, size: int) -> torch.Tensor:
         """A norm weight or bias, [size], in the rows' dtype. Raises ModelError."""
         return self.tensor(name, (size,)).to(self.dtypes.rows)
+
+    def fp32(self, name: str, size: int, default: float | None = None) -> torch.Tensor:
+        """Values [size], in whatever shape they lie, that are not rounded to the model's dtype. Raises ModelError.
+
+        ``default``: of each, where the checkpoint has none.
+        """
+        if name not in self._checkpoint and default is not None:
+            return torch.full((size,), default, device=self.device)
+        stored = self._checkpoint.shape(name) if name in self._checkpoint else ()
+        values = self._checkpoint.get(name, stored if math.prod(stored) == size else (size,))
+        return values.to(self.device).float().reshape(size)
 
     def vectors(self, module: str, count: int, size: int) -> torch.Tensor:
         """Norm weights of ``count`` heads, one after another: a matrix, or one tensor for each. Raises ModelError."""

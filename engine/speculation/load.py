@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ...kernels import Backend, Unsupported
 from ..checkpoint.errors import ModelError
 from ..checkpoint.tokenizer_file import read_tokenizer
-from ..config import EngineConfig
+from ..config import EngineConfig, max_guesses
 from ..limits import Limits
 from ..models.config import ModelConfig
 from ..models.decoder import DecoderModel
@@ -19,9 +19,6 @@ from ..models.kv_cache import page_bytes
 from ..models.load import load_model
 from ..runner import Runner
 from .draft import Draft
-
-# Of three tokens in four that are right, three guesses are about the best whether rows cost much (a CPU) or little.
-DEFAULT_GUESSES = 3
 
 
 @dataclass
@@ -40,7 +37,7 @@ class LoadedDraft:
         own, cache = self.model.config, limits.num_pages * self.page_bytes
         return (
             f"draft model: {config.speculative_model}, {own.architecture} of {own.num_layers} layers; up to "
-            f"{config.speculate} guesses for a sequence in a step, {cache / 2**20:.0f} MiB of the KV cache"
+            f"{max_guesses(config)} guesses for a sequence in a step, {cache / 2**20:.0f} MiB of the KV cache"
         )
 
     def guesser(self, config: EngineConfig, limits: Limits) -> Draft:
@@ -54,7 +51,7 @@ class LoadedDraft:
             runner = Runner(self.model, self.backend, own, self.dtypes, self.device)
         except Unsupported as error:
             raise ModelError(f"{self.directory}: {error}") from error
-        return Draft(runner, own, config.speculate, always=config.speculate_always)
+        return Draft(runner, own, max_guesses(config), always=config.speculate_always)
 
 
 def load_draft(config: EngineConfig, model: ModelConfig, backend: Backend, device: torch.device) -> LoadedDraft:
@@ -63,6 +60,8 @@ def load_draft(config: EngineConfig, model: ModelConfig, backend: Backend, devic
     assert directory is not None
     own = read_config(directory)
     check_draft(directory, own, config.model_dir, model)
+    if own.vocab_size != model.vocab_size:
+        own = replace(own, vocab_size=model.vocab_size, stored_vocab_size=own.vocab_size)
     dtypes = choose_dtypes(backend, config.dtype or own.dtype, config.activation_dtype, config.kv_cache_dtype)
     positions = min(config.max_total_tokens or model.max_positions, own.max_positions)
     rounded = config.quantize if config.quantize in ("int8", "fp8", "int4") and own.stored_form is None else None
@@ -72,19 +71,15 @@ def load_draft(config: EngineConfig, model: ModelConfig, backend: Backend, devic
 
 
 def check_draft(directory: Path, draft: ModelConfig, model_dir: Path, model: ModelConfig) -> None:
-    """A guess is a token id: both models must mean the same by it. Raises ModelError, which names a difference."""
-    if draft.vocab_size != model.vocab_size:
-        raise ModelError(
-            f"--speculative-model {directory}: its vocabulary has {draft.vocab_size} tokens, that of the model "
-            f"{model.vocab_size}"
-        )
+    """A guess is a token id: both models must mean the same by it. Raises ModelError, which names a difference.
+
+    Matrices may have rows beyond the tokenizer's tokens, one model more than the other.
+    """
     files = [each / "tokenizer.json" for each in (directory, model_dir)]
     if not any(file.exists() for file in files):
-        return
-    theirs, ours = (
-        {token_id: token for token, token_id in read_tokenizer(file).get_vocab(with_added_tokens=True).items()}
-        for file in files
-    )
+        theirs, ours = ({}, {})
+    else:
+        theirs, ours = (_tokens(file) for file in files)
     differing = sorted(token_id for token_id in {*theirs, *ours} if theirs.get(token_id) != ours.get(token_id))
     if differing:
         first = differing[0]
@@ -92,3 +87,13 @@ def check_draft(directory: Path, draft: ModelConfig, model_dir: Path, model: Mod
             f"--speculative-model {directory}: another tokenizer: token {first} is {theirs.get(first)!r}, for the "
             f"model {ours.get(first)!r} ({len(differing)} tokens differ)"
         )
+    last = max(ours, default=max(draft.vocab_size, model.vocab_size) - 1)
+    if last >= min(draft.vocab_size, model.vocab_size):
+        raise ModelError(
+            f"--speculative-model {directory}: its vocabulary has {draft.vocab_size} tokens, that of the model "
+            f"{model.vocab_size}"
+        )
+
+
+def _tokens(file: Path) -> dict[int, str]:
+    return {token_id: token for token, token_id in read_tokenizer(file).get_vocab(with_added_tokens=True).items()}

@@ -3,7 +3,7 @@
 import torch
 
 from .. import Linear
-from .activation import act, clamped_silu_and_mul, gelu_tanh_and_mul, silu_and_mul
+from .activation import act, clamped_silu_and_mul, gelu_tanh_and_mul, silu_and_mul, xielu
 from .adapters import new_adapters
 from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
@@ -15,7 +15,7 @@ from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .op_graph import Event, capture, release_recordings
 from .rope_write import rope_and_write
-from .route import combine, route
+from .route import combine, route, weigh
 from .rows import copy, count_tokens, embed, soft_cap, take_rows, take_tokens
 from .sample import sample
 
@@ -60,6 +60,8 @@ __all__ = [
     "take_rows",
     "take_tokens",
     "token_logprobs",
+    "weigh",
+    "xielu",
 ]
 
 

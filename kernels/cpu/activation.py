@@ -1,4 +1,7 @@
-"""The middle of an MLP: y = act(gate) * up, act SiLU or GELU (Shazeer 2020, arXiv 2002.05202); or y = act(x)."""
+"""The middle of an MLP: y = act(gate) * up, act SiLU or GELU (Shazeer 2020, arXiv 2002.05202); or y = act(x).
+
+xIELU (Huang & Schlag 2024, arXiv 2411.13010) is of the second kind, with two factors that are learned.
+"""
 
 from typing import get_args
 
@@ -16,11 +19,15 @@ _ROWS = 2  # of a work item
 _LOWEST = np.float32(-87.0)  # exp(87) is still finite in fp32
 _ARGUMENTS = struct_dtype(gate_up=int, y=int, width=int, alpha=float, limit=float)
 _PLAIN = struct_dtype(x=int, y=int, width=int)
+_XIELU = struct_dtype(x=int, y=int, width=int, positive=float, negative=float, beta=float, eps=float)
 _SILU_GATE, _GELU_GATE, _CLAMPED_GATE = range(3)
 _GELU, _GELU_TANH, _RELU, _ = range(len(get_args(PlainActivation)))
 
 # sqrt(2 / pi) and 0.044715: the tanh approximation of GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415).
 _GELU_SCALE, _GELU_CUBE = np.float32(0.7978845608028654), np.float32(0.044715)
+# 1 / n!
+_HALF, _3RD, _4TH, _5TH = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24), np.float32(1 / 120)
+_6TH, _7TH, _8TH = np.float32(1 / 720), np.float32(1 / 5040), np.float32(1 / 40320)
 _SQRT_HALF = np.float32(0.7071067811865476)
 _ERF_P, _ERF_1, _ERF_2 = np.float32(0.3275911), np.float32(0.254829592), np.float32(-0.284496736)
 _ERF_3, _ERF_4, _ERF_5 = np.float32(1.421413741), np.float32(-1.453152027), np.float32(1.061405429)
@@ -153,4 +160,43 @@ def act(x: torch.Tensor, kind: PlainActivation, dtype: torch.dtype) -> torch.Ten
     y = empty((x.shape[0], x.shape[1]), dtype)
     kernel = _act(dtype, get_args(PlainActivation).index(kind))
     run(kernel, _PLAIN, {"x": x, "y": y, "width": x.shape[1]}, x.shape[0], per_rows=_ROWS)
+    return y
+
+
+@njit(inline="always")
+def _beyond_linear(x):
+    """e^x - 1 - x for x <= 0: near zero by its series, for the difference would leave nothing of it."""
+    series = _6TH + x * (_7TH + x * _8TH)
+    series = _HALF + x * (_3RD + x * (_4TH + x * (_5TH + x * series)))
+    return x * x * series if x > np.float32(-0.5) else exp(max(x, _LOWEST)) - np.float32(1.0) - x
+
+
+@njit(fastmath={"contract"}, error_model="numpy")
+def _xielu_row(x, positive, negative, beta, eps, y):
+    for i in range(y.shape[0]):
+        below = min(x[i], eps)
+        bent = negative * (_beyond_linear(below) + (below - x[i]))
+        put(y, i, (bent if x[i] <= np.float32(0.0) else positive * x[i] * x[i]) + beta * x[i])
+
+
+@work_item
+def _xielu(y_type):
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _XIELU)[0]
+        x, y = array_at(a.x, (rows, a.width), types.float32), array_at(a.y, (rows, a.width), y_type)
+        for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
+            _xielu_row(x[row], a.positive, a.negative, a.beta, a.eps, y[row])
+
+    return kernel
+
+
+def xielu(
+    x: torch.Tensor, positive: float, negative: float, beta: float, eps: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """positive * x^2 + beta * x, or negative * (e^min(x, eps) - 1 - x) + beta * x of x <= 0; else as ``act``."""
+    y = empty((x.shape[0], x.shape[1]), dtype)
+    arguments = {
+        "x": x, "y": y, "width": x.shape[1], "positive": positive, "negative": negative, "beta": beta, "eps": eps,
+    }  # fmt: skip
+    run(_xielu(dtype), _XIELU, arguments, x.shape[0], per_rows=_ROWS)
     return y

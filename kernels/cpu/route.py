@@ -3,6 +3,8 @@
 A row's choice and its sum are computed by themselves, in the order of its slots: nothing of the batch enters.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numba import njit, types
@@ -15,10 +17,13 @@ from .op_graph import empty, run, struct_dtype, work_item
 
 _ROWS = 4  # of a work item
 _SOFTMAX, _SIGMOID, _SPARSE = range(3)
+_NONE = np.empty(0, np.int32)
 _SCORINGS = {"softmax": _SOFTMAX, "sigmoid": _SIGMOID, "sparsemixer": _SPARSE}
 _ROUTE = struct_dtype(
-    logits=int, ids=int, weights=int, experts=int, slots=int, renormalise=int, scale=float, tolerance=float
-)
+    logits=int, bias=int, scores=int, ids=int, weights=int, experts=int, slots=int, renormalise=int, scale=float,
+    tolerance=float,
+)  # fmt: skip
+_WEIGH = struct_dtype(x=int, weights=int, positions=int, slots=int, width=int)
 _SORT = struct_dtype(ids=int, rows=int, positions=int, plan=int, experts=int, slots=int)
 _COMBINE = struct_dtype(y=int, weights=int, positions=int, shared=int, gate=int, out=int, slots=int, width=int)
 
@@ -50,6 +55,24 @@ def _sparse(logits, ids, slot, tolerance):
 
 
 @njit(error_model="numpy")
+def _softmax_terms(logits):
+    """The largest logit and the sum of exponentials below it."""
+    most, total = logits[_largest(logits, _NONE)], np.float32(0.0)
+    for expert in range(logits.shape[0]):
+        total += exp(logits[expert] - most)
+    return most, total
+
+
+@njit(error_model="numpy")
+def _score(logits, bias, scores, scoring):
+    """What experts are chosen by where there is a bias: their weights and it."""
+    most, total = _softmax_terms(logits)
+    for expert in range(logits.shape[0]):
+        weight = sigmoid(logits[expert]) if scoring == _SIGMOID else exp(logits[expert] - most) / total
+        scores[expert] = weight + bias[expert]
+
+
+@njit(error_model="numpy")
 def _weigh(logits, ids, weights, scoring, renormalise, scale, tolerance):
     total = np.float32(0.0)
     if scoring == _SPARSE:
@@ -59,9 +82,7 @@ def _weigh(logits, ids, weights, scoring, renormalise, scale, tolerance):
         for slot in range(ids.shape[0]):
             weights[slot] = sigmoid(logits[ids[slot]])
     else:
-        most = logits[ids[0]]
-        for expert in range(logits.shape[0]):
-            total += exp(logits[expert] - most)
+        most, total = _softmax_terms(logits)
         for slot in range(ids.shape[0]):
             weights[slot] = exp(logits[ids[slot]] - most) / total
     if renormalise:
@@ -82,8 +103,12 @@ def _choose(scoring):
             logits = array_at(a.logits, (rows, a.experts), types.float32)[row]
             ids = array_at(a.ids, (rows, a.slots), types.int32)[row]
             weights = array_at(a.weights, (rows, a.slots), types.float32)[row]
+            scores = logits
+            if a.bias:
+                scores = array_at(a.scores, (rows, a.experts), types.float32)[row]
+                _score(logits, array_at(a.bias, a.experts, types.float32), scores, scoring)
             for slot in range(a.slots):
-                ids[slot] = _largest(logits, ids[:slot])
+                ids[slot] = _largest(scores, ids[:slot])
             _weigh(logits, ids, weights, scoring, a.renormalise != 0, a.scale, a.tolerance)
 
     return kernel
@@ -120,8 +145,11 @@ def _sort():
     return kernel
 
 
-def route(logits: torch.Tensor, rule: RoutingRule) -> Routing:
-    """Choose and weigh the experts of each row by its logits, fp32 [rows, experts], and sort the pairs."""
+def route(logits: torch.Tensor, rule: RoutingRule, bias: torch.Tensor | None = None) -> Routing:
+    """Choose and weigh the experts of each row by its logits, fp32 [rows, experts], and sort the pairs.
+
+    ``bias``: fp32 [experts], of the choice.
+    """
     rows, experts = logits.shape
     slots = rule.slots
     routing = Routing(
@@ -129,7 +157,8 @@ def route(logits: torch.Tensor, rule: RoutingRule) -> Routing:
         empty((rows, slots), torch.int64), empty((3 * experts + 2,), torch.int64),
     )  # fmt: skip
     arguments = {
-        "logits": logits, "ids": routing.ids, "weights": routing.weights, "experts": experts, "slots": slots,
+        "logits": logits, "bias": bias, "scores": None if bias is None else empty((rows, experts)),
+        "ids": routing.ids, "weights": routing.weights, "experts": experts, "slots": slots,
         "renormalise": int(rule.renormalise), "scale": rule.scale, "tolerance": rule.tolerance,
     }  # fmt: skip
     run(_choose(_SCORINGS[rule.scoring]), _ROUTE, arguments, rows, per_rows=_ROWS)
@@ -148,17 +177,45 @@ def _add_scaled(out, y, weight):
 
 
 @work_item
+def _weigh_pairs():
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _WEIGH)[0]
+        x = array_at(a.x, (rows * a.slots, a.width), types.float32)
+        weights = array_at(a.weights, (rows, a.slots), types.float32)
+        positions = array_at(a.positions, (rows, a.slots), types.int64)
+        for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
+            for slot in range(a.slots):
+                pair = x[positions[row, slot]]
+                for i in range(a.width):
+                    pair[i] *= weights[row, slot]
+
+    return kernel
+
+
+def weigh(x: torch.Tensor, routing: Routing) -> Routing:
+    """Multiply each pair of x, fp32 [pairs, width], by its weight, in place. Returns the routing without weights."""
+    rows, slots = routing.ids.shape
+    arguments = {
+        "x": x, "weights": routing.weights, "positions": routing.positions, "slots": slots, "width": x.shape[1],
+    }  # fmt: skip
+    run(_weigh_pairs(), _WEIGH, arguments, rows, per_rows=_ROWS)
+    return replace(routing, weights=None)
+
+
+@work_item
 def _combine():
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _COMBINE)[0]
         y = array_at(a.y, (rows * a.slots, a.width), types.float32)
-        weights = array_at(a.weights, (rows, a.slots), types.float32)
         positions = array_at(a.positions, (rows, a.slots), types.int64)
         out = array_at(a.out, (rows, a.width), types.float32)
         for row in range(item * _ROWS, min(item * _ROWS + _ROWS, rows)):
             out[row, :] = np.float32(0.0)
             for slot in range(a.slots):
-                _add_scaled(out[row], y[positions[row, slot]], weights[row, slot])
+                weight = np.float32(1.0)
+                if a.weights:
+                    weight = array_at(a.weights, (rows, a.slots), types.float32)[row, slot]
+                _add_scaled(out[row], y[positions[row, slot]], weight)
             if a.shared:
                 gate = np.float32(1.0)
                 if a.gate:

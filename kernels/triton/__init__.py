@@ -2,7 +2,7 @@
 
 import torch
 
-from .activation import act, clamped_silu_and_mul, gelu_tanh_and_mul, silu_and_mul
+from .activation import act, clamped_silu_and_mul, gelu_tanh_and_mul, silu_and_mul, xielu
 from .adapters import new_adapters
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
@@ -14,7 +14,7 @@ from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
 from .program import Event, capture, release_recordings
 from .rope import QkNorm, rope_and_write
-from .route import combine, route
+from .route import combine, route, weigh
 from .rows import add, cast, copy, count_tokens, embed, scale, soft_cap, take_rows, take_tokens
 from .sample import sample
 
@@ -64,6 +64,8 @@ __all__ = [
     "take_rows",
     "take_tokens",
     "token_logprobs",
+    "weigh",
+    "xielu",
 ]
 
 

@@ -5,6 +5,7 @@ silu(x) = x / (1 + exp(-x))                                             (SwiGLU,
 gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))       (the tanh form: Gemma)
          x / 2 * (1 + erf(x / sqrt(2)))                                 (as it was defined: GPT-NeoX)
 relu2(x) = max(x, 0)^2                                                  (Primer, arXiv 2109.08668)
+xielu(x) = p * x^2 + b * x; n * (e^min(x, eps) - 1 - x) + b * x of x <= 0      (arXiv 2411.13010; p and n are learned)
 """
 
 import torch
@@ -111,4 +112,37 @@ def act(x: torch.Tensor, kind: PlainActivation, dtype: torch.dtype | None = None
     rows, width = x.shape
     out = torch.empty_like(x, dtype=dtype)
     _act_kernel[(rows, triton.cdiv(width, _BLOCK))](x, out, WIDTH=width, BLOCK=_BLOCK, KIND=kind)
+    return out
+
+
+@triton.jit
+def _xielu_kernel(
+    x_ptr,  # [rows, WIDTH] in
+    out_ptr,  # [rows, WIDTH] out
+    positive,
+    negative,
+    beta,
+    eps,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    offsets = tl.program_id(0).to(tl.int64) * WIDTH + cols
+    x = tl.load(x_ptr + offsets, mask=cols < WIDTH, other=0.0).to(tl.float32)
+    below = tl.minimum(x, eps)
+    # e^x - 1 - x: near zero by its series, for the difference would leave nothing of it.
+    series = 1.0 / 720 + below * (1.0 / 5040 + below * (1.0 / 40320))
+    series = 0.5 + below * (1.0 / 6 + below * (1.0 / 24 + below * (1.0 / 120 + below * series)))
+    beyond = tl.where(below > -0.5, below * below * series, tl.exp(below) - 1.0 - below)
+    bent = tl.where(x > 0.0, positive * x * x, negative * (beyond + (below - x)))
+    tl.store(out_ptr + offsets, (bent + beta * x).to(out_ptr.dtype.element_ty), mask=cols < WIDTH)
+
+
+def xielu(
+    x: torch.Tensor, positive: float, negative: float, beta: float, eps: float, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """positive * x^2 + beta * x, or negative * (e^min(x, eps) - 1 - x) + beta * x of x <= 0; else as ``act``."""
+    rows, width = x.shape
+    out = torch.empty_like(x, dtype=dtype)
+    _xielu_kernel[(rows, triton.cdiv(width, _BLOCK))](x, out, positive, negative, beta, eps, WIDTH=width, BLOCK=_BLOCK)
     return out

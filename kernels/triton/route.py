@@ -3,6 +3,8 @@
 Grids depend on the number of rows alone and the host waits for nothing, so a CUDA graph can hold all of it.
 """
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +18,7 @@ _BLOCK = 1024  # columns of a program
 @triton.jit
 def _choose_kernel(
     logits_ptr,  # [rows, EXPERTS]
+    bias_ptr,  # fp32 [EXPERTS], read with BIASED
     ids_ptr,  # int32 [rows, SLOTS] out
     weights_ptr,  # fp32 [rows, SLOTS] out
     scale,
@@ -24,6 +27,7 @@ def _choose_kernel(
     SLOTS: tl.constexpr,
     SIGMOID: tl.constexpr,
     SPARSE: tl.constexpr,
+    BIASED: tl.constexpr,
     RENORMALISE: tl.constexpr,
     BLOCK: tl.constexpr,  # power of two >= EXPERTS
     SLOT_BLOCK: tl.constexpr,  # power of two >= SLOTS
@@ -37,6 +41,9 @@ def _choose_kernel(
     else:
         values = tl.exp(logits - tl.max(ranked, axis=0))
         values = values / tl.sum(values, axis=0)
+    if BIASED:
+        biased = values + tl.load(bias_ptr + expert, mask=expert < EXPERTS, other=0.0)
+        ranked = tl.where(biased == biased, biased, float("-inf"))
     taken = expert >= EXPERTS
     ids, weights = tl.zeros([SLOT_BLOCK], tl.int32), tl.zeros([SLOT_BLOCK], tl.float32)
     for i in tl.static_range(SLOTS):
@@ -87,10 +94,10 @@ def _sort_kernel(
         start += tl.sum(is_own.to(tl.int32), axis=0)
 
 
-def route(logits: torch.Tensor, rule: RoutingRule) -> Routing:
+def route(logits: torch.Tensor, rule: RoutingRule, bias: torch.Tensor | None = None) -> Routing:
     """Choose and weigh the experts of each row by its logits [rows, experts], and sort the pairs.
 
-    The plan is int32 [experts + 1], where the pairs of each expert begin.
+    ``bias``: fp32 [experts], of the choice. The plan is int32 [experts + 1], where the pairs of each expert begin.
     """
     rows, experts = logits.shape
     slots, pairs, device = rule.slots, rows * rule.slots, logits.device
@@ -102,9 +109,9 @@ def route(logits: torch.Tensor, rule: RoutingRule) -> Routing:
         torch.empty(experts + 1, dtype=torch.int32, device=device),
     )
     _choose_kernel[(rows,)](
-        logits, routing.ids, routing.weights, rule.scale, rule.tolerance,
-        EXPERTS=experts, SLOTS=slots, SIGMOID=rule.scoring == "sigmoid",
-        SPARSE=rule.scoring == "sparsemixer", RENORMALISE=rule.renormalise,
+        logits, logits if bias is None else bias, routing.ids, routing.weights, rule.scale, rule.tolerance,
+        EXPERTS=experts, SLOTS=slots, SIGMOID=rule.scoring == "sigmoid", SPARSE=rule.scoring == "sparsemixer",
+        BIASED=bias is not None, RENORMALISE=rule.renormalise,
         BLOCK=triton.next_power_of_2(experts), SLOT_BLOCK=triton.next_power_of_2(slots), num_warps=1,
     )  # fmt: skip
     _sort_kernel[(experts,)](
@@ -114,15 +121,38 @@ def route(logits: torch.Tensor, rule: RoutingRule) -> Routing:
 
 
 @triton.jit
+def _weigh_kernel(
+    x_ptr,  # [pairs, WIDTH] in, out
+    weights_ptr,  # fp32 [rows, SLOTS]
+    positions_ptr,  # int64 [rows, SLOTS]
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    at = tl.program_id(0).to(tl.int64)  # row * SLOTS + slot
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    offsets = tl.load(positions_ptr + at) * WIDTH + cols
+    x = tl.load(x_ptr + offsets, mask=cols < WIDTH, other=0.0).to(tl.float32) * tl.load(weights_ptr + at)
+    tl.store(x_ptr + offsets, x.to(x_ptr.dtype.element_ty), mask=cols < WIDTH)
+
+
+def weigh(x: torch.Tensor, routing: Routing) -> Routing:
+    """Multiply each pair of x [pairs, width] by its weight, in place. Returns the routing without weights."""
+    pairs, width = x.shape
+    _weigh_kernel[(pairs, triton.cdiv(width, _BLOCK))](x, routing.weights, routing.positions, WIDTH=width, BLOCK=_BLOCK)
+    return replace(routing, weights=None)
+
+
+@triton.jit
 def _combine_kernel(
     y_ptr,  # [pairs, WIDTH]
-    weights_ptr,  # fp32 [rows, SLOTS]
+    weights_ptr,  # fp32 [rows, SLOTS], read with WEIGHTED
     positions_ptr,  # int64 [rows, SLOTS]
     shared_ptr,  # [rows, WIDTH], read with SHARED
     gate_ptr,  # [rows], read with GATED
     out_ptr,  # [rows, WIDTH] out
     WIDTH: tl.constexpr,
     SLOTS: tl.constexpr,
+    WEIGHTED: tl.constexpr,
     SHARED: tl.constexpr,
     GATED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -134,7 +164,9 @@ def _combine_kernel(
     for slot in tl.static_range(SLOTS):
         position = tl.load(positions_ptr + row * SLOTS + slot)
         y = tl.load(y_ptr + position * WIDTH + cols, mask=mask, other=0.0).to(tl.float32)
-        total += tl.load(weights_ptr + row * SLOTS + slot) * y
+        if WEIGHTED:
+            y *= tl.load(weights_ptr + row * SLOTS + slot)
+        total += y
     if SHARED:
         shared = tl.load(shared_ptr + row * WIDTH + cols, mask=mask, other=0.0).to(tl.float32)
         if GATED:
@@ -151,8 +183,9 @@ def combine(
     width = y.shape[1]
     out = y.new_empty(rows, width)
     _combine_kernel[(rows, triton.cdiv(width, _BLOCK))](
-        y, routing.weights, routing.positions, y if shared is None else shared,
+        y, y if routing.weights is None else routing.weights, routing.positions, y if shared is None else shared,
         y if shared_gate is None else shared_gate, out,
-        WIDTH=width, SLOTS=slots, SHARED=shared is not None, GATED=shared_gate is not None, BLOCK=_BLOCK,
+        WIDTH=width, SLOTS=slots, WEIGHTED=routing.weights is not None, SHARED=shared is not None,
+        GATED=shared_gate is not None, BLOCK=_BLOCK,
     )  # fmt: skip
     return out

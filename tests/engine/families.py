@@ -1,9 +1,12 @@
 """A small random model of each family, in transformers' own classes."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 from transformers import (
+    ApertusConfig,
+    ApertusForCausalLM,
     ArceeConfig,
     ArceeForCausalLM,
     AttentionInterface,
@@ -25,6 +28,8 @@ from transformers import (
     GemmaForCausalLM,
     Glm4Config,
     Glm4ForCausalLM,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
     GlmConfig,
     GlmForCausalLM,
     GPT2Config,
@@ -47,6 +52,8 @@ from transformers import (
     HunYuanDenseV1ForCausalLM,
     Jais2Config,
     Jais2ForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     Ministral3Config,
@@ -55,8 +62,6 @@ from transformers import (
     MinistralForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
     NemotronConfig,
     NemotronForCausalLM,
     Olmo2Config,
@@ -64,8 +69,6 @@ from transformers import (
     Olmo3Config,
     Olmo3ForCausalLM,
     OlmoConfig,
-    OlmoeConfig,
-    OlmoeForCausalLM,
     OlmoForCausalLM,
     OPTConfig,
     OPTForCausalLM,
@@ -73,18 +76,11 @@ from transformers import (
     Phi3ForCausalLM,
     PhiConfig,
     PhiForCausalLM,
-    PhimoeConfig,
-    PhimoeForCausalLM,
-    PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
-    Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
     SeedOssConfig,
     SeedOssForCausalLM,
     SmolLM3Config,
@@ -97,50 +93,28 @@ from transformers import (
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.models.gemma3.modeling_gemma3 import eager_attention_forward
 
-SMALL = {
-    "vocab_size": 320,
-    "hidden_size": 96,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.25,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-TWO_LAYERS = {**SMALL, "num_hidden_layers": 2}  # a choice of experts may hang on a rounding of the layers before
-EXPERTS = {"num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
-SHARED = {**TWO_LAYERS, **EXPERTS, "head_dim": 16, "shared_expert_intermediate_size": 56}
-HEAD_DIM_16 = {**SMALL, "head_dim": 16}
-PHI3 = {name: value for name, value in SMALL.items() if name != "head_dim"}
-OLMO = PHI3 | {"rms_norm_eps": 1e-5}
-HALF_ROTATED = HEAD_DIM_16 | {"partial_rotary_factor": 0.5}
-PLAIN = {name: value for name, value in PHI3.items() if name not in ("intermediate_size", "num_key_value_heads")}
-GPT2 = {
-    "vocab_size": 320, "n_embd": 96, "n_layer": 3, "n_head": 6, "n_positions": 128, "initializer_range": 0.25,
-    "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
-}  # fmt: skip
-PROMPTS = [[7], list(range(3, 43)), [5, 9] * 30]
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
-YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0 + 0.1 * i for i in range(8)],
-    "long_factor": [4.0 + i for i in range(8)],
-}
-FULL = ["full_attention"] * 3
-HALF = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
-SCALED_QUERIES = {"llama_4_scaling_beta": 0.1, "max_position_embeddings": 128}
-Families = dict[str, tuple[type[PreTrainedModel], PretrainedConfig]]
-FAMILIES: Families = {
+from .family_shapes import (
+    DYNAMIC,
+    FULL,
+    GPT2,
+    HALF,
+    HALF_ROTATED,
+    HEAD_DIM_16,
+    LLAMA3,
+    LONGROPE,
+    MULTIPLIERS,
+    OLMO,
+    PHI3,
+    PLAIN,
+    SCALED_QUERIES,
+    SMALL,
+    TWO_LAYERS,
+    YARN,
+    Families,
+)
+from .mixtures import MIXTURES
+
+DENSE: Families = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)),
     "llama dynamic": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters=DYNAMIC)),
     "mistral": (MistralForCausalLM, MistralConfig(**SMALL, sliding_window=11)),
@@ -155,49 +129,7 @@ FAMILIES: Families = {
         Qwen3ForCausalLM,
         Qwen3Config(**SMALL, rope_parameters={**YARN, "beta_fast": 4, "attention_factor": 1.3, "truncate": False}),
     ),
-    "mixtral": (
-        MixtralForCausalLM,
-        MixtralConfig(**TWO_LAYERS, num_local_experts=5, num_experts_per_tok=2, sliding_window=11),
-    ),
-    "qwen2 moe": (Qwen2MoeForCausalLM, Qwen2MoeConfig(**SHARED, decoder_sparse_step=2)),
-    "qwen2 moe window": (
-        Qwen2MoeForCausalLM,
-        Qwen2MoeConfig(
-            **SHARED, qkv_bias=False, norm_topk_prob=True, use_sliding_window=True, sliding_window=9,
-            max_window_layers=1,
-        ),
-    ),
-    "qwen3 moe": (
-        Qwen3MoeForCausalLM,
-        Qwen3MoeConfig(**TWO_LAYERS, **EXPERTS, norm_topk_prob=True, mlp_only_layers=[1]),
-    ),
-    "olmoe": (
-        OlmoeForCausalLM,
-        OlmoeConfig(**{**OLMO, "num_hidden_layers": 2}, num_experts=7, num_experts_per_tok=3),
-    ),
-    "phimoe": (
-        PhimoeForCausalLM,
-        PhimoeConfig(
-            **{**PHI3, "num_hidden_layers": 2}, num_local_experts=6, router_jitter_noise=0.2, attention_bias=True,
-            lm_head_bias=True,
-        ),
-    ),
-    "phimoe longrope": (
-        PhimoeForCausalLM,
-        PhimoeConfig(
-            **{**PHI3, "num_hidden_layers": 2}, num_local_experts=6, sliding_window=11,
-            rope_parameters={
-                **LONGROPE, "short_mscale": 1.2, "long_mscale": 1.3, "original_max_position_embeddings": 96,
-            },
-        ),
-    ),
-    "gpt_oss": (
-        GptOssForCausalLM,
-        GptOssConfig(
-            **TWO_LAYERS, num_local_experts=6, num_experts_per_tok=3, sliding_window=11, swiglu_limit=2.5,
-            rope_parameters={**YARN, "beta_fast": 4, "truncate": False},
-        ),
-    ),
+    "apertus": (ApertusForCausalLM, ApertusConfig(**TWO_LAYERS | {"initializer_range": 0.15}, rope_parameters=LLAMA3)),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**SMALL, sliding_window=13, query_pre_attn_scalar=24)),
     "gemma3 softcap": (
         Gemma3ForCausalLM,
@@ -222,13 +154,7 @@ FAMILIES: Families = {
     ),
     "granite": (
         GraniteForCausalLM,
-        GraniteConfig(
-            **HEAD_DIM_16,
-            embedding_multiplier=7.0,
-            attention_multiplier=0.2,
-            residual_multiplier=0.3,
-            logits_scaling=0.7,
-        ),
+        GraniteConfig(**HEAD_DIM_16, **MULTIPLIERS),
     ),
     "smollm3": (
         SmolLM3ForCausalLM,
@@ -311,15 +237,18 @@ FAMILIES: Families = {
     ),
 }  # fmt: skip
 
+FAMILIES = DENSE | MIXTURES
+
 # All ops that Llama doesn't have, with heads that Triton's attention takes.
 WIDE = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+WIDE_HEADS = {**WIDE, "head_dim": 64, "num_key_value_heads": 1}
 TRITON_FAMILIES: Families = {
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**OLMO | WIDE)),
     "cohere": (CohereForCausalLM, CohereConfig(**PHI3 | WIDE, logit_scale=0.7, use_qk_norm=True)),
     "gpt_oss": (
         GptOssForCausalLM,
         GptOssConfig(
-            **SMALL | WIDE | {"head_dim": 64, "num_key_value_heads": 1},
+            **SMALL | WIDE_HEADS,
             num_local_experts=4,
             num_experts_per_tok=2,
             sliding_window=11,
@@ -329,6 +258,24 @@ TRITON_FAMILIES: Families = {
     "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2 | {"n_embd": 128, "n_head": 2, "n_layer": 2})),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**PLAIN | WIDE, intermediate_size=80)),
     "opt": (OPTForCausalLM, OPTConfig(**PLAIN | WIDE, ffn_dim=80, word_embed_proj_dim=128)),
+    "apertus": (
+        ApertusForCausalLM,
+        ApertusConfig(**SMALL | WIDE_HEADS | {"num_hidden_layers": 1}, rope_parameters=LLAMA3),
+    ),
+    "glm4 moe": (
+        Glm4MoeForCausalLM,
+        Glm4MoeConfig(
+            **SMALL | WIDE_HEADS | {"num_hidden_layers": 1},
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=40,
+            first_k_dense_replace=0,
+        ),
+    ),
+    "llama4": (
+        Llama4ForCausalLM,
+        Llama4TextConfig(**SMALL | WIDE_HEADS, num_local_experts=3, moe_layers=[1], no_rope_layers=[1, 0]),
+    ),
 }
 
 
@@ -348,13 +295,16 @@ def randomise(model: PreTrainedModel) -> None:
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        for name, values in model.state_dict().items():  # some are buffers
+            if name.endswith("e_score_correction_bias"):
+                values.copy_(torch.randn(values.shape, generator=generator) * 0.2)
 
 
 def save(family: str, directory: Path, families: Families = FAMILIES) -> PreTrainedModel:
     """Write the model of that family to ``directory`` and return it, fp32."""
     architecture, config = families[family]
     torch.manual_seed(0)
-    model = architecture(config).eval()
+    model = architecture(deepcopy(config)).eval()  # a model changes it
     model.set_experts_implementation("eager")  # the others know no fp64
     randomise(model)
     model.save_pretrained(directory)

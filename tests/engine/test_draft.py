@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from headwater.engine.checkpoint.errors import ModelError
@@ -143,6 +145,32 @@ def test_without_a_number_there_are_three_guesses(saved: Models) -> None:
     assert (engine.stats().steps, engine.stats().accepted_tokens) == (6, 15)
 
 
+def test_no_guesses_are_none_beside_a_draft_too(saved: Models) -> None:
+    engine = start(saved, speculative_model=saved.model, speculate=0)
+    run(engine, [Submit(0, PROMPTS[1], SamplingParams(5, greedy=True))])
+    assert not isinstance(engine._guesser, Draft)
+    assert (engine.stats().steps, engine.stats().drafted_tokens) == (5, 0)
+
+
+@pytest.mark.parametrize("rows", [300, 352])
+def test_a_drafts_matrices_may_have_more_or_fewer_rows_than_those_of_the_model(tmp_path: Path, rows: int) -> None:
+    """As of Qwen2.5: 151936 of the small ones, 152064 of the big ones, 151665 tokens. Here 290."""
+    names = [tmp_path / "model", tmp_path / "draft"]
+    for name, vocab_size in zip(names, (320, rows), strict=True):
+        name.mkdir()
+        save_tiny_llama(name, vocab_size=vocab_size)
+        save_tokenizer(name, 290)
+    sampling = SamplingParams(9, greedy=False, seed=3, logit_bias=((319, -9.0),))
+    models, submit = Models(*names), Submit(0, [7, 9], sampling)
+    tensors = load_file(names[0] / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = torch.cat([tensors[name], torch.zeros(32, tensors[name].shape[1])])[:rows]
+    save_file(tensors, names[1] / "model.safetensors", {"format": "pt"})
+    engine = start(models, speculative_model=names[1], speculate=2)
+    assert run(engine, [submit]) == run(start(models), [submit])
+    assert engine.stats().accepted_tokens > 0
+
+
 def test_the_draft_computes_what_is_known_once(saved: Models) -> None:
     engine = start(saved, speculative_model=saved.model, speculate=3)
     draft, rows = draft_of(engine), []
@@ -195,7 +223,7 @@ def test_no_guesses_beyond_what_the_draft_can_read(saved: Models, tmp_path: Path
 @pytest.mark.parametrize(
     ("vocab_size", "tokens", "words"),
     [
-        (321, 320, "its vocabulary has 321 tokens, that of the model 320"),
+        (319, 320, "its vocabulary has 319 tokens, that of the model 320"),
         (320, 319, r"another tokenizer: token 319 is None, for the model '<63>' \(1 tokens differ\)"),
     ],
 )

@@ -11,7 +11,8 @@ from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.messages import SamplingParams
 from headwater.engine.models.families import read_config
 
-from .families import FAMILIES, LONGROPE, PROMPTS, TRITON_FAMILIES, save
+from .families import FAMILIES, TRITON_FAMILIES, save
+from .family_shapes import LONGROPE, PROMPTS
 from .forward import prompt_logits
 from .tiny import generate, tiny_engine
 
@@ -77,6 +78,14 @@ def test_dynamic_rope_is_served_up_to_the_original_context(tmp_path: Path) -> No
     assert "original context of 128 tokens: keys" in config.notes[0]
 
 
+def test_llama_4_ends_where_its_chunks_and_factors_would_begin(tmp_path: Path) -> None:
+    config = read_config(saved_config(tmp_path, "llama4", max_position_embeddings=1048576))
+    assert config.max_positions == 8191
+    assert "up to 8191 tokens, not 1048576" in config.notes[0]
+    bare = saved_config(tmp_path, "llama4", max_position_embeddings=99, attn_temperature_tuning=False)
+    assert (read_config(bare).max_positions, read_config(bare).notes) == (99, ())
+
+
 def test_phi3_in_the_words_of_its_first_checkpoints(tmp_path: Path) -> None:
     scaling = {"type": "su", "short_factor": LONGROPE["short_factor"], "long_factor": LONGROPE["long_factor"]}
     directory = saved_config(
@@ -94,6 +103,9 @@ def test_yarn_reaches_its_factor_times_the_original_context(tmp_path: Path) -> N
     assert config.max_positions == 256
 
 
+A_MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -106,6 +118,9 @@ def test_yarn_reaches_its_factor_times_the_original_context(tmp_path: Path) -> N
         ),
         ({"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM: latent attention"),
         ({"architectures": ["BloomForCausalLM"]}, "BloomForCausalLM: ALiBi"),
+        ({"architectures": ["Glm4MoeForCausalLM"], **A_MIXTURE, "n_group": 2}, "n_group is 2"),
+        ({"architectures": ["Ernie4_5_MoeForCausalLM"], **A_MIXTURE, "use_bias": True}, "use_bias"),
+        ({"architectures": ["Llama4ForCausalLM"], "interleave_moe_layer_step": 0}, "moe_layer_step 0"),
         ({"architectures": ["FalconForCausalLM"], "alibi": True}, "alibi"),
         ({"architectures": ["OPTForCausalLM"], "do_layer_norm_before": False}, "OPT-350m"),
         ({"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx"),

@@ -11,6 +11,7 @@ from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    Llama4TextConfig,
     LlamaConfig,
     Ministral3Config,
     MistralConfig,
@@ -21,7 +22,8 @@ from transformers import (
 
 from headwater.engine.models.families import read_config
 
-from .families import HEAD_DIM_16, PROMPTS, SCALED_QUERIES, SMALL, YARN, randomise
+from .families import randomise
+from .family_shapes import HEAD_DIM_16, PROMPTS, SCALED_QUERIES, SMALL, TWO_LAYERS, YARN
 from .forward import prompt_logits
 
 OLD, NEW = ("language_model.model.", "language_model.lm_head."), ("model.language_model.", "lm_head.")
@@ -52,6 +54,12 @@ CASES: dict[str, Case] = {
     "llava": ("LlavaForConditionalGeneration", LlamaConfig(**SMALL), OLD, {}),
     "idefics2": ("Idefics2ForConditionalGeneration", MistralConfig(**SMALL, sliding_window=None), INNER, {}),
     "internvl": ("InternVLForConditionalGeneration", Qwen2Config(**HEAD_DIM_16), OLD, {}),
+    "llama4": (
+        "Llama4ForConditionalGeneration",
+        Llama4TextConfig(**TWO_LAYERS, num_local_experts=3, moe_layers=[1], no_rope_layers=[1, 0]),
+        OLD,
+        {},
+    ),
     "smolvlm": ("SmolVLMForConditionalGeneration", LlamaConfig(**SMALL), INNER, {}),
 }
 

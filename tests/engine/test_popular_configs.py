@@ -190,6 +190,56 @@ MODELS: dict[str, tuple[str, Fields, Read]] = {
            "rope_scaling": {"factor": 6.0, "rope_type": "dynamic"}, "rope_theta": 50000000},
         Read(48, (32, 2, 128), 32768, "dynamic", {0: 48}),
     ),
+    "Apertus 8B": (
+        "ApertusForCausalLM",
+        sizes(4096, 21504, 32, 32, 8, 131072)
+        | {"hidden_act": "xielu", "max_position_embeddings": 65536, "qk_norm": True, "rope_theta": 12000000,
+           "rope_scaling": LLAMA3 | {"factor": 8.0}},
+        Read(32, (32, 8, 128), 65536, "llama3", {0: 32}),
+    ),
+    "GLM 4.5 Air": (
+        "Glm4MoeForCausalLM",
+        sizes(4096, 10944, 46, 96, 8, 151552)
+        | {"attention_bias": True, "head_dim": 128, "partial_rotary_factor": 0.5, "moe_intermediate_size": 1408,
+           "num_experts_per_tok": 8, "n_shared_experts": 1, "n_routed_experts": 128, "routed_scaling_factor": 1.0,
+           "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "norm_topk_prob": True, "use_qk_norm": False,
+           "max_position_embeddings": 131072, "rope_theta": 1000000, "num_nextn_predict_layers": 1},
+        Read(46, (96, 8, 128), 131072, "default", {0: 46}),
+    ),
+    "ERNIE 4.5 21B-A3B": (
+        "Ernie4_5_MoeForCausalLM",
+        sizes(2560, 12288, 28, 20, 4, 103424)
+        | {"moe_num_experts": 64, "moe_k": 6, "moe_intermediate_size": 1536, "moe_num_shared_experts": 2,
+           "moe_layer_start_index": 1, "moe_layer_end_index": 27, "moe_layer_interval": 1, "rope_theta": 500000.0,
+           "max_position_embeddings": 131072, "use_bias": False, "tie_word_embeddings": True},
+        Read(28, (20, 4, 128), 131072, "default", {0: 28}),
+    ),
+    "MiniMax M2": (
+        "MiniMaxM2ForCausalLM",
+        sizes(3072, 1536, 62, 48, 8, 200064)
+        | {"head_dim": 128, "rotary_dim": 64, "num_local_experts": 256, "num_experts_per_tok": 8, "use_qk_norm": True,
+           "qk_norm_type": "per_layer", "scoring_func": "sigmoid", "use_routing_bias": True, "rope_theta": 5000000,
+           "max_position_embeddings": 196608},
+        Read(62, (48, 8, 128), 196608, "default", {0: 62}),
+    ),
+    "Granite 3.1 3B-A800M": (
+        "GraniteMoeForCausalLM",
+        sizes(1536, 512, 32, 24, 8, 49155)
+        | {"num_local_experts": 40, "num_experts_per_tok": 8, "attention_multiplier": 0.015625, "logits_scaling": 6.0,
+           "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "max_position_embeddings": 131072,
+           "rope_theta": 10000000.0, "tie_word_embeddings": True},
+        Read(32, (24, 8, 64), 131072, "default", {0: 32}),
+    ),
+    "Llama 4 Scout": (
+        "Llama4ForConditionalGeneration",
+        {"model_type": "llama4", "text_config": sizes(5120, 8192, 48, 40, 8, 202048) | {
+            "model_type": "llama4_text", "head_dim": 128, "intermediate_size_mlp": 16384, "num_local_experts": 16,
+            "num_experts_per_tok": 1, "interleave_moe_layer_step": 1, "no_rope_layers": [1, 1, 1, 0] * 12,
+            "use_qk_norm": True, "attention_chunk_size": 8192, "attn_temperature_tuning": 4, "floor_scale": 8192,
+            "max_position_embeddings": 10485760, "rope_theta": 500000.0,
+            "rope_scaling": LLAMA3 | {"factor": 16.0, "high_freq_factor": 1.0, "low_freq_factor": 1.0}}},
+        Read(48, (40, 8, 128), 8191, "llama3", {0: 48}),
+    ),
     "Command R+ 08-2024": (
         "CohereForCausalLM",
         sizes(12288, 33792, 64, 96, 8, 256000)
@@ -228,10 +278,8 @@ REFUSED = {
     "Granite 4 H": (
         "GraniteMoeHybridForCausalLM", {"num_local_experts": 0, "layer_types": ["mamba", "attention"]}, "without Mamba"
     ),
-    "Llama 4": ("Llama4ForConditionalGeneration", {}, "chunked attention"),
     "DeepSeek V3": ("DeepseekV3ForCausalLM", {}, "latent attention"),
     "Bloom": ("BloomForCausalLM", {}, "ALiBi"),
-    "GLM 4.5": ("Glm4MoeForCausalLM", {}, "biased choices"),
     "Qwen3-Next": ("Qwen3NextForCausalLM", {}, "linear attention"),
     "Nemotron Super": ("DeciLMForCausalLM", {}, "differ from layer to layer"),
     "LFM2": ("Lfm2ForCausalLM", {}, "convolutions"),

@@ -8,6 +8,7 @@ from numba import njit
 
 from headwater.bench.device.gpu.formulas import (
     activated,
+    bent,
     gated_clamped,
     gated_gelu,
     gated_silu,
@@ -130,6 +131,17 @@ def test_activations_without_a_gate(dtype: torch.dtype, kind: PlainActivation) -
     # Small results, of rows far below zero, too.
     torch.testing.assert_close(y[1:].double(), activated(x[1:], kind), rtol=TOLERANCE[dtype], atol=1e-6)
     assert torch.equal(cpu.act(x[3:4].clone(), kind, dtype)[0], y[3])
+
+
+@DTYPES
+def test_an_activation_with_factors_that_are_learned(dtype: torch.dtype) -> None:
+    factors = (0.7, 1.2, 0.5, -1e-6)
+    x = torch.randn(20, 97) * 3
+    x[0, :9] = torch.tensor([2e4, -2e4, 0.0, -0.0, -1e-3, -0.4999, -0.5001, -1e-7, 13.0])
+    y = cpu.xielu(x, *factors, dtype)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), bent(x, *factors), rtol=TOLERANCE[dtype], atol=1e-6)
+    assert torch.equal(cpu.xielu(x[3:4].clone(), *factors, dtype)[0], y[3])
 
 
 def test_sums_factors_and_rows_in_another_dtype() -> None:

@@ -60,6 +60,34 @@ def test_rows_go_to_the_experts_with_the_largest_logits(name: str, rule: Routing
 
 
 @BACKENDS
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_a_bias_counts_for_the_choice_alone(name: str, scoring: str) -> None:
+    logits, bias = torch.randn(ROWS, EXPERTS) * 3, torch.randn(EXPERTS)
+    logits[3, 1] = 90.0  # not chosen where its bias is low: weights are of all logits all the same
+    bias[1] = -2.0
+    routing = load_backend(name).route(logits, RoutingRule(2, scoring, renormalise=True, scale=2.5), bias)
+    values = logits.double().softmax(-1) if scoring == "softmax" else logits.double().sigmoid()
+    ids = (values + bias).topk(2).indices
+    assert torch.equal(routing.ids.long(), ids)
+    assert not torch.equal(ids, values.topk(2).indices)
+    weights = values.gather(1, ids)
+    rows = weights.sum(1) > 1e-30
+    want = (2.5 * weights / weights.sum(1, keepdim=True)).float()
+    torch.testing.assert_close(routing.weights[rows], want[rows], rtol=1e-5, atol=1e-6)
+
+
+@BACKENDS
+def test_what_enters_an_expert_may_be_weighed_in_place_of_what_it_gives(name: str) -> None:
+    backend, width = load_backend(name), 70
+    routing = backend.route(torch.randn(ROWS, EXPERTS), RoutingRule(2, "sigmoid"))
+    x = torch.randn(2 * ROWS, width)
+    want = all_pairs(routing, x) * routing.weights[..., None]
+    weighed = backend.weigh(x, routing)
+    torch.testing.assert_close(all_pairs(routing, x), want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(backend.combine(x, weighed), want.sum(1), rtol=1e-6, atol=1e-6)
+
+
+@BACKENDS
 def test_sparsemixer_weighs_a_slots_expert_among_those_near_to_it(name: str) -> None:
     logits = torch.randn(ROWS, EXPERTS)
     routing = load_backend(name).route(logits, RoutingRule(2, "sparsemixer", tolerance=0.4))

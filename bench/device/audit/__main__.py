@@ -45,7 +45,7 @@ SNAPSHOT = (
     (100, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
     (120, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
     (90, "smollm2-135m", _ATTENTION),
-    (90, "qwen3-30b-a3b", ("choose experts", "sort by expert", *_EXPERTS)),
+    (90, "qwen3-30b-a3b", ("choose experts", "choose experts, biased", "sort by expert", *_EXPERTS, "xielu")),
     (90, "gpt-oss-20b", ("attention few rows", "attention merge", "clamped_silu_and_mul", "MXFP4 experts, 64 rows")),
     (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
     (90, "gemma-3-4b", ("attention few rows",)),

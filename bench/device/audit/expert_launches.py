@@ -5,7 +5,7 @@ import torch
 from ....kernels.routing import GroupedLinear, Routing, RoutingRule
 from ....kernels.triton import block_linear, grouped
 from ....kernels.triton.block_grouped import GroupedBlocks
-from ....kernels.triton.route import combine, route
+from ....kernels.triton.route import combine, route, weigh
 from ....kernels.triton.tiles import Gpu
 from ..blocks import BLOCK_KINDS, made_up_blocks
 from ..shapes import Model
@@ -24,11 +24,15 @@ def expert_launches(model: Model, arch: int) -> list[Launch]:
     with recording(arch) as launches:
         routing = route(logits, RoutingRule(slots, renormalise=True))
         combine(y, routing)
-    choose, sort, combined = launches
+        route(logits, RoutingRule(slots, "sigmoid"), torch.empty(experts))
+        weigh(y, routing)
+    choose, sort, combined, biased, _, weighed = launches
     found = [
         choose._replace(name="choose experts", traffic_bytes=logits.nbytes),
         sort._replace(name="sort by expert"),
         combined._replace(name="combine experts", traffic_bytes=y.nbytes + y.nbytes // slots),
+        biased._replace(name="choose experts, biased", traffic_bytes=logits.nbytes),
+        weighed._replace(name="weigh experts' rows", traffic_bytes=2 * y.nbytes),
     ]
     outputs = 2 * model.expert_width
     for form in ("bf16", "int8", *(("fp8",) if arch >= FP8_FROM else ()), model.expert_blocks):

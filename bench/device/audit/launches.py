@@ -177,6 +177,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         rope.norm_width(qkv, all_heads_norm)
         activation.act(gate_up, "gelu")
         activation.act(gate_up, "gelu_tanh")
+        activation.xielu(gate_up, 0.7, 1.2, 0.5, -1e-6)
         activation.silu_and_mul(gate_up)
         activation.gelu_tanh_and_mul(gate_up)
         activation.clamped_silu_and_mul(gate_up, 1.702, 7.0)
@@ -193,6 +194,7 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
         ("norm of all heads", 2 * qkv.nbytes),
         ("gelu", 2 * gate_up.nbytes),
         ("gelu_tanh", 2 * gate_up.nbytes),
+        ("xielu", 2 * gate_up.nbytes),
         ("silu_and_mul", gate_up.nbytes * 3 // 2),
         ("gelu_tanh_and_mul", gate_up.nbytes * 3 // 2),
         ("clamped_silu_and_mul", gate_up.nbytes * 3 // 2),

@@ -18,8 +18,9 @@ from ....kernels.triton import (
     rms_norm,
     rope_and_write,
     silu_and_mul,
+    xielu,
 )
-from .formulas import activated, gated_clamped, gated_gelu, gated_silu, layer_normalised, normalised, rotated
+from .formulas import activated, bent, gated_clamped, gated_gelu, gated_silu, layer_normalised, normalised, rotated
 from .setup import Results, Setup, compare, equal, need_fp8
 
 
@@ -61,7 +62,7 @@ def check_layer_norms(setup: Setup) -> Results:
 
 
 def check_activations(setup: Setup) -> Results:
-    """SiLU and GELU, gated; GELU and ReLU without a gate."""
+    """SiLU and GELU, gated; GELU, ReLU and xIELU without a gate."""
     for rows, width in (
         [(3, 1), (2, 1536), (3, 2500)] if setup.tiny else [(1, 14336), (64, 14336), (2048, 10240), (7, 2500)]
     ):
@@ -72,6 +73,8 @@ def check_activations(setup: Setup) -> Results:
         yield compare(f"clamped_silu_and_mul {rows} x {width}", got, want)
         for kind in get_args(PlainActivation):
             yield compare(f"{kind} {rows} x {2 * width}", act(gate_up, kind), activated(gate_up, kind))
+        factors = (0.7, 1.2, 0.5, -1e-6)
+        yield compare(f"xielu {rows} x {2 * width}", xielu(gate_up, *factors), bent(gate_up, *factors))
 
 
 def normalised_and_rotated(

@@ -26,6 +26,13 @@ def activated(x: torch.Tensor, kind: PlainActivation) -> torch.Tensor:
     return F.gelu(x.double(), approximate="tanh" if kind == "gelu_tanh" else "none")
 
 
+def bent(x: torch.Tensor, positive: float, negative: float, beta: float, eps: float) -> torch.Tensor:
+    """xIELU, in the shape of ``x``."""
+    x = x.double()
+    below = torch.expm1(x.clamp(max=eps)) - x
+    return torch.where(x > 0, positive * x * x, negative * below) + beta * x
+
+
 def gated_silu(gate_up: torch.Tensor) -> torch.Tensor:
     """[rows, 2 * width] -> [rows, width]."""
     gate, up = gate_up.double().chunk(2, -1)

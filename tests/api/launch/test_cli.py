@@ -152,7 +152,7 @@ def test_the_newer_flags_reach_their_process(model: str) -> None:
     assert (api.request_timeout, api.api_key, api.validation_workers) == (1.5, "k", 3)
     assert api.disable_grammar_support
     engine, api = settings_of(model, PREFIX_CACHING="0")
-    assert (engine.prefix_cache, engine.speculate) == (False, 0)
+    assert (engine.prefix_cache, engine.speculate) == (False, None)
     assert settings_of(model)[0].prefix_cache
 
 
@@ -162,7 +162,7 @@ def test_a_draft_model_is_found_as_the_model_is(model: str, tmp_path: Path, monk
         settings_of(model, "--speculative-model", tmp_path.name),
         settings_of(model, HEADWATER_SPECULATIVE_MODEL=tmp_path.name),
     ):
-        assert (engine.speculative_model, engine.speculate, api.model_id) == (tmp_path, 0, model)
+        assert (engine.speculative_model, engine.speculate, api.model_id) == (tmp_path, None, model)
     assert settings_of(model)[0].speculative_model is None
     result = CliRunner().invoke(app, ["serve", model, "--port", "0", "--speculative-model", "./nowhere"])
     assert result.exit_code == 1

@@ -50,7 +50,7 @@ def llama_tensors(seed: int = 0, *, tied: bool = True) -> dict[str, np.ndarray]:
     return {name: draw(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-PERMUTED = tuple(gguf.MODEL_ARCH[name] for name in ("LLAMA", "GRANITE", "SMOLLM3", "ARCEE", "OLMO"))
+PERMUTED = tuple(gguf.MODEL_ARCH[name] for name in ("LLAMA", "GRANITE", "GRANITE_MOE", "SMOLLM3", "ARCEE", "OLMO"))
 
 
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -7,22 +7,28 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    ApertusConfig,
     ArceeConfig,
     AutoModelForCausalLM,
     Cohere2Config,
     CohereConfig,
+    Ernie4_5_MoeConfig,
     Ernie4_5Config,
     Exaone4Config,
     FalconConfig,
     Gemma2Config,
     GemmaConfig,
     Glm4Config,
+    Glm4MoeConfig,
     GPT2Config,
     GPTBigCodeConfig,
     GPTNeoXConfig,
     GraniteConfig,
+    GraniteMoeConfig,
     HunYuanDenseV1Config,
+    Llama4TextConfig,
     LlamaConfig,
+    MiniMaxM2Config,
     MistralConfig,
     MixtralConfig,
     NemotronConfig,
@@ -73,11 +79,13 @@ LONGROPE_TENSORS = {
 LAYER_NORM = {"attention.layer_norm_epsilon": 1e-5}
 NO_RMS = {name: value for name, value in SMALL.items() if name != "rms_norm_eps"}
 HALF = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 1e4}
 PLAIN = {name: value for name, value in SMALL.items() if name not in ("rms_norm_eps", "num_key_value_heads")}
 GPT2 = {
     "vocab_size": len(TOKENS), "n_embd": HIDDEN, "n_inner": WIDTH, "n_layer": LAYERS, "n_head": HEADS,
     "n_positions": POSITIONS, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 0,
 }  # fmt: skip
+CHOICE_BIAS = "e_score_correction_bias"
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 EXPERTS_KEYS = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 64}
 
@@ -125,6 +133,51 @@ CASES: dict[str, Case] = {
         Qwen3MoeConfig(**SMALL, **EXPERTS, head_dim=32, norm_topk_prob=True),
         "qwen3moe",
         EXPERTS_KEYS | {"attention.key_length": 32},
+    ),
+    "glm4 moe": (
+        Glm4MoeConfig(
+            **SMALL, head_dim=16, n_routed_experts=5, num_experts_per_tok=2, moe_intermediate_size=64,
+            n_shared_experts=2, routed_scaling_factor=1.5, use_qk_norm=True,
+        ),
+        "glm4moe",
+        EXPERTS_KEYS | {
+            "rope.dimension_count": 8, "leading_dense_block_count": 1, "expert_shared_count": 2,
+            "expert_weights_scale": 1.5, "expert_weights_norm": True, "expert_gating_func": 2,
+            "block_count": LAYERS + 1, "nextn_predict_layers": 1,
+        },
+    ),
+    "ernie4_5 moe": (
+        Ernie4_5_MoeConfig(
+            **SMALL, moe_num_experts=5, moe_k=2, moe_intermediate_size=64, moe_num_shared_experts=1,
+        ),
+        "ernie4_5-moe",
+        EXPERTS_KEYS | {"leading_dense_block_count": 1, "interleave_moe_layer_step": 1},
+    ),
+    "minimax m2": (
+        MiniMaxM2Config(**SMALL, head_dim=16, num_local_experts=5, num_experts_per_tok=2, rotary_dim=8),
+        "minimax-m2",
+        EXPERTS_KEYS | {"rope.dimension_count": 8, "expert_feed_forward_length": WIDTH, "expert_gating_func": 2},
+    ),
+    "granite moe": (
+        GraniteMoeConfig(
+            **SMALL, num_local_experts=5, num_experts_per_tok=2, embedding_multiplier=7.0, attention_multiplier=0.25,
+            residual_multiplier=0.375, logits_scaling=0.5,
+        ),
+        "granitemoe",
+        EXPERTS_KEYS | {
+            "attention.scale": 0.25, "embedding_scale": 7.0, "residual_scale": 0.375, "logit_scale": 0.5,
+        },
+    ),
+    "llama4": (
+        Llama4TextConfig(
+            **SMALL, head_dim=16, num_local_experts=5, num_experts_per_tok=1, intermediate_size_mlp=96,
+            interleave_moe_layer_step=2,
+        ),
+        "llama4",
+        EXPERTS_KEYS | {
+            "expert_used_count": 1, "expert_feed_forward_length": WIDTH, "feed_forward_length": 96,
+            "interleave_moe_layer_step": 2,
+        },
     ),
     "phi3": (Phi3Config(**SMALL, sliding_window=9), "phi3", {"attention.sliding_window": 9}),
     "phi3, longrope": (
@@ -216,6 +269,11 @@ CASES: dict[str, Case] = {
         {"attention.key_length": 32},
     ),
     "arcee": (ArceeConfig(**SMALL), "arcee", {}),
+    "apertus": (
+        ApertusConfig(**{**SMALL, "initializer_range": 0.1}, dtype=torch.float32, rope_parameters=PLAIN_ROPE),
+        "apertus",
+        {"xielu.beta": [0.5] * LAYERS, "xielu.eps": [-1e-6] * LAYERS},
+    ),
     "ernie4_5": (Ernie4_5Config(**SMALL, head_dim=32), "ernie4_5", {"attention.key_length": 32}),
     "exaone4": (
         Exaone4Config(**SMALL | {"num_hidden_layers": 4}, sliding_window=9),
@@ -242,7 +300,8 @@ def metadata(config: PreTrainedConfig, architecture: str, more: dict[str, Any]) 
         "rope.freq_base": float((getattr(config, "rope_parameters", None) or {}).get("rope_theta", 10000.0)),
     }
     tokenizer = {key: value for key, value in default_metadata().items() if key.startswith("tokenizer.")}
-    return tokenizer | {f"{architecture}.{key}": value for key, value in (sizes | more).items()}
+    named = {key if key.startswith("xielu.") else f"{architecture}.{key}": value for key, value in more.items()}
+    return tokenizer | {f"{architecture}.{key}": value for key, value in sizes.items()} | named
 
 
 def random_model(config: PreTrainedConfig) -> torch.nn.Module:
@@ -254,6 +313,9 @@ def random_model(config: PreTrainedConfig) -> torch.nn.Module:
             if parameter.dim() == 1:  # norms and biases, whose initial values would hide them
                 parameter.add_(torch.randn(parameter.shape) * 0.2)
             parameter.copy_(parameter.bfloat16().float())
+        for name, values in model.state_dict().items():
+            if name.endswith(CHOICE_BIAS):
+                values.copy_(torch.randn(values.shape) * 0.3)
     return model
 
 
@@ -262,11 +324,17 @@ def stacked(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     written: dict[str, np.ndarray] = {}
     for name, values in weights.items():
         layer = f"blk.{name.split('.')[2]}" if ".layers." in name else ""
+        if ".feed_forward.experts." in name:  # Llama 4 has them as [in, out]
+            values = np.ascontiguousarray(values.swapaxes(1, 2))
         if name.endswith("experts.gate_up_proj"):
             gate, up = np.split(values, 2, axis=1)
             written |= {f"{layer}.ffn_gate_exps.weight": gate, f"{layer}.ffn_up_exps.weight": up}
         elif name.endswith("experts.down_proj"):
             written[f"{layer}.ffn_down_exps.weight"] = values
+        elif name.endswith("block_sparse_moe.router.weight"):
+            written[f"{layer}.ffn_gate_inp.weight"] = values
+        elif name.endswith(CHOICE_BIAS):
+            written[f"{layer}.exp_probs_b.bias"] = values.reshape(-1)
         else:
             written[name] = values[0] if name.endswith("shared_expert_gate.weight") else values
     return written
@@ -302,6 +370,8 @@ def as_llama_cpp_has_it(case: str, weights: dict[str, np.ndarray]) -> dict[str, 
             for kind in ("weight", "bias"):
                 names = [f"model.layers.{layer}.self_attn.{part}_proj.{kind}" for part in "qkv"]
                 weights[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate([weights.pop(name) for name in names])
+    if "nextn_predict_layers" in more:  # a layer that predicts further tokens
+        weights[f"blk.{config.num_hidden_layers}.nextn.eh_proj.weight"] = np.ones((4, 4), np.float32)
     return weights | (LONGROPE_TENSORS if "longrope" in case else {})
 
 
@@ -313,10 +383,16 @@ def write(
     tensors: dict[str, np.ndarray] | None = None,
 ) -> Path:
     config, architecture, more = CASES[case]
-    weights = {name: tensor.detach().numpy() for name, tensor in (model or random_model(config)).named_parameters()}
+    model = model or random_model(config)
+    buffers = ((name, values) for name, values in model.named_buffers() if name.endswith(CHOICE_BIAS))
+    weights = {name: values.detach().numpy() for name, values in (*model.named_parameters(), *buffers)}
+    said = metadata(config, architecture, more)
+    for kind in ("alpha_p", "alpha_n") if architecture == "apertus" else ():
+        layers = (f"model.layers.{layer}.mlp.act_fn.{kind}" for layer in range(config.num_hidden_layers))
+        said[f"xielu.{kind}"] = [weights.pop(name).item() for name in layers]
     return write_gguf(
         directory / "tiny.gguf",
         as_llama_cpp_has_it(case, weights) | (tensors or {}),
-        metadata(config, architecture, more) | (changes or {}),
+        said | (changes or {}),
         architecture=architecture,
     )

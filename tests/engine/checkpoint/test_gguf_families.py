@@ -7,18 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Phi3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from headwater.engine.checkpoint.conversion_cache import cached_conversion
-from headwater.engine.checkpoint.convert import convert
+from headwater.engine.checkpoint.convert import SERVED_ONLY, convert
 from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.checkpoint.gguf_config import model_config
 from headwater.engine.checkpoint.gguf_file import GgufFile
 from headwater.engine.models.families import read_config
+from headwater.engine.models.rope import inverse_frequencies
+from headwater.engine.models.rope_config import RopeConfig
 
 from ..forward import prompt_logits
 from .conftest import HIDDEN, write_gguf
 from .gguf_models import CASES, LONG, ORIGINAL, POSITIONS, SHORT, SMALL, metadata, random_model, write
+
+FACTORS = {"factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0, "original_positions": 8192}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -29,12 +34,16 @@ def test_logits_are_those_of_the_model_that_was_written(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = random_model(CASES[case][0])
     path = write(tmp_path, case, model)
-    convert(path, tmp_path / "out")
     ids = [5, 9, 7] * 13  # longer than the windows
     want = model(torch.tensor([ids])).logits[0]
-    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
-    torch.testing.assert_close(converted(torch.tensor([ids])).logits[0], want, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(prompt_logits(tmp_path / "out", ids), want, rtol=1e-4, atol=1e-4)
+    if CASES[case][1] in SERVED_ONLY:
+        with pytest.raises(ModelError, match="is served as the file has it"):
+            convert(path, tmp_path / "out")
+    else:
+        convert(path, tmp_path / "out")
+        converted = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+        torch.testing.assert_close(converted(torch.tensor([ids])).logits[0], want, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(prompt_logits(tmp_path / "out", ids), want, rtol=1e-4, atol=1e-4)
     served = prompt_logits(cached_conversion(path), ids)  # the file's own tensors
     torch.testing.assert_close(served, want, rtol=1e-4, atol=1e-4)
     spread = want.std().item()
@@ -76,6 +85,20 @@ def test_any_share_of_a_head_is_rotated_as_its_readers_compute_it(tmp_path: Path
     assert int(92 * model_config(GgufFile(path))["partial_rotary_factor"]) == rotated
 
 
+def test_llama_4_has_one_bound_between_long_and_short_waves(tmp_path: Path) -> None:
+    said = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0}
+    config = LlamaConfig(
+        rope_parameters={**said, "rope_theta": 5e5, "original_max_position_embeddings": 8192}, head_dim=16
+    )
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    divisors = (5e5 ** -(torch.arange(0, 16, 2) / 16) / frequencies).numpy()
+    assert set(divisors.round(3)) == {1.0, 16.0}
+    path = write(tmp_path, "llama4", tensors={"rope_freqs.weight": divisors}, changes={"llama4.rope.freq_base": 5e5})
+    found = model_config(GgufFile(path))["rope_scaling"]
+    assert found == {**said, "original_max_position_embeddings": 8192}
+    torch.testing.assert_close(inverse_frequencies(RopeConfig(theta=5e5, kind="llama3", **FACTORS), 16), frequencies)
+
+
 Damage = tuple[str, dict[str, Any], dict[str, np.ndarray], str]
 DAMAGED: dict[str, Damage] = {
     "kv heads": ("qwen2", {"qwen2.attention.head_count_kv": 3}, {}, "head_count_kv is 3, which does not divide 4"),
@@ -104,6 +127,12 @@ DAMAGED: dict[str, Damage] = {
         "phi3, longrope", {}, {"rope_factors_short.weight": np.zeros(6, np.float32)}, "rope_factors_short.weight is 0.0"
     ),
     "llama3's divisors": ("qwen2", {}, {"rope_freqs.weight": np.ones(5, np.float32)}, "rope_freqs.weight has shape"),
+    "a shared expert": (
+        "granite moe", {}, {"blk.1.ffn_up_shexp.weight": np.ones((8, HIDDEN), np.float32)}, "with a shared expert"
+    ),
+    "another choice": ("glm4 moe", {"glm4moe.expert_gating_func": 1}, {}, "expert_gating_func is not that"),
+    "another xielu": ("apertus", {"xielu.beta": [0.5, 0.7]}, {}, "xielu.beta is not 0.5"),
+    "no xielu": ("apertus", {"xielu.alpha_n": None}, {}, "xielu.alpha_n is missing"),
     "bias": ("qwen2", {}, {"model.layers.0.self_attn.o_proj.bias": np.ones(HIDDEN, np.float32)}, "has no place"),
 }  # fmt: skip
 
@@ -113,7 +142,7 @@ def test_damage_is_refused_by_name(case: str, tmp_path: Path) -> None:
     written, changes, tensors, message = DAMAGED[case]
     path = write(tmp_path, written, changes=changes, tensors=tensors)
     with pytest.raises(ModelError, match=message) as caught:
-        convert(path, tmp_path / "out")
+        convert(path, tmp_path / "out", weights=False)
     assert str(path) in str(caught.value)
 
 
