@@ -16,6 +16,16 @@ def page_key(parent: bytes, tokens: list[int]) -> bytes:
     return blake2b(parent + array("I", tokens).tobytes(), digest_size=16).digest()
 
 
+def root_key(adapter_key: bytes, cache_salt: str) -> bytes:
+    """Parent of the first page's key: pages of another adapter hold other numbers, those of another salt are hidden.
+
+    ``adapter_key`` is empty for none, as is ``cache_salt``.
+    """
+    if not cache_salt:
+        return adapter_key
+    return blake2b(adapter_key + blake2b(cache_salt.encode(), digest_size=32).digest(), digest_size=32).digest()
+
+
 class PrefixCache:
     """Finds pages for sequences that start, and registers the pages that running ones fill."""
 

@@ -184,6 +184,10 @@ def _engine_families(hello: Hello | None, stats: Stats | None) -> Iterator[Metri
     yield counter("headwater_engine_drafted_tokens", "Tokens guessed by speculation", stats.drafted_tokens)
     yield counter("headwater_engine_accepted_tokens", "Guesses that were right", stats.accepted_tokens)
     yield counter("headwater_engine_preemptions", "Sequences preempted", stats.preemptions)
+    expired = counter("headwater_engine_expired", "Sequences not over by their deadline", labels=["place"])
+    expired.add_metric(["queue"], stats.expired_waiting)
+    expired.add_metric(["batch"], stats.expired_running)
+    yield expired
     yield counter("headwater_engine_aborted", "Sequences dropped before their end", stats.aborted)
 
 

@@ -98,7 +98,13 @@ _BOUND, _UNBOUND = (
     "api/openai/test_constraints.py::test_what_cannot_be_held_is_refused_by_name",
 )
 
-SAMPLING = dict.fromkeys(
+SCHEDULING = {
+    "priority": "engine/test_scheduler_rules.py::test_the_lowest_priority_is_admitted_first_and_the_highest_gives_way",
+    "cache_salt": "engine/test_prefix_cache.py::test_a_salt_hides_pages_from_others",
+    "timeout": "api/generation/test_scheduling.py::test_a_request_ends_with_its_own_time",
+}
+
+SAMPLING = SCHEDULING | dict.fromkeys(
     ("max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty",
      "frequency_penalty", "presence_penalty", "logit_bias", "seed", "min_tokens"),
     _CHAT + "test_every_sampling_field",
@@ -151,7 +157,7 @@ CONVERSATION = {
 }
 
 FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
-    tgi.GenerateParameters: dict.fromkeys(
+    tgi.GenerateParameters: SCHEDULING | dict.fromkeys(
         ("temperature", "repetition_penalty", "frequency_penalty", "top_k", "top_p", "typical_p", "max_new_tokens",
          "seed", "top_n_tokens", "min_p", "presence_penalty", "logit_bias", "ignore_eos", "min_new_tokens",
          "decoder_input_details"),
@@ -218,7 +224,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
     ),
     responses.TextConfig: {"format": _RESPONSES + "test_an_answer_of_a_given_form"},
     responses.ReasoningConfig: {"effort": _RESPONSES + "test_the_template_is_told_how_to_think"},
-    responses.ResponsesRequest: {
+    responses.ResponsesRequest: SCHEDULING | {
         **dict.fromkeys(("instructions", "model", "metadata", "user"), _RESPONSES + "test_a_whole_answer"),
         **dict.fromkeys(
             ("max_output_tokens", "temperature", "top_p", "seed"), _RESPONSES + "test_parameters_reach_the_engine"
@@ -262,7 +268,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
     },
     anthropic.OutputFormat: dict.fromkeys(("type", "schema"), _MESSAGES + "test_an_answer_of_a_given_form"),
     anthropic.CountTokensRequest: CONVERSATION,
-    anthropic.MessagesRequest: CONVERSATION | {
+    anthropic.MessagesRequest: CONVERSATION | SCHEDULING | {
         **dict.fromkeys(("max_tokens", "temperature", "top_k", "top_p"), _PARAMETERS),
         "stop_sequences": _MESSAGES + "test_the_stop_sequence_is_told",
         "stream": _MESSAGES + "test_a_stream_says_what_a_whole_answer_says",

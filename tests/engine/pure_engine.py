@@ -56,6 +56,8 @@ class PureEngine:
         self.started: list[Sequence] = []  # in order
         self.rows = 0
         self.last_chunks: list[Chunk] = []
+        self.last_admitted: list[Sequence] = []
+        self.last_preempted: list[Sequence] = []
         self._page_size = page_size
         self._overlap = overlap
         self._kv: dict[int, int] = {}
@@ -64,6 +66,7 @@ class PureEngine:
 
     def step(self) -> None:
         scheduled = self.scheduler.schedule()
+        self.last_admitted, self.last_preempted = scheduled.admitted, scheduled.preempted
         for sequence in scheduled.admitted:
             if not sequence.was_started:
                 sequence.was_started = True

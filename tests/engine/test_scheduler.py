@@ -1,12 +1,13 @@
 """The scheduler under random schedules: every sequence comes to the tokens it would come to alone."""
 
+import math
 from collections import Counter
 from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.engine.messages import SamplingParams, Submit
+from headwater.engine.messages import SamplingParams, Scheduling, Submit
 from headwater.engine.pages import PagePool
 from headwater.engine.scheduler import Scheduler
 from headwater.engine.sequence import Sequence
@@ -25,6 +26,7 @@ class Arrival(NamedTuple):
     patience: int | None  # steps until it is aborted
     timeout: int  # steps; 0: none
     stops: bool
+    priority: int
     prompt_logprobs: bool
 
     @property
@@ -43,6 +45,7 @@ ARRIVAL = st.builds(
     patience=st.none() | st.integers(0, 20),
     timeout=st.just(0) | st.integers(1, 25),
     stops=st.booleans(),
+    priority=st.sampled_from([0, 0, 0, -1, 2]),
     prompt_logprobs=st.sampled_from([False, False, False, True]),
 )
 
@@ -78,7 +81,9 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
                     stop_token_ids=(STOP,) if arrival.stops else (),
                     prompt_logprobs=arrival.prompt_logprobs,
                 ),
-                timeout_s=float(arrival.timeout),
+                scheduling=Scheduling(
+                    arrival.priority, deadline=arrival.step + arrival.timeout if arrival.timeout else math.inf
+                ),
             ),
             float(arrival.step),
         )
@@ -100,8 +105,8 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
             engine.step()
             assert engine.rows - rows <= budget
             assert len(engine.last_chunks) <= max_sequences
-            order = [s.key.request_id for s in [*scheduler.running, *scheduler.waiting.values()]]
-            assert order == sorted(order, key=lambda index: (arrivals[index].step, index)), "first come, first served"
+            assert all(begun.rank < other.rank for begun in engine.last_admitted for other in scheduler.waiting)
+            assert all(kept.rank < other.rank for other in engine.last_preempted for kept in scheduler.running)
             assert max(Counter(id(c.sequence) for c in engine.last_chunks).values(), default=1) == 1
         elif step > 25:
             break
@@ -114,5 +119,6 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
         got = sequences[index].tokens[len(arrival.prompt_ids) :]
         assert got == (want[: len(got)] if index in dropped else want)
         assert not arrival.prompt_logprobs or sequences[index].cached == 0
-    started = [sequence.key.request_id for sequence in engine.started]
-    assert started == sorted(started, key=lambda index: (arrivals[index].step, index)), "first come, first served"
+    for priority in {arrival.priority for arrival in arrivals}:
+        started = [s.key.request_id for s in engine.started if s.scheduling.priority == priority]
+        assert started == sorted(started, key=lambda index: (arrivals[index].step, index)), "first come, first served"
