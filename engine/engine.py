@@ -17,7 +17,8 @@ from .chunk import Chunk, Scheduled
 from .grammar import GrammarError, Matcher
 from .grammar_compiler import Compiled, GrammarCompiler
 from .limits import Limits
-from .messages import ErrorType, Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
+from .messages import NO_DISK, ErrorType, Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
+from .page_store import PageStore
 from .pages import PagePool
 from .prefix_cache import root_key
 from .runner import Launched, Runner
@@ -27,6 +28,8 @@ from .scheduler import Scheduler
 from .sequence import Sequence, SequenceKey
 from .speculation.guesser import Guesser
 from .validation import refuse
+
+_SAVE_S = 6.0  # of the supervisor's 10 for the end of an engine
 
 Steps = dict[int, Step]  # what each connection is to be told
 
@@ -88,7 +91,18 @@ class Engine:
         self.wake: Callable[[], None] = lambda: None  # called by another thread when a grammar is compiled
         self.before_step: Callable[[list[Chunk]], None] = lambda _: None  # at most one other step is under way
         self.after_step: Callable[[], None] = lambda: None  # the tokens of the older step under way were handed out
+        self._store: PageStore | None = None
         self.reset_counters()
+
+    def keep(self, store: PageStore) -> None:
+        """From now on, pages of the prefix cache that leave memory go there, and come back."""
+        self._store = store
+        self._scheduler.keep(store)
+
+    def close(self) -> None:
+        """The last step was launched: what the prefix cache holds is kept for the next engine."""
+        if self._store is not None:
+            self._store.close(self._scheduler.pool.known(), _SAVE_S)
 
     def reset_counters(self) -> None:
         """Start counting at zero: the warm-up is nobody's traffic."""
@@ -196,6 +210,8 @@ class Engine:
         if self._launched is not None and self._must_know(self._launched.chunks):
             self._collect(self._launched, steps)
             self._launched = None
+        if self._store is not None:
+            self._store.step_read()
         self._step_end = time.monotonic()
         self._step_s = self._step_end - begin
         self._guesser.end(self._counters.generated_tokens - generated, self._step_s)
@@ -232,6 +248,7 @@ class Engine:
             max_tokens=scheduler.running_max_tokens,
             expired_waiting=counters.expired_waiting,
             expired_running=counters.expired_running,
+            disk=NO_DISK if self._store is None else self._store.stats,
         )
 
     def _drop(self, key: SequenceKey) -> None:

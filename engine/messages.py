@@ -130,6 +130,18 @@ class Hello(Struct, tag="hello", array_like=True, gc=False):
     killed: tuple[int, ...] = ()  # of those that were killed, perhaps by the kernel, for their memory
 
 
+class DiskStats(Struct, frozen=True, array_like=True, gc=False):
+    """Pages of the prefix cache on disk; counters from the engine's start."""
+
+    saved: int = 0
+    dropped: int = 0  # not saved: too many were on their way
+    failed: int = 0  # the disk didn't take them
+    loaded: int = 0
+
+
+NO_DISK = DiskStats()
+
+
 class Stats(Struct, array_like=True, gc=False):
     """State of the engine after a step; counters run from the engine's start."""
 
@@ -153,6 +165,7 @@ class Stats(Struct, array_like=True, gc=False):
     max_tokens: int = 0  # to which the running sequences may grow, prompts included
     expired_waiting: int = 0  # counter: sequences whose deadline came before their first step
     expired_running: int = 0  # counter: and after it
+    disk: DiskStats = NO_DISK
 
 
 class Started(Struct, array_like=True, gc=False):

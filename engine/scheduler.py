@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from .chunk import Chunk, Scheduled
 from .pages import OutOfPages, PagePool
-from .prefix_cache import PrefixCache
+from .prefix_cache import PageStore, PrefixCache
 from .sequence import Sequence, SequenceKey
 
 _rank = attrgetter("rank")
@@ -88,6 +88,11 @@ class Scheduler:
             self.remove(sequence.key)
         self._next_deadline = min((sequence.deadline for sequence in self._by_key.values()), default=math.inf)
         return expired
+
+    def keep(self, store: PageStore) -> None:
+        """From now on, pages of the prefix cache that leave memory go there, and come back."""
+        if self._cache is not None:
+            self._cache.keep(store)
 
     def __contains__(self, key: SequenceKey) -> bool:
         return key in self._by_key
@@ -202,8 +207,10 @@ class Scheduler:
         sequence.slot = self._free_slots.pop()
         self.pool.share(found)
         sequence.pages = found
-        sequence.registered_pages = len(found)
-        sequence.computed = len(found) * self._page_size
+        if self._cache is not None:
+            self._cache.load(sequence)
+        sequence.registered_pages = len(sequence.pages)
+        sequence.computed = len(sequence.pages) * self._page_size
         if not sequence.was_started:
             sequence.cached = min(sequence.computed, sequence.prompt_tokens)
             self.cached_tokens += sequence.cached

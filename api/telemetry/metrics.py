@@ -188,6 +188,10 @@ def _engine_families(hello: Hello | None, stats: Stats | None) -> Iterator[Metri
     expired.add_metric(["queue"], stats.expired_waiting)
     expired.add_metric(["batch"], stats.expired_running)
     yield expired
+    pages = counter("headwater_engine_disk_pages", "Pages of the prefix cache on disk", labels=["outcome"])
+    for outcome in stats.disk.__struct_fields__:
+        pages.add_metric([outcome], getattr(stats.disk, outcome))
+    yield pages
     yield counter("headwater_engine_aborted", "Sequences dropped before their end", stats.aborted)
 
 

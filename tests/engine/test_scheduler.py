@@ -12,7 +12,7 @@ from headwater.engine.pages import PagePool
 from headwater.engine.scheduler import Scheduler
 from headwater.engine.sequence import Sequence
 
-from .pure_engine import STOP, Guesser, PureEngine, answer
+from .pure_engine import STOP, Guesser, PureEngine, PureStore, answer
 
 PAGE_SIZE = 4
 
@@ -57,11 +57,19 @@ ARRIVAL = st.builds(
     max_sequences=st.integers(1, 6),
     spare=st.integers(0, 30),
     prefix_cache=st.booleans(),
+    disk=st.booleans(),
     mode=st.sampled_from(["one by one", "overlap", "speculation"]),
     seed=st.integers(0, 1000),
 )
 def test_every_sequence_ends_right_and_no_page_is_lost(
-    arrivals: list[Arrival], pages: int, max_sequences: int, spare: int, prefix_cache: bool, mode: str, seed: int
+    arrivals: list[Arrival],
+    pages: int,
+    max_sequences: int,
+    spare: int,
+    prefix_cache: bool,
+    disk: bool,
+    mode: str,
+    seed: int,
 ) -> None:
     budget = max_sequences + spare
     scheduler = Scheduler(
@@ -69,6 +77,10 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
         prefix_cache=prefix_cache, propose=Guesser(seed) if mode == "speculation" else None,
     )  # fmt: skip
     engine = PureEngine(scheduler, PAGE_SIZE, overlap=mode == "overlap")
+    if disk:
+        store = PureStore(seed)
+        store.engine = engine
+        scheduler.keep(store)
     sequences = [
         Sequence.of(
             0,
