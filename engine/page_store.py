@@ -5,6 +5,7 @@ done nor written over. Files are written by a thread: the engine's never waits f
 behind, pages are dropped. Files are read when a sequence is admitted.
 """
 
+import logging
 import os
 import queue
 import sys
@@ -22,8 +23,9 @@ from .page_files import PageFiles
 
 _STAGED_BYTES = 64 << 20  # of pages on their way to disk, at most
 _LEAST_STAGED = 4  # pages, however large
-_SHORTLY_S = 0.001
 _NICENESS = 10  # of the thread: steps come first
+
+logger = logging.getLogger(__name__)
 
 
 class _Copied(NamedTuple):
@@ -103,26 +105,30 @@ class PageStore:
     def close(self, pages: list[tuple[int, bytes]], seconds: float) -> None:
         """Save these pages, too, in their order, as many as that time allows, and end."""
         end = time.monotonic() + seconds
-        for page, key in pages:
-            if self._files.keeps(key):
-                continue
-            while self._free.empty() and time.monotonic() < end:
-                time.sleep(_SHORTLY_S)
-            if time.monotonic() >= end:
-                break
-            self.save(page, key)
+        for _ in range(2):
             self.step_read()
-        self.step_read()
-        self.step_read()
         self._jobs.put(None)
-        self._thread.join(max(end - time.monotonic(), 0.0))
+        self._thread.join(seconds)
+        content = torch.empty(self._cache.page_bytes, dtype=torch.uint8)
+        for page, key in pages:
+            if time.monotonic() > end:
+                logger.warning("prefix cache: not all of it could be saved within %g s", seconds)
+                break
+            if not self._files.keeps(key):
+                source = self._cache.boxes(page)
+                self._backend.copy_boxes(content.view(source.shape), source)
+                self._backend.Event().wait()
+                self._keep(key, content)
 
     def _write(self) -> None:
         if sys.platform == "linux":  # elsewhere it would be the niceness of the process
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (copied := self._jobs.get()) is not None:
-            if self._files.write(copied.key, copied.content.numpy().data):
-                self._counts.saved += 1
-            else:
-                self._counts.failed += 1
+            self._keep(copied.key, copied.content)
             self._free.put(copied.content)
+
+    def _keep(self, key: bytes, content: torch.Tensor) -> None:
+        if self._files.write(key, content.numpy().data):
+            self._counts.saved += 1
+        else:
+            self._counts.failed += 1

@@ -107,9 +107,7 @@ def test_a_page_of_either_backend_comes_back_whole_and_alone(
     assert store.stats == DiskStats(saved=1, loaded=1)
 
 
-def test_a_writer_that_is_behind_drops_pages(
-    tiny_llama: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_that_is_behind_drops_pages(tiny_llama: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_store, "_STAGED_BYTES", 0)  # as many as there are at least
     cache = KVCache(read_config(tiny_llama[0]), 5, 16, torch.float16, torch.device("cpu"))
     store = PageStore(PageFiles(tmp_path, b"k" * 16, 1 << 30), cache, load_backend("cpu"))
