@@ -58,6 +58,9 @@ class PageStore:
         self._copying: list[_Copied] = []  # since the last step was read
         self._copied: list[_Copied] = []  # before the step that is under way was launched
         self._counts = _Counts()
+        trash = cache.boxes(0)
+        backend.copy_boxes(trash, trash.clone())  # compiled now, not when there is something to copy
+        backend.Event().wait()
         self._jobs: queue.SimpleQueue[_Copied | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="prefix cache", daemon=True)
         self._thread.start()
