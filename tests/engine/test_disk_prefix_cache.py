@@ -107,6 +107,16 @@ def test_a_page_of_either_backend_comes_back_whole_and_alone(
     assert store.stats == DiskStats(saved=1, loaded=1)
 
 
+def test_copies_run_in_order_and_nobody_has_to_keep_what_they_need() -> None:
+    cpu = load_backend("cpu")
+    first = last = torch.randint(256, (8, 4096), dtype=torch.uint8)
+    for _ in range(1000):
+        last, source = torch.empty(8, 8192, dtype=torch.uint8)[:, 2048:6144], last
+        cpu.copy_boxes(last, source)
+    cpu.Event().wait()
+    assert torch.equal(last, first)
+
+
 def test_a_writer_that_is_behind_drops_pages(tiny_llama: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_store, "_STAGED_BYTES", 0)  # as many as there are at least
     cache = KVCache(read_config(tiny_llama[0]), 5, 16, torch.float16, torch.device("cpu"))
