@@ -4,17 +4,21 @@ An adapter is read and packed by a thread beside the steps, and enters its slot 
 unloaded takes no new sequence and leaves its slot after its last one.
 """
 
+import hashlib
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
+from ..kernels.low_rank import LowRank
 from .adapter_records import Record, read_records
 from .checkpoint.errors import ModelError
 from .checkpoint.peft import read_adapter
@@ -25,6 +29,8 @@ from .models.adapters import Adapters
 _RETURN_S = 60.0
 _NICENESS = 10  # of the thread: steps come first
 _KEY_BYTES = 16
+
+Updates = Mapping[str, LowRank]
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +46,23 @@ class Requester(NamedTuple):
 class _Entry:
     adapter: Adapter
     slot: int
-    key: bytes  # names it in the prefix cache: another adapter of the same name has another one
+    key: bytes  # names its numbers in the prefix cache: another adapter of the same name has another one
     retired: bool = False
     kept_until: float = 0.0  # time.monotonic(); if retired
+
+
+class _Packed(NamedTuple):
+    """An adapter that was read."""
+
+    key: bytes
+    parts: list[Any]
 
 
 @dataclass
 class _Loading:
     adapter: Adapter
     slot: int
-    packed: "Future[list[Any]]"
+    packed: "Future[_Packed]"
     requester: Requester
 
 
@@ -61,7 +74,6 @@ class AdapterSet:
         self._entries: dict[str, _Entry] = {}
         self._loading: dict[str, _Loading] = {}
         self._free = list(range(adapters.slots, 0, -1))
-        self._loads = 0  # so far
         self.wake: Callable[[], None] = lambda: None  # called by another thread when an adapter is ready
 
     @property
@@ -148,16 +160,16 @@ class AdapterSet:
         self._adapters.clear(slot)
         self._free.append(slot)
 
-    def _enter(self, adapter: Adapter, slot: int, packed: list[Any]) -> _Entry:
-        self._adapters.put(slot, packed)
-        self._loads += 1
-        entry = _Entry(adapter, slot, b"adapter" + self._loads.to_bytes(_KEY_BYTES))
+    def _enter(self, adapter: Adapter, slot: int, packed: _Packed) -> _Entry:
+        self._adapters.put(slot, packed.parts)
+        entry = _Entry(adapter, slot, packed.key)
         self._entries[adapter.name] = entry
         return entry
 
-    def _read(self, adapter: Adapter) -> list[Any]:
+    def _read(self, adapter: Adapter) -> _Packed:
         try:
-            return self._adapters.pack(read_adapter(Path(adapter.path), self._adapters.linears))
+            updates = read_adapter(Path(adapter.path), self._adapters.linears)
+            return _Packed(_content_key(updates), self._adapters.pack(updates))
         except ModelError as error:
             raise ModelError(f"adapter {adapter.name}: {error}") from error
 
@@ -169,6 +181,16 @@ class AdapterSet:
         except Exception as error:  # goes to whoever asked: memory may have run out, too
             loading.packed.set_exception(error)
         self.wake()
+
+
+def _content_key(updates: Updates) -> bytes:
+    """The same for the same numbers, in every process: what was computed with them is found again."""
+    whole = hashlib.blake2b(digest_size=_KEY_BYTES)
+    for name, update in sorted(updates.items()):
+        whole.update(repr((name, update.scale, update.a.shape, update.b.shape, update.a.dtype)).encode())
+        for matrix in (update.a, update.b):
+            whole.update(matrix.contiguous().view(torch.uint8).numpy().data)
+    return b"adapter" + whole.digest()
 
 
 def _refusal(requester: Requester, error: str, error_type: AdapterError) -> AdapterAnswer:

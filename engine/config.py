@@ -144,6 +144,18 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
             env=("PREFIX_CACHING", "USE_PREFIX_CACHING"),
         ),
     ] = True
+    prefix_cache_dir: Annotated[
+        Path | None,
+        Flag(
+            ENGINE,
+            ("--prefix-cache-dir",),
+            "Where what the prefix cache has no memory for is kept, and found after a restart.",
+            tgi=False,
+        ),
+    ] = None
+    prefix_cache_dir_bytes: Annotated[
+        int, Flag(ENGINE, ("--prefix-cache-dir-bytes",), "Of the files there, at most.", tgi=False, min=1)
+    ] = 16 << 30
     speculate: Annotated[
         int | None,
         Flag(

@@ -17,8 +17,10 @@ from .chunk import Chunk, Scheduled
 from .grammar import GrammarError, Matcher
 from .grammar_compiler import Compiled, GrammarCompiler
 from .limits import Limits
-from .messages import ErrorType, Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
+from .messages import NO_DISK, ErrorType, Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
+from .page_store import PageStore
 from .pages import PagePool
+from .prefix_cache import root_key
 from .runner import Launched, Runner
 from .sampling_results import HostSampled
 from .sampling_rules import can_speculate, needs_sync
@@ -26,6 +28,8 @@ from .scheduler import Scheduler
 from .sequence import Sequence, SequenceKey
 from .speculation.guesser import Guesser
 from .validation import refuse
+
+_SAVE_S = 6.0  # of the supervisor's 10 for the end of an engine
 
 Steps = dict[int, Step]  # what each connection is to be told
 
@@ -38,6 +42,8 @@ class _Counters:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     aborted: int = 0
+    expired_waiting: int = 0
+    expired_running: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     prompt_steps: int = 0
@@ -85,7 +91,18 @@ class Engine:
         self.wake: Callable[[], None] = lambda: None  # called by another thread when a grammar is compiled
         self.before_step: Callable[[list[Chunk]], None] = lambda _: None  # at most one other step is under way
         self.after_step: Callable[[], None] = lambda: None  # the tokens of the older step under way were handed out
+        self._store: PageStore | None = None
         self.reset_counters()
+
+    def keep(self, store: PageStore) -> None:
+        """From now on, pages of the prefix cache that leave memory go there, and come back."""
+        self._store = store
+        self._scheduler.keep(store)
+
+    def close(self) -> None:
+        """The last step was launched: what the prefix cache holds is kept for the next engine."""
+        if self._store is not None:
+            self._store.close(self._scheduler.pool.known(), _SAVE_S)
 
     def reset_counters(self) -> None:
         """Start counting at zero: the warm-up is nobody's traffic."""
@@ -131,6 +148,7 @@ class Engine:
             if found is None:
                 return Failed(submit.request_id, f"adapter '{name}' is not loaded", "validation")
             sequence.adapter, sequence.root_key = found
+        sequence.root_key = root_key(sequence.root_key, submit.scheduling.cache_salt)
         if grammar is None:
             self._scheduler.add(sequence)
         else:
@@ -153,20 +171,19 @@ class Engine:
     def withdraw_all(self) -> list[tuple[SequenceKey, Submit]]:
         """Take every sequence out, in order of arrival, each as what goes on with it later."""
         waiting = [sequence for sequence, _ in self._compiling.values()]
-        sequences = [*self._scheduler.running, *self._scheduler.waiting.values(), *waiting]
+        sequences = [*self._scheduler.running, *self._scheduler.waiting, *waiting]
         for sequence in sequences:
             if self._compiling.pop(sequence.key, None) is None:
                 self._scheduler.remove(sequence.key)
             self._forget(sequence.key)
-        now = time.monotonic()
-        return [(s.key, s.resume(now)) for s in sorted(sequences, key=lambda sequence: sequence.arrival)]
+        return [(s.key, s.resume()) for s in sorted(sequences, key=lambda sequence: sequence.arrival)]
 
     def free_adapters(self) -> bool:
         """Forget the unloaded adapters that no sequence has any more. Returns whether there were any."""
         if self.adapters is None or not (slots := self.adapters.retired_slots):
             return False
         waiting = [sequence for sequence, _ in self._compiling.values()]
-        used = {s.adapter for s in (*self._scheduler.running, *self._scheduler.waiting.values(), *waiting)}
+        used = {s.adapter for s in (*self._scheduler.running, *self._scheduler.waiting, *waiting)}
         unused = [slot for slot in slots if slot not in used]  # rows under way are waited for
         for slot in unused:
             self.adapters.free(slot)
@@ -193,6 +210,8 @@ class Engine:
         if self._launched is not None and self._must_know(self._launched.chunks):
             self._collect(self._launched, steps)
             self._launched = None
+        if self._store is not None:
+            self._store.step_read()
         self._step_end = time.monotonic()
         self._step_s = self._step_end - begin
         self._guesser.end(self._counters.generated_tokens - generated, self._step_s)
@@ -227,6 +246,9 @@ class Engine:
             steps_done=counters.steps_done,
             prompt_steps_done=counters.prompt_steps_done,
             max_tokens=scheduler.running_max_tokens,
+            expired_waiting=counters.expired_waiting,
+            expired_running=counters.expired_running,
+            disk=NO_DISK if self._store is None else self._store.stats,
         )
 
     def _drop(self, key: SequenceKey) -> None:
@@ -258,8 +280,9 @@ class Engine:
     def _expire(self, now: float, steps: Steps) -> None:
         compiling = [sequence for sequence, _ in self._compiling.values() if sequence.deadline <= now]
         for sequence in (*compiling, *self._scheduler.expire(now)):
-            time_s = sequence.deadline - sequence.arrival
-            self._fail(sequence, f"not finished within {time_s:g} s", "timeout", steps)
+            self._counters.expired_running += sequence.was_started
+            self._counters.expired_waiting += not sequence.was_started
+            self._fail(sequence, "not finished by its deadline", "timeout", steps)
 
     def _fail(self, sequence: Sequence, error: str, kind: ErrorType, steps: Steps) -> None:
         key = sequence.key

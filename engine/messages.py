@@ -5,6 +5,7 @@ tokens it got, so that it can send the same request again to a restarted engine 
 No torch here: the API imports this module.
 """
 
+import math
 from typing import Literal
 
 from msgspec import Struct
@@ -52,6 +53,22 @@ class SamplingParams(Struct, frozen=True, array_like=True, gc=False):
     adapter: str | None = None  # whose tokens these are; None: the model's own
 
 
+class Scheduling(Struct, frozen=True, array_like=True, gc=False):
+    """When a sequence runs, until when, and with whom it shares what was computed.
+
+    Times are those of time.monotonic(), one clock for all processes of a machine: a sequence that goes on in another
+    engine keeps its place and its deadline.
+    """
+
+    priority: int = 0  # lower runs earlier; queue_order.py
+    cache_salt: str = ""  # prompts share pages of the prefix cache with those of an equal one
+    arrival: float | None = None  # of the request; None: when the engine gets it
+    deadline: float = math.inf  # the sequence fails if it isn't over by then, running or not
+
+
+USUAL = Scheduling()
+
+
 class Submit(Struct, tag="submit", array_like=True, gc=False):
     """Start a sequence. ``request_id`` is unique within the worker's connection.
 
@@ -63,7 +80,7 @@ class Submit(Struct, tag="submit", array_like=True, gc=False):
     prompt_ids: list[int]
     sampling: SamplingParams
     emitted_ids: list[int] = []
-    timeout_s: float = 0.0  # seconds from arrival until the sequence fails, running or not; 0.0: none
+    scheduling: Scheduling = USUAL
     replayed: bool = False  # an earlier engine had taken it, so it isn't refused because too many wait
     suspect: bool = False  # earlier engines died at work on it: it runs when no other suspect does
 
@@ -113,6 +130,18 @@ class Hello(Struct, tag="hello", array_like=True, gc=False):
     killed: tuple[int, ...] = ()  # of those that were killed, perhaps by the kernel, for their memory
 
 
+class DiskStats(Struct, frozen=True, array_like=True, gc=False):
+    """Pages of the prefix cache on disk; counters from the engine's start."""
+
+    saved: int = 0
+    dropped: int = 0  # not saved: too many were on their way
+    failed: int = 0  # the disk didn't take them
+    loaded: int = 0
+
+
+NO_DISK = DiskStats()
+
+
 class Stats(Struct, array_like=True, gc=False):
     """State of the engine after a step; counters run from the engine's start."""
 
@@ -134,6 +163,9 @@ class Stats(Struct, array_like=True, gc=False):
     steps_done: int = 0  # counter: steps whose tokens were read; one fewer than ``steps`` while one is under way
     prompt_steps_done: int = 0  # counter: of these, those that computed prompt tokens
     max_tokens: int = 0  # to which the running sequences may grow, prompts included
+    expired_waiting: int = 0  # counter: sequences whose deadline came before their first step
+    expired_running: int = 0  # counter: and after it
+    disk: DiskStats = NO_DISK
 
 
 class Started(Struct, array_like=True, gc=False):

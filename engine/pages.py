@@ -1,10 +1,19 @@
 """Who owns which page, and which pages hold a known piece of text. No tensors here: ids in, ids out."""
 
 from collections import Counter, OrderedDict
+from typing import Protocol
 
 
 class OutOfPages(Exception):
     """The cache is full; the scheduler preempts a sequence and tries again."""
+
+
+class Keeper(Protocol):
+    """Who may want what a page holds."""
+
+    def save(self, page: int, key: bytes) -> None:
+        """It is about to be something else's."""
+        ...
 
 
 class PagePool:
@@ -22,6 +31,7 @@ class PagePool:
         self._cached: OrderedDict[int, None] = OrderedDict()  # free pages with a key, the next to be lost first
         self._page_of: dict[bytes, int] = {}
         self._key_of: list[bytes | None] = [None] * num_pages
+        self.store: Keeper | None = None
 
     @property
     def num_free(self) -> int:
@@ -77,6 +87,12 @@ class PagePool:
         """What the page can be found under."""
         return self._key_of[page]
 
+    def known(self) -> list[tuple[int, bytes]]:
+        """Pages with known content and their keys: those in use, then free ones, the next to be lost last."""
+        used = [page for page, owners in enumerate(self._owners) if owners]
+        pages = [(page, self._key_of[page]) for page in (*used, *reversed(self._cached))]
+        return [(page, key) for page, key in pages if key is not None]
+
     def count_free(self, pages: list[int]) -> int:
         """How many of these pages have no owner."""
         return sum(self._owners[page] == 0 for page in pages)
@@ -85,6 +101,8 @@ class PagePool:
         page, _ = self._cached.popitem(last=False)
         key = self._key_of[page]
         assert key is not None
+        if self.store is not None:
+            self.store.save(page, key)
         del self._page_of[key]
         self._key_of[page] = None
         return page

@@ -6,6 +6,7 @@ bits of BLAKE2b, which nobody makes collide.
 
 from array import array
 from hashlib import blake2b
+from typing import Protocol
 
 from .pages import PagePool
 from .sequence import Sequence
@@ -16,12 +17,43 @@ def page_key(parent: bytes, tokens: list[int]) -> bytes:
     return blake2b(parent + array("I", tokens).tobytes(), digest_size=16).digest()
 
 
+def root_key(adapter_key: bytes, cache_salt: str) -> bytes:
+    """Parent of the first page's key: pages of another adapter hold other numbers, those of another salt are hidden.
+
+    ``adapter_key`` is empty for none, as is ``cache_salt``.
+    """
+    if not cache_salt:
+        return adapter_key
+    return blake2b(adapter_key + blake2b(cache_salt.encode(), digest_size=32).digest(), digest_size=32).digest()
+
+
+class PageStore(Protocol):
+    """Where pages are that left memory."""
+
+    def has(self, key: bytes) -> bool:
+        """Whether ``load`` may find the page."""
+        ...
+
+    def load(self, key: bytes, page: int) -> bool:
+        """Fill a page with what it holds under ``key``. False: it isn't there, or is no good."""
+        ...
+
+    def save(self, page: int, key: bytes) -> None:
+        """Keep what the page holds, which is about to be something else's."""
+        ...
+
+
 class PrefixCache:
     """Finds pages for sequences that start, and registers the pages that running ones fill."""
 
     def __init__(self, pool: PagePool, page_size: int) -> None:
         self._pool = pool
         self._page_size = page_size
+        self._store: PageStore | None = None
+
+    def keep(self, store: PageStore) -> None:
+        """From now on, pages that leave memory go there, and come back."""
+        self._store = self._pool.store = store
 
     def find(self, sequence: Sequence) -> list[int]:
         """The longest known prefix, in order. At least one token stays out of it: the one that is sampled from.
@@ -37,6 +69,22 @@ class PrefixCache:
                 break
             pages.append(page)
         return pages
+
+    def load(self, sequence: Sequence) -> None:
+        """Bring back the stored pages behind those that ``find`` gave the sequence; there is room for its prompt."""
+        store = self._store
+        if store is None or sequence.sampling.prompt_logprobs:
+            return
+        for index in range(len(sequence.pages), (sequence.total - 1) // self._page_size):
+            key = self._key(sequence, index)
+            if not store.has(key):
+                break
+            (page,) = self._pool.take(1)
+            if not store.load(key, page):
+                self._pool.release([page])
+                break
+            self._pool.register(page, key)
+            sequence.pages.append(page)
 
     def register(self, sequence: Sequence, computed: int) -> None:
         """Make the pages known that are full once ``computed`` tokens are, as far as those tokens are known."""

@@ -5,7 +5,6 @@ it is past the place at which it was at the crash. Until the last suspect is thr
 what was computed for them is in the prefix cache.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,14 +19,6 @@ CLEARING_TOKENS = 2
 class _Waiting(NamedTuple):
     key: SequenceKey
     submit: Submit
-    arrival: float  # time.monotonic() when it came here
-
-    def resumed(self) -> Submit:
-        """What goes on with it: its time ran while it waited."""
-        if self.submit.timeout_s > 0.0:
-            left = self.submit.timeout_s - (time.monotonic() - self.arrival)
-            self.submit.timeout_s = max(left, 0.001)  # 0.0 is none
-        return self.submit
 
 
 class Quarantine:
@@ -49,11 +40,11 @@ class Quarantine:
 
     def add(self, key: SequenceKey, submit: Submit) -> None:
         """A suspect came."""
-        self._suspects.append(_Waiting(key, submit, time.monotonic()))
+        self._suspects.append(_Waiting(key, submit))
 
     def hold(self, key: SequenceKey, submit: Submit) -> None:
         """Somebody else came, or was taken out of the engine."""
-        self._others.append(_Waiting(key, submit, time.monotonic()))
+        self._others.append(_Waiting(key, submit))
 
     def begin(self) -> tuple[SequenceKey, Submit]:
         """The suspect that runs alone from now on. There is one, and no other runs."""
@@ -61,12 +52,12 @@ class Quarantine:
         suspect = self._suspects.popleft()
         self.current = suspect.key
         self._tokens = 0
-        return suspect.key, suspect.resumed()
+        return suspect.key, suspect.submit
 
     def release(self) -> list[tuple[SequenceKey, Submit]]:
         """Everybody else, as all suspects are through."""
         others, self._others = self._others, []
-        return [(waiting.key, waiting.resumed()) for waiting in others]
+        return [(waiting.key, waiting.submit) for waiting in others]
 
     def observe(self, connection: int, step: Step) -> None:
         """See what becomes of the one that runs alone."""

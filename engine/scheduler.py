@@ -1,13 +1,22 @@
-"""Who runs in the next step: one token budget, decoding first, then prompts in chunks, first come, first served."""
+"""Who runs in a step: one token budget, decoding first, then prompts in chunks, in the order of queue_order.py."""
 
 import math
-from collections import OrderedDict
+from bisect import insort
 from collections.abc import Callable
+from operator import attrgetter
 
 from .chunk import Chunk, Scheduled
 from .pages import OutOfPages, PagePool
-from .prefix_cache import PrefixCache
+from .prefix_cache import PageStore, PrefixCache
 from .sequence import Sequence, SequenceKey
+
+_rank = attrgetter("rank")
+
+
+def _decodes(sequence: Sequence) -> bool:
+    """Its next step has one row. Where the last token it may have is in flight, nothing is left but to read that."""
+    total = len(sequence.tokens) + sequence.in_flight
+    return total - sequence.computed == 1 and total < sequence.max_total
 
 
 class Scheduler:
@@ -39,8 +48,8 @@ class Scheduler:
         self._budget = budget
         self._cache = PrefixCache(pool, page_size) if prefix_cache else None
         self._propose = propose
-        # Both in order of ``add``. A preempted sequence goes back to the head of the queue, so that stays true.
-        self.waiting: OrderedDict[SequenceKey, Sequence] = OrderedDict()
+        # Both by rank.
+        self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.running_max_tokens = 0  # to which those may grow, prompts included
         self._by_key: dict[SequenceKey, Sequence] = {}
@@ -51,7 +60,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its total length must fit the cache when it is alone."""
-        self.waiting[sequence.key] = sequence
+        insort(self.waiting, sequence, key=_rank)
         self._by_key[sequence.key] = sequence
         self._next_deadline = min(self._next_deadline, sequence.deadline)
 
@@ -64,7 +73,7 @@ class Scheduler:
         if sequence is None:
             return None
         if sequence.slot < 0:
-            del self.waiting[key]
+            self.waiting.remove(sequence)
         else:
             self.running.remove(sequence)
             self._release(sequence)
@@ -79,6 +88,11 @@ class Scheduler:
             self.remove(sequence.key)
         self._next_deadline = min((sequence.deadline for sequence in self._by_key.values()), default=math.inf)
         return expired
+
+    def keep(self, store: PageStore) -> None:
+        """From now on, pages of the prefix cache that leave memory go there, and come back."""
+        if self._cache is not None:
+            self._cache.keep(store)
 
     def __contains__(self, key: SequenceKey) -> bool:
         return key in self._by_key
@@ -101,9 +115,9 @@ class Scheduler:
         Never empty while there is work, unless tokens are in flight and must be read first.
         """
         preempted: list[Sequence] = []
-        chunks = self._decode(preempted)
-        decoding = len(chunks)
-        budget = self._budget - decoding - self._prefill(chunks, preempted)
+        decoding, prompt = self._go_on(preempted)
+        chunks = decoding + prompt
+        budget = self._budget - sum(chunk.count for chunk in chunks)
         if self._cache is not None:
             # Who is admitted now may share pages that this step fills: a layer writes all rows before it reads any.
             # Preempting is over, so what is promised will be computed.
@@ -113,63 +127,61 @@ class Scheduler:
         if not preempted:
             admitted, budget = self._admit(chunks, budget)
             if self._propose is not None:
-                self._speculate(chunks[:decoding], budget)
+                self._speculate(decoding, budget)
         assert chunks or not self.has_work or any(s.in_flight for s in self._by_key.values()), "nothing scheduled"
         return Scheduled(chunks, admitted, preempted)
 
     def check(self) -> None:
         """Assert the invariants that hold between steps."""
         self.pool.check([sequence.pages for sequence in self.running])
-        for sequence in self.waiting.values():
+        for sequence in self.waiting:
             assert (sequence.pages, sequence.slot, sequence.computed) == ([], -1, 0), "a waiting sequence has something"
         for sequence in self.running:
             assert 0 <= sequence.computed <= min(sequence.total, len(sequence.pages) * self._page_size)
-            assert sequence.pending <= 1 or sequence is self.running[-1], "two prompts have begun"
             if self._cache is not None:
                 self._cache.check(sequence)
+        assert sum(sequence.pending > 1 for sequence in self.running) <= 1, "two prompts have begun"
+        for some in (self.running, self.waiting):
+            assert some == sorted(some, key=_rank), "not in order"
         assert self.running_max_tokens == sum(sequence.max_total for sequence in self.running)
         slots = [sequence.slot for sequence in self.running] + self._free_slots
         assert sorted(slots) == list(range(self._max_sequences)), "a slot is lost or has two owners"
-        known = {sequence.key: sequence for sequence in [*self.running, *self.waiting.values()]}
+        known = {sequence.key: sequence for sequence in [*self.running, *self.waiting]}
         assert known == self._by_key, "a sequence is lost"
         assert len(known) == len(self.running) + len(self.waiting), "a sequence waits and runs"
         assert self._next_deadline <= min((s.deadline for s in known.values()), default=math.inf)
 
-    def _decode(self, preempted: list[Sequence]) -> list[Chunk]:
-        """One row for each decoding sequence: nobody who is streaming waits for somebody else's prompt."""
-        chunks = []
+    def _go_on(self, preempted: list[Sequence]) -> tuple[list[Chunk], list[Chunk]]:
+        """The rows of those that run: one for each that decodes, and what that leaves for the prompt that has begun.
+
+        Nobody who is streaming waits for somebody else's prompt. There is one such prompt at most, as nobody is
+        admitted while it takes all of the budget; who comes before it in order waits for that, too.
+        """
+        decoding: list[Chunk] = []
+        prompt: list[Chunk] = []
         for sequence in self.running:  # who is preempted meanwhile is taken from its end
             computed = sequence.computed
-            total = len(sequence.tokens) + sequence.in_flight
-            # Where the last token that it may have is in flight, nothing is left to do but to read that.
-            if total - computed == 1 and total < sequence.max_total:
-                if computed >= len(sequence.pages) * self._page_size and not self._make_room(sequence, 1, preempted):
-                    break
-                chunks.append(Chunk(sequence, computed, 1))
-        return chunks
-
-    def _prefill(self, chunks: list[Chunk], preempted: list[Sequence]) -> int:
-        """Go on with the prompt that has begun: the newest's, as nobody is admitted while it takes all of the budget.
-
-        Returns the rows.
-        """
-        if not self.running or self.running[-1].pending <= 1:
-            return 0
-        sequence = self.running[-1]
-        count = min(sequence.pending, self._budget - len(chunks))
-        if not self._make_room(sequence, count, preempted):
-            return 0
-        chunks.append(Chunk(sequence, sequence.computed, count))
-        return count
+            if _decodes(sequence):
+                count, chunks = 1, decoding
+            elif sequence.pending > 1:
+                spare = self._budget - sum(map(_decodes, self.running))
+                count, chunks = min(sequence.pending, spare), prompt
+            else:
+                continue
+            full = computed + count > len(sequence.pages) * self._page_size
+            if full and not self._make_room(sequence, count, preempted):
+                break
+            chunks.append(Chunk(sequence, computed, count))
+        return decoding, prompt
 
     def _admit(self, chunks: list[Chunk], budget: int) -> tuple[list[Sequence], int]:
-        """Let waiting sequences in, in order: nobody overtakes the head of the queue while it waits for pages.
+        """Let waiting sequences in, in order: while the head of the queue waits for pages, nobody behind it goes first.
 
         Returns them and what is left of the budget.
         """
         admitted = []
         while self.waiting and budget > 0 and self._free_slots:
-            sequence = next(iter(self.waiting.values()))
+            sequence = self.waiting[0]
             found = self._cache.find(sequence) if self._cache is not None else []
             # Room for the whole prompt, not only its first chunk: else it would be preempted before its first token.
             free = self.pool.num_free - self.pool.count_free(found)
@@ -189,14 +201,16 @@ class Scheduler:
 
     def _start(self, sequence: Sequence, found: list[int]) -> None:
         """From waiting to running, with the pages that the prefix cache has for it."""
-        del self.waiting[sequence.key]
-        self.running.append(sequence)
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=_rank)
         self.running_max_tokens += sequence.max_total
         sequence.slot = self._free_slots.pop()
         self.pool.share(found)
         sequence.pages = found
-        sequence.registered_pages = len(found)
-        sequence.computed = len(found) * self._page_size
+        if self._cache is not None:
+            self._cache.load(sequence)
+        sequence.registered_pages = len(sequence.pages)
+        sequence.computed = len(sequence.pages) * self._page_size
         if not sequence.was_started:
             sequence.cached = min(sequence.computed, sequence.prompt_tokens)
             self.cached_tokens += sequence.cached
@@ -230,14 +244,14 @@ class Scheduler:
             sequence.pages += self.pool.take(missing)
 
     def _make_room(self, sequence: Sequence, count: int, preempted: list[Sequence]) -> bool:
-        """Grow a running sequence, preempting the newest ones if need be, at last itself. False: itself."""
+        """Grow a running sequence, preempting the last ones if need be, in the end itself. False: itself."""
         while sequence.slot >= 0:
             try:
                 self._grow(sequence, count)
                 return True
             except OutOfPages:
                 if not self._take_back_guesses():
-                    preempted.append(self._preempt_newest())
+                    preempted.append(self._preempt_last())
         return False
 
     def _take_back_guesses(self) -> bool:
@@ -249,12 +263,11 @@ class Scheduler:
             del sequence.pages[needed:]
         return self.pool.num_free > before
 
-    def _preempt_newest(self) -> Sequence:
-        """Back to the head of the queue; its tokens are kept and computed again later, or found if still there."""
+    def _preempt_last(self) -> Sequence:
+        """Back into the queue; its tokens are kept and computed again later, or found if still there."""
         sequence = self.running.pop()
         self._release(sequence)
-        self.waiting[sequence.key] = sequence
-        self.waiting.move_to_end(sequence.key, last=False)
+        insort(self.waiting, sequence, key=_rank)
         self.preemptions += 1
         return sequence
 

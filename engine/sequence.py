@@ -1,10 +1,12 @@
 """One generation as the engine sees it: tokens, and how far they are computed."""
 
-import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .messages import FinishReason, PromptScores, SamplingParams, Submit
+from msgspec.structs import replace
+
+from .messages import USUAL, FinishReason, PromptScores, SamplingParams, Scheduling, Submit
+from .queue_order import Rank, rank_of
 from .speculation.ngram import NgramIndex
 
 
@@ -26,8 +28,8 @@ class Sequence:
     tokens: list[int]  # prompt, then generated
     prompt_tokens: int
     sampling: SamplingParams
-    arrival: float  # time.monotonic(), seconds
-    deadline: float = math.inf  # time.monotonic(), seconds
+    arrival: float  # here: time.monotonic(), seconds
+    scheduling: Scheduling = USUAL
     computed: int = 0  # tokens whose KV is in the pages, or will be by the steps that are launched
     # Tokens that launched steps sample and nobody has read yet: up by 1 at launch, down by 1 when one is read. When a
     # step is scheduled it is 0 or 1; between its launch and the reading of the step before, 2.
@@ -36,7 +38,7 @@ class Sequence:
     cached: int = 0  # prompt tokens found in the prefix cache when it first ran
     pages: list[int] = field(default_factory=list)
     page_keys: list[bytes] = field(default_factory=list)  # of its first full pages, as far as they were needed
-    root_key: bytes = b""  # parent of its first page's key: pages of another adapter hold other numbers
+    root_key: bytes = b""  # parent of its first page's key; prefix_cache.py
     registered_pages: int = 0  # of its first pages: those that the prefix cache has been told of
     ngrams: NgramIndex = field(default_factory=NgramIndex)
     slot: int = -1  # its own among 0 .. max_sequences - 1 while it runs; -1: it doesn't
@@ -44,9 +46,13 @@ class Sequence:
     was_started: bool = False
     finish_reason: FinishReason | None = None
     max_total: int = field(init=False)  # prompt and the most tokens it may generate
+    rank: Rank = field(init=False)  # the least runs first, and is preempted last
 
     def __post_init__(self) -> None:
         self.max_total = self.prompt_tokens + self.sampling.max_new_tokens
+        if self.scheduling.arrival is None:
+            self.scheduling = replace(self.scheduling, arrival=self.arrival)
+        self.rank = rank_of(self.scheduling, self.key)
 
     @classmethod
     def of(cls, connection: int, submit: Submit, arrival: float) -> "Sequence":
@@ -56,14 +62,18 @@ class Sequence:
             prompt_tokens=len(submit.prompt_ids),
             sampling=submit.sampling,
             arrival=arrival,
-            deadline=arrival + submit.timeout_s if submit.timeout_s > 0.0 else math.inf,
+            scheduling=submit.scheduling,
         )
 
-    def resume(self, now: float) -> Submit:
-        """What goes on with it from what is known. ``now`` is time.monotonic()."""
-        left = 0.0 if self.deadline == math.inf else max(self.deadline - now, 0.001)  # 0.0 is none
+    def resume(self) -> Submit:
+        """What goes on with it from what is known."""
         prompt, emitted = self.tokens[: self.prompt_tokens], self.tokens[self.prompt_tokens :]
-        return Submit(self.key.request_id, prompt, self.sampling, emitted, left, replayed=True)
+        return Submit(self.key.request_id, prompt, self.sampling, emitted, self.scheduling, replayed=True)
+
+    @property
+    def deadline(self) -> float:
+        """time.monotonic() at which it fails if it isn't over."""
+        return self.scheduling.deadline
 
     @property
     def total(self) -> int:

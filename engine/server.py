@@ -112,6 +112,7 @@ class EngineServer:
                 self._step()
             self._send_heartbeats()
         self._listener.close()
+        self._engine.close()
 
     def _step(self) -> None:
         for connection, step in self._engine.step().items():

@@ -26,6 +26,9 @@ from .models.dtypes import Dtypes, choose_dtypes, kv_cache_name
 from .models.families import read_config
 from .models.kv_cache import page_bytes
 from .models.load import load_model
+from .page_files import PageFiles
+from .page_kind import page_kind
+from .page_store import PageStore
 from .runner import Runner
 from .speculation.guesser import Guesser, NgramGuesser
 from .speculation.load import LoadedDraft, load_draft
@@ -112,11 +115,10 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
             draft = load_draft(config, model_config, backend, device)
         else:
             logger.info("--speculate 0: no guesses, and the draft model is not loaded")
+    positions = min(config.max_total_tokens or model_config.max_positions, model_config.max_positions)
     model = load_model(
-        config.model_dir, model_config, backend, dtypes, device,
-        min(config.max_total_tokens or model_config.max_positions, model_config.max_positions), quantize,
-        max_adapters(config),
-    )  # fmt: skip
+        config.model_dir, model_config, backend, dtypes, device, positions, quantize, max_adapters(config)
+    )
     made = time.monotonic()
     if device.type == "cpu":
         torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
@@ -125,6 +127,8 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
     logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
     limits = loaded.sized()
     engine = loaded.start(limits)
+    if config.prefix_cache_dir is not None and config.prefix_cache:
+        keep_pages(engine, config, dtypes, backend, positions)
     ready = time.monotonic()
 
     hello = _hello(config, model_config, limits, dtypes, device, backend_name)
@@ -207,6 +211,19 @@ def warm_up(engine: Engine, max_rows: int, max_total_tokens: int, guesses: int) 
             engine.step()
     engine.check()
     engine.reset_counters()
+
+
+def keep_pages(engine: Engine, config: EngineConfig, dtypes: Dtypes, backend: Backend, max_positions: int) -> None:
+    """Give the engine's prefix cache a directory; the log says what it has. Raises ModelError."""
+    directory = config.prefix_cache_dir
+    assert directory is not None
+    try:
+        kind = page_kind(config, dtypes, backend, max_positions, directory)
+        files = PageFiles(directory, kind, config.prefix_cache_dir_bytes)
+    except OSError as error:
+        raise ModelError(f"--prefix-cache-dir {directory}: {error.strerror or error}") from error
+    engine.keep(PageStore(files, engine.runner.cache, backend))
+    logger.info("prefix cache: up to %.1f GiB in %s", config.prefix_cache_dir_bytes / 2**30, directory)
 
 
 def rounding(wanted: Quantization | None, model: ModelConfig) -> QuantizeName | None:

@@ -348,6 +348,17 @@ class Backend(Protocol):
         """All of ``source`` to ``target``, between host (pinned, where there is a GPU) and device, or within one."""
         ...
 
+    def copy_boxes(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """``copy`` of uint8 [boxes, bytes] whose boxes lie apart: a box is contiguous, the tensor isn't.
+
+        Never captured.
+        """
+        ...
+
+    def numerics(self) -> str:
+        """What of the machine and its libraries the bits of a result may depend on, beside this package's source."""
+        ...
+
     def capture(self, function: Callable[[int], object], sizes: Sequence[int]) -> "Program":
         """Record the ops that ``function(rows)`` calls, so that a whole step costs the host one call.
 

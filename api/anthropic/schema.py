@@ -95,6 +95,10 @@ class MessagesRequest(CountTokensRequest, kw_only=True):
     top_k: I32 | None = None
     top_p: float | None = None
     metadata: dict[str, Any] | None = None
+    # Not Anthropic's: those of generation/scheduling.py, as a Struct has one base.
+    priority: I32 | None = None
+    cache_salt: str | None = None
+    timeout: float | None = None
 
 
 class TokenCount(Struct):

@@ -33,6 +33,7 @@ def chat_request(request: CountTokensRequest) -> ChatRequest:
         chat.max_tokens = request.max_tokens
         chat.stop = request.stop_sequences
         chat.temperature, chat.top_k, chat.top_p = request.temperature, request.top_k, request.top_p
+        chat.priority, chat.cache_salt, chat.timeout = request.priority, request.cache_salt, request.timeout
     return chat
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from ..generation.scheduling import SchedulingFields
 from ..http.json_body import I32, U32
 from ..text.grammar import AnyGrammar
 
@@ -19,7 +20,7 @@ class StreamOptions(Struct):
     continuous_usage_stats: bool | None = None  # usage so far in every chunk; only with include_usage
 
 
-class SamplingFields(Struct, kw_only=True):
+class SamplingFields(SchedulingFields, kw_only=True):
     """What chat and completions have in common; null or absent: OpenAI's default."""
 
     model: str | None = None

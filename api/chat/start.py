@@ -25,6 +25,7 @@ from .tools.forms import tool_format
 
 async def start_chat(service: Service, generation: GenerationRequest, request: ChatRequest) -> AnswerReader:
     """Check, render, submit. Returns the reader of the answers. Raises ApiError."""
+    generation.schedule(request)
     tools = tools_of(request)
     wanted = wanted_grammar(request)
     if request.top_logprobs and request.logprobs is None:

@@ -15,7 +15,18 @@ from typing import cast
 
 from ...engine.flight_recorder import FlightRecord, flight_path
 from ...engine.frames import FrameError, FrameReader, encode_frame
-from ...engine.messages import Abort, AdapterList, FromEngine, Hello, SamplingParams, Stats, Step, ToEngine
+from ...engine.messages import (
+    USUAL,
+    Abort,
+    AdapterList,
+    FromEngine,
+    Hello,
+    SamplingParams,
+    Scheduling,
+    Stats,
+    Step,
+    ToEngine,
+)
 from .adapter_changes import AdapterChanges
 from .health import DeviceHealth, EngineHealth, LoopHealth, ProcessHealth
 from .poison import SUSPECT, EngineExit
@@ -89,15 +100,10 @@ class EngineClient:
         return self.hello
 
     def prepare(
-        self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
+        self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, scheduling: Scheduling = USUAL
     ) -> RemoteSequence:
-        """A sequence that the engine doesn't know yet.
-
-        Args:
-            waker: woken whenever something came for the sequence.
-            timeout_s: until it must be over; None: no limit.
-        """
-        return RemoteSequence(next(self._request_ids), prompt_ids, sampling, waker, self._abort, timeout_s)
+        """A sequence that the engine doesn't know yet; ``waker`` is woken whenever something came for it."""
+        return RemoteSequence(next(self._request_ids), prompt_ids, sampling, waker, self._abort, scheduling)
 
     def submit(self, remote: RemoteSequence) -> None:
         """Let the engine, as soon as it is there, generate what follows the tokens that the sequence has.

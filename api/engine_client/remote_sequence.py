@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...engine.messages import ErrorType, FinishReason, PromptScores, SamplingParams, Submit, Tokens
+from ...engine.messages import USUAL, ErrorType, FinishReason, PromptScores, SamplingParams, Scheduling, Submit, Tokens
 from ...engine.quarantine import CLEARING_TOKENS
 
 # Tokens that a stream's reader may leave behind (each is a few hundred bytes of memory here) before it is given up.
@@ -69,7 +69,7 @@ class RemoteSequence:
     """One sequence in the engine.
 
     Attributes:
-        prompt_ids, sampling: as submitted.
+        prompt_ids, sampling, scheduling: as submitted.
         token_ids: all tokens received so far; logprobs: theirs; top_ids, top_logprobs: the best tokens beside each of
             them, empty if none were asked for.
         prompt_scores: of its prompt; empty if they were not asked for or are not there yet.
@@ -88,24 +88,20 @@ class RemoteSequence:
         sampling: SamplingParams,
         waker: Waker,
         drop: Callable[["RemoteSequence"], None],
-        timeout_s: float | None = None,
+        scheduling: Scheduling = USUAL,
     ) -> None:
-        """
-        Args:
-            drop: tells the engine that nobody wants its tokens any more.
-            timeout_s: until it must be over; None: no limit.
-        """
+        """``drop`` tells the engine that nobody wants its tokens any more."""
         self._waker = waker
         self._drop = drop
         self._error: EngineError | None = None
         self._taken = 0
         self._known_at_submit = 0  # tokens
         self.arrival = time.monotonic()
-        self._deadline = None if timeout_s is None else self.arrival + timeout_s
         self.suspicion = 0
         self.request_id = request_id
         self.prompt_ids = prompt_ids
         self.sampling = sampling
+        self.scheduling = scheduling
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.top_ids: list[list[int]] = []
@@ -117,15 +113,12 @@ class RemoteSequence:
         self.cached_tokens = 0
 
     def as_submit(self, *, suspect: bool = False) -> Submit:
-        """What starts it in an engine, or goes on with it in the next one. Its time runs from its arrival."""
+        """What starts it in an engine, or goes on with it in the next one."""
         known = self._known_at_submit = len(self.token_ids)
         sampling = self.sampling
         if sampling.prompt_logprobs and known:  # they came with the first token
             sampling = msgspec.structs.replace(sampling, prompt_logprobs=False)
-        left = 0.0  # none
-        if self._deadline is not None:
-            left = max(self._deadline - time.monotonic(), 0.001)
-        return Submit(self.request_id, self.prompt_ids, sampling, self.token_ids, left, suspect=suspect)
+        return Submit(self.request_id, self.prompt_ids, sampling, self.token_ids, self.scheduling, suspect=suspect)
 
     def take(self) -> slice:
         """Where the tokens are that came since the last call. Raises EngineError, after the tokens before it."""

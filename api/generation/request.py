@@ -1,5 +1,6 @@
 """One HTTP request that generates: its permits, its statistics, its deadline, and the sequences that run for it."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from ..text.grammar import RequestGrammar
 from ..text.text_sequence import SequenceOutput, TextSequence
 from .limits import derived_seed
 from .request_context import request_context
+from .scheduling import SchedulingFields, scheduling_of
 from .service import Service
 from .token_source import EngineTokens
 
@@ -45,10 +47,10 @@ class GenerationRequest:
 
     def __init__(self, service: Service, connection: Connection, stats: RequestStats) -> None:
         self._service = service
-        context = request_context()
-        self._tokens = context.token_source(EngineTokens(service.engine))
-        timeout_s = service.config.request_timeout
-        self._deadline = context.arrival + timeout_s if timeout_s else None
+        self._context = request_context()
+        self._tokens = self._context.token_source(EngineTokens(service.engine))
+        self._deadline = math.inf  # of the first that must be over: time.monotonic()
+        self.schedule(SchedulingFields())
         assert service.metrics is not None
         stats.on_gap = service.metrics.gap
         self.connection = connection
@@ -71,6 +73,12 @@ class GenerationRequest:
             self.connection.add_header(b"x-grammar-loosened", ", ".join(wanted.loosened).encode())
         return wanted.grammar
 
+    def schedule(self, fields: SchedulingFields) -> None:
+        """What is started from now on runs as the fields of the request say. Raises ValidationError."""
+        limit_s = self._service.config.request_timeout
+        self._scheduling = scheduling_of(fields, self._context.arrival, limit_s)
+        self._deadline = min(self._deadline, self._scheduling.deadline)
+
     def start(
         self,
         prompt_ids: list[int],
@@ -90,7 +98,7 @@ class GenerationRequest:
         sequences = []
         for index in range(count):
             own = sampling if index == 0 else msgspec.structs.replace(sampling, seed=derived_seed(sampling.seed, index))
-            remote = self._tokens.start(prompt_ids, own, self._left_s())
+            remote = self._tokens.start(prompt_ids, own, self._scheduling)
             number = len(self.sequences) + index
             sequences.append(TextSequence(number, remote, self._service.tokenizer, stops, keep_stop, only_scores))
         self.sequences += sequences
@@ -105,13 +113,13 @@ class GenerationRequest:
 
         Safe to cancel. Raises ApiError if a sequence failed.
         """
-        left_s = self._left_s()
-        came_now = await self._tokens.receive(KEEP_ALIVE_S if left_s is None else min(KEEP_ALIVE_S, left_s))
+        left_s = max(self._deadline - time.monotonic(), 0.0)
+        came_now = await self._tokens.receive(min(KEEP_ALIVE_S, left_s))
         outputs = self._take()
         if outputs and came_now:
             self.stats.received(outputs)
         elif not outputs and self._is_late and not self.done:
-            raise DeadlineError(self._service.config.request_timeout)
+            raise self._deadline_error()
         return outputs
 
     async def finish(self) -> list[SequenceOutput]:
@@ -148,10 +156,10 @@ class GenerationRequest:
 
     @property
     def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return time.monotonic() >= self._deadline
 
-    def _left_s(self) -> float | None:
-        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
+    def _deadline_error(self) -> DeadlineError:
+        return DeadlineError(self._deadline - self._context.arrival)
 
     def _api_error(self, error: EngineError) -> ApiError:
         match error.error_type:
@@ -160,7 +168,7 @@ class GenerationRequest:
             case "overloaded":
                 return OverloadedError()
             case "timeout":
-                return DeadlineError(self._service.config.request_timeout)
+                return self._deadline_error()
         if self._is_late:  # it came from waiting for an engine
-            return DeadlineError(self._service.config.request_timeout)
+            return self._deadline_error()
         return GenerationError(str(error))

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from ...engine.messages import SamplingParams
+from ...engine.messages import SamplingParams, Scheduling
 from ..engine_client.client import EngineClient
 from ..engine_client.remote_sequence import RemoteSequence, Waker
 
@@ -10,8 +10,8 @@ from ..engine_client.remote_sequence import RemoteSequence, Waker
 class TokenSource(Protocol):
     """What a request sees of it."""
 
-    def start(self, prompt_ids: list[int], sampling: SamplingParams, timeout_s: float | None) -> RemoteSequence:
-        """A new sequence; ``timeout_s``: until it must be over, None: no limit."""
+    def start(self, prompt_ids: list[int], sampling: SamplingParams, scheduling: Scheduling) -> RemoteSequence:
+        """A new sequence."""
         ...
 
     async def receive(self, timeout_s: float) -> bool:
@@ -33,17 +33,17 @@ class EngineTokens:
         self._engine = engine
         self._waker = Waker()
 
-    def prepare(self, prompt_ids: list[int], sampling: SamplingParams, timeout_s: float | None) -> RemoteSequence:
+    def prepare(self, prompt_ids: list[int], sampling: SamplingParams, scheduling: Scheduling) -> RemoteSequence:
         """A sequence that the engine doesn't know yet."""
-        return self._engine.prepare(prompt_ids, sampling, self._waker, timeout_s)
+        return self._engine.prepare(prompt_ids, sampling, self._waker, scheduling)
 
     def submit(self, sequence: RemoteSequence) -> None:
         """Let the engine generate what follows the tokens that the sequence has."""
         self._engine.submit(sequence)
 
-    def start(self, prompt_ids: list[int], sampling: SamplingParams, timeout_s: float | None) -> RemoteSequence:
+    def start(self, prompt_ids: list[int], sampling: SamplingParams, scheduling: Scheduling) -> RemoteSequence:
         """See TokenSource."""
-        sequence = self.prepare(prompt_ids, sampling, timeout_s)
+        sequence = self.prepare(prompt_ids, sampling, scheduling)
         self.submit(sequence)
         return sequence
 

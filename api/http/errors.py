@@ -1,5 +1,7 @@
 """What can go wrong with a request, as the client sees it; see docs/compatibility.md, Errors and limits."""
 
+import math
+
 
 class ApiError(Exception):
     """A refusal or failure that clients map by its ``error_type``: JSON body, or an event once a stream has begun."""
@@ -21,8 +23,10 @@ class ValidationError(ApiError):
     error_type = "validation"
     failure = "validation"
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, param: str | None = None) -> None:
+        """``param``: the field, for clients that read it apart."""
         super().__init__(f"Input validation error: {reason}")
+        self.param = param
 
 
 class OverloadedError(ApiError):
@@ -55,7 +59,8 @@ class DeadlineError(ApiError):
     failure = "timeout"
 
     def __init__(self, timeout_s: float) -> None:
-        super().__init__("Request timed out" + (f": not finished within {timeout_s:g} s" if timeout_s else ""))
+        known = timeout_s < math.inf  # else it is the engine that says so
+        super().__init__("Request timed out" + (f": not finished within {timeout_s:g} s" if known else ""))
 
 
 class UnhealthyError(ApiError):

@@ -89,6 +89,7 @@ class _Completion:
         """
         service, request = self._service, self._request
         limits, tokenizer = service.limits(), service.tokenizer
+        self._generation.schedule(request)
         grammar = self._generation.grammar(wanted_grammar(request))
         checked = check(request, limits, tokenizer.eos_ids, grammar, request.logprobs or 0)
         if per_prompt > checked.choices and request.stream:

@@ -84,6 +84,7 @@ async def _start_generate(service: Service, generation: GenerationRequest, reque
         parameters.do_sample = True
     request.parameters = parameters
     validation.check(request, limits, stream=False)
+    generation.schedule(parameters)
     prompt_ids = await tokenizer.encode(request.inputs, parameters.truncate)
     grammar = generation.grammar(request_grammar(parameters.grammar))
     sampling = validation.resolve(parameters, len(prompt_ids), limits, tokenizer.eos_ids, grammar)

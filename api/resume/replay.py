@@ -7,7 +7,7 @@ names and times; when the journal has no more, the engine goes on behind the las
 import random
 from collections.abc import Callable
 
-from ...engine.messages import SamplingParams, Tokens
+from ...engine.messages import SamplingParams, Scheduling, Tokens
 from ..engine_client.remote_sequence import RemoteSequence
 from ..generation.request_context import RequestContext
 from ..generation.token_source import EngineTokens, TokenSource
@@ -42,9 +42,9 @@ class _JournaledTokens:
         self._sequences: list[RemoteSequence] = []
         self._written: list[int] = []  # tokens of each
 
-    def start(self, prompt_ids: list[int], sampling: SamplingParams, timeout_s: float | None) -> RemoteSequence:
+    def start(self, prompt_ids: list[int], sampling: SamplingParams, scheduling: Scheduling) -> RemoteSequence:
         """See TokenSource."""
-        sequence = self._engine.prepare(prompt_ids, sampling, timeout_s)
+        sequence = self._engine.prepare(prompt_ids, sampling, scheduling)
         if self._on_replayed is None:
             self._engine.submit(sequence)
         self._sequences.append(sequence)

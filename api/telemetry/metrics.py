@@ -184,6 +184,14 @@ def _engine_families(hello: Hello | None, stats: Stats | None) -> Iterator[Metri
     yield counter("headwater_engine_drafted_tokens", "Tokens guessed by speculation", stats.drafted_tokens)
     yield counter("headwater_engine_accepted_tokens", "Guesses that were right", stats.accepted_tokens)
     yield counter("headwater_engine_preemptions", "Sequences preempted", stats.preemptions)
+    expired = counter("headwater_engine_expired", "Sequences not over by their deadline", labels=["place"])
+    expired.add_metric(["queue"], stats.expired_waiting)
+    expired.add_metric(["batch"], stats.expired_running)
+    yield expired
+    pages = counter("headwater_engine_disk_pages", "Pages of the prefix cache on disk", labels=["outcome"])
+    for outcome in stats.disk.__struct_fields__:
+        pages.add_metric([outcome], getattr(stats.disk, outcome))
+    yield pages
     yield counter("headwater_engine_aborted", "Sequences dropped before their end", stats.aborted)
 
 

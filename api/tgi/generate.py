@@ -114,6 +114,7 @@ class _Generate:
         request, tokenizer = self._request, self._service.tokenizer
         generation.stats.input_characters = len(request.inputs)
         validation.check(request, limits, stream)
+        generation.schedule(self._parameters)
         prompt_ids = await tokenizer.encode(request.inputs, self._parameters.truncate)
         grammar = generation.grammar(request_grammar(self._parameters.grammar))
         sampling = validation.resolve(request.parameters, len(prompt_ids), limits, tokenizer.eos_ids, grammar)

@@ -6,12 +6,13 @@ integer types; what a value may mean is checked in validation.py, with TGI's own
 
 from msgspec import UNSET, Struct, UnsetType
 
+from ..generation.scheduling import SchedulingFields
 from ..http.json_body import I32, U32, Size
 from ..text.grammar import AnyGrammar
 from ..text.text_sequence import FinishReason, Token
 
 
-class GenerateParameters(Struct):
+class GenerateParameters(SchedulingFields):
     """How to generate; null or absent: the default. The last ones are not TGI's."""
 
     best_of: Size | None = None

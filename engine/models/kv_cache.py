@@ -19,8 +19,16 @@ class KVCache:
         self.num_pages = num_pages
         shape = (2, config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)
         storage = _zeros(shape, dtype) if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
+        self.device = device
+        self.page_bytes = page_bytes(config, page_size, dtype)
+        # uint8 [2 * layers, pages, bytes of a page in a layer]
+        self._boxes = storage.view(torch.uint8).view(2 * config.num_layers, num_pages, -1)
         self.k_pages = list(storage[0])  # per layer [pages, kv_heads, page_size, head_dim]
         self.v_pages = list(storage[1])
+
+    def boxes(self, page: int) -> torch.Tensor:
+        """What a page holds in all layers, K and then V: uint8 [2 * layers, bytes of it in a layer]."""
+        return self._boxes[:, page]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -8,6 +8,7 @@ from .adapters import new_adapters
 from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
 from .elementwise import add, cast, scale
+from .features import numerics
 from .grouped import group_linears
 from .layer_norm import add_layer_norm, layer_norm
 from .linear import pack_linear, pack_quantized, quantize_linear
@@ -16,7 +17,7 @@ from .norm import add_rms_norm, rms_norm
 from .op_graph import Event, capture, release_recordings
 from .rope_write import rope_and_write
 from .route import combine, route, weigh
-from .rows import copy, count_tokens, embed, soft_cap, take_rows, take_tokens
+from .rows import copy, copy_boxes, count_tokens, embed, soft_cap, take_rows, take_tokens
 from .sample import sample
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "clamped_silu_and_mul",
     "combine",
     "copy",
+    "copy_boxes",
     "count_tokens",
     "embed",
     "fill_plan",
@@ -40,6 +42,7 @@ __all__ = [
     "logits",
     "new_adapters",
     "new_plan",
+    "numerics",
     "pack_blocks",
     "pack_linear",
     "pack_quantized",

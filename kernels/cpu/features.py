@@ -1,5 +1,8 @@
 """What the kernels ask of the processor, in one place."""
 
+import os
+
+import numba
 from llvmlite import binding
 
 _FEATURES = binding.get_host_cpu_features()
@@ -12,3 +15,9 @@ HAS_BYTE_LOOKUP = bool(_FEATURES.get("avx2", False))
 # Of 16 lanes. Else 16 of 8 lanes: a vector of 16 lanes is two of them.
 HAS_32_REGISTERS = bool(_FEATURES.get("avx512f", False))
 HAS_AMX_BF16 = bool(_FEATURES.get("amx-tile", False) and _FEATURES.get("amx-bf16", False))
+
+
+def numerics() -> str:
+    """See Backend: fused operations and the order of sums are chosen by the processor's instructions."""
+    name, amx = binding.get_host_cpu_name(), os.environ.get("HEADWATER_AMX", "")
+    return f"numba {numba.__version__} on {name}{_FEATURES.flatten()} HEADWATER_AMX={amx}"

@@ -138,8 +138,9 @@ class Recording:
 
 _graph: _Graph | None = None
 _recording: Recording | None = None
-# What launches that nobody waits for still look at: no thread is as many launches behind as the ring has slots.
-_under_way: deque[Any] = deque(maxlen=RING)
+# What launches that nobody waits for still look at: no thread is as many launches behind as the ring has slots. One
+# more, as a launch is noted here before it waits for its slot.
+_under_way: deque[Any] = deque(maxlen=RING + 1)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:

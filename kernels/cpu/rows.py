@@ -21,6 +21,7 @@ _TAKE = struct_dtype(token_ids=int, sources=int, sampled=int)
 _COUNT = struct_dtype(counts=int, rows=int, token_ids=int, width=int)
 _CAP = struct_dtype(x=int, width=int, cap=float)
 _COPY = struct_dtype(target=int, source=int, size=int)
+_BOXES = struct_dtype(target=int, target_step=int, source=int, source_step=int, size=int)
 
 
 @njit(error_model="numpy")
@@ -144,6 +145,28 @@ def _copy():
         array_at(a.target + begin, size, types.uint8)[:] = array_at(a.source + begin, size, types.uint8)
 
     return kernel
+
+
+@work_item
+def _copy_box():
+    def kernel(arguments, item, thread, rows, sequences):
+        a = array_at(arguments, 1, _BOXES)[0]
+        target, source = a.target + item * a.target_step, a.source + item * a.source_step
+        array_at(target, a.size, types.uint8)[:] = array_at(source, a.size, types.uint8)
+
+    return kernel
+
+
+def copy_boxes(target: torch.Tensor, source: torch.Tensor) -> None:
+    """``copy`` of uint8 [boxes, bytes] whose boxes lie apart. Doesn't wait."""
+    assert not is_capturing()
+    assert target.shape == source.shape
+    boxes, size = source.shape
+    arguments = {
+        "target": target.data_ptr(), "target_step": target.stride(0), "source": source.data_ptr(),
+        "source_step": source.stride(0), "size": size,
+    }  # fmt: skip
+    Prepared(_copy_box(), _BOXES, arguments, fixed=boxes).launch(target, source)
 
 
 def copy(target: torch.Tensor, source: torch.Tensor) -> None:

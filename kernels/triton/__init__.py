@@ -12,10 +12,10 @@ from .layer_norm import add_layer_norm, layer_norm
 from .linear import TritonLinear, logits, pack_linear, pack_quantized, pack_vendor_linear, quantize_linear
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
-from .program import Event, capture, release_recordings
+from .program import Event, capture, numerics, release_recordings
 from .rope import QkNorm, rope_and_write
 from .route import combine, route, weigh
-from .rows import add, cast, copy, count_tokens, embed, scale, soft_cap, take_rows, take_tokens
+from .rows import add, cast, copy, copy_boxes, count_tokens, embed, scale, soft_cap, take_rows, take_tokens
 from .sample import sample
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "clamped_silu_and_mul",
     "combine",
     "copy",
+    "copy_boxes",
     "count_tokens",
     "embed",
     "fill_plan",
@@ -42,6 +43,7 @@ __all__ = [
     "logits",
     "new_adapters",
     "new_plan",
+    "numerics",
     "pack_blocks",
     "pack_linear",
     "pack_quantized",

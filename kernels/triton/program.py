@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import triton
 from triton import knobs
 
 _PoolHandle = Any  # torch's own name for it is private
@@ -65,6 +66,11 @@ class Program:
         with torch.cuda.graph(graph, pool=pool, stream=stream):
             self._function(size)
         return graph
+
+
+def numerics() -> str:
+    """See Backend."""
+    return f"triton {triton.__version__} on {torch.cuda.get_device_name() if has_gpu() else 'the interpreter'}"
 
 
 def capture(function: Callable[[int], object], sizes: Sequence[int]) -> Program:

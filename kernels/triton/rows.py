@@ -104,6 +104,11 @@ def scale(x: torch.Tensor, factor: float) -> None:
     x.mul_(factor)
 
 
+def copy_boxes(target: torch.Tensor, source: torch.Tensor) -> None:
+    """``copy`` of uint8 [boxes, bytes] whose boxes lie apart."""
+    target.copy_(source, non_blocking=True)
+
+
 def copy(target: torch.Tensor, source: torch.Tensor) -> None:
     """All of ``source`` to ``target``; returns before it is done where one of them is on a GPU."""
     target.copy_(source, non_blocking=True)

@@ -34,6 +34,7 @@ from headwater.engine.messages import (
     PromptLogprobs,
     PromptScores,
     SamplingParams,
+    Scheduling,
     Started,
     Stats,
     Step,
@@ -90,10 +91,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def submit(
-    client: EngineClient, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, timeout_s: float | None = None
+    client: EngineClient, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, *scheduling: Scheduling
 ) -> RemoteSequence:
     """A new sequence, begun."""
-    sequence = client.prepare(prompt_ids, sampling, waker, timeout_s)
+    sequence = client.prepare(prompt_ids, sampling, waker, *scheduling)
     client.submit(sequence)
     return sequence
 

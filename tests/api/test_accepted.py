@@ -64,6 +64,9 @@ FLAGS = {
     "max_batch_prefill_tokens": "engine/test_limits.py::test_sizes_of_a_step",
     "max_batch_size": "engine/test_limits.py::test_sizes_of_a_step",
     "prefix_cache": "engine/test_scheduler_rules.py::test_without_the_cache_nothing_is_shared_or_kept",
+    "prefix_cache_dir": "engine/test_disk_prefix_cache.py::test_pages_that_left_memory_come_back_after_a_restart_too",
+    "prefix_cache_dir_bytes": "engine/test_page_files.py::"
+    "test_what_was_used_last_is_kept_and_what_is_not_ours_is_left_alone",
     "speculate": "engine/test_scheduler_rules.py::test_right_guesses_save_steps",
     "speculative_model": "engine/test_draft.py::test_a_draft_that_is_always_right_saves_steps",
     "faults": "e2e/test_replay.py::test_a_request_that_the_engine_dies_of_fails_alone_the_second_time",
@@ -98,7 +101,13 @@ _BOUND, _UNBOUND = (
     "api/openai/test_constraints.py::test_what_cannot_be_held_is_refused_by_name",
 )
 
-SAMPLING = dict.fromkeys(
+SCHEDULING = {
+    "priority": "engine/test_scheduler_rules.py::test_the_lowest_priority_is_admitted_first_and_the_highest_gives_way",
+    "cache_salt": "engine/test_prefix_cache.py::test_a_salt_hides_pages_from_others",
+    "timeout": "api/generation/test_scheduling.py::test_a_request_ends_with_its_own_time",
+}
+
+SAMPLING = SCHEDULING | dict.fromkeys(
     ("max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty",
      "frequency_penalty", "presence_penalty", "logit_bias", "seed", "min_tokens"),
     _CHAT + "test_every_sampling_field",
@@ -151,7 +160,7 @@ CONVERSATION = {
 }
 
 FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
-    tgi.GenerateParameters: dict.fromkeys(
+    tgi.GenerateParameters: SCHEDULING | dict.fromkeys(
         ("temperature", "repetition_penalty", "frequency_penalty", "top_k", "top_p", "typical_p", "max_new_tokens",
          "seed", "top_n_tokens", "min_p", "presence_penalty", "logit_bias", "ignore_eos", "min_new_tokens",
          "decoder_input_details"),
@@ -218,7 +227,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
     ),
     responses.TextConfig: {"format": _RESPONSES + "test_an_answer_of_a_given_form"},
     responses.ReasoningConfig: {"effort": _RESPONSES + "test_the_template_is_told_how_to_think"},
-    responses.ResponsesRequest: {
+    responses.ResponsesRequest: SCHEDULING | {
         **dict.fromkeys(("instructions", "model", "metadata", "user"), _RESPONSES + "test_a_whole_answer"),
         **dict.fromkeys(
             ("max_output_tokens", "temperature", "top_p", "seed"), _RESPONSES + "test_parameters_reach_the_engine"
@@ -262,7 +271,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
     },
     anthropic.OutputFormat: dict.fromkeys(("type", "schema"), _MESSAGES + "test_an_answer_of_a_given_form"),
     anthropic.CountTokensRequest: CONVERSATION,
-    anthropic.MessagesRequest: CONVERSATION | {
+    anthropic.MessagesRequest: CONVERSATION | SCHEDULING | {
         **dict.fromkeys(("max_tokens", "temperature", "top_k", "top_p"), _PARAMETERS),
         "stop_sequences": _MESSAGES + "test_the_stop_sequence_is_told",
         "stream": _MESSAGES + "test_a_stream_says_what_a_whole_answer_says",

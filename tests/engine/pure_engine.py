@@ -48,6 +48,31 @@ class Guesser:
         return [token if self._random.random() < 0.8 else (token + 1) % VOCAB_SIZE for token in right]
 
 
+class PureStore:
+    """What left the pages of a PureEngine, by key; some of it is lost."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._saved: dict[bytes, list[int | None]] = {}
+        self.engine: PureEngine | None = None
+
+    def has(self, key: bytes) -> bool:
+        return key in self._saved
+
+    def load(self, key: bytes, page: int) -> bool:
+        assert self.engine is not None
+        if self._random.random() < 0.2:
+            del self._saved[key]
+            return False
+        self.engine.write_page(page, self._saved[key])
+        return True
+
+    def save(self, page: int, key: bytes) -> None:
+        assert self.engine is not None
+        if self._random.random() < 0.8:
+            self._saved[key] = self.engine.read_page(page)
+
+
 class PureEngine:
     """Runs what the scheduler says. With ``overlap``, a step is launched before the tokens of the last one are read."""
 
@@ -56,6 +81,8 @@ class PureEngine:
         self.started: list[Sequence] = []  # in order
         self.rows = 0
         self.last_chunks: list[Chunk] = []
+        self.last_admitted: list[Sequence] = []
+        self.last_preempted: list[Sequence] = []
         self._page_size = page_size
         self._overlap = overlap
         self._kv: dict[int, int] = {}
@@ -64,6 +91,7 @@ class PureEngine:
 
     def step(self) -> None:
         scheduled = self.scheduler.schedule()
+        self.last_admitted, self.last_preempted = scheduled.admitted, scheduled.preempted
         for sequence in scheduled.admitted:
             if not sequence.was_started:
                 sequence.was_started = True
@@ -79,6 +107,12 @@ class PureEngine:
         while self.scheduler.has_work:
             self.step()
             assert self.rows < 10_000, "no end"
+
+    def read_page(self, page: int) -> list[int | None]:
+        return [self._kv.get(page * self._page_size + index) for index in range(self._page_size)]
+
+    def write_page(self, page: int, content: list[int | None]) -> None:
+        self._kv.update({page * self._page_size + i: value for i, value in enumerate(content) if value is not None})
 
     def _slots(self, sequence: Sequence, end: int) -> list[int]:
         size = self._page_size

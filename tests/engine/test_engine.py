@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from headwater.engine.checkpoint.errors import ModelError
-from headwater.engine.messages import SamplingParams, Submit
+from headwater.engine.messages import SamplingParams, Scheduling, Submit
 
 from .tiny import generate, save_tiny_llama, tiny_engine
 
@@ -143,6 +143,16 @@ def test_steps_are_counted_by_what_they_compute(tiny_llama: Tiny) -> None:
     assert (stats.prompt_steps_done, stats.steps_done) == (3, 14)
     assert behind == 1  # the one that is under way
     assert (largest, stats.max_tokens) == (52, 0)
+
+
+def test_a_prompt_is_found_by_those_of_its_salt_alone(tiny_llama: Tiny) -> None:
+    engine = tiny_engine(tiny_llama[0])
+    found = []
+    for request_id, salt in enumerate(["", "a", "a", "b", ""]):
+        engine.submit(0, Submit(request_id, list(range(40)), GREEDY, scheduling=Scheduling(cache_salt=salt)))
+        while engine.has_work:
+            found += [started.cached_tokens for step in engine.step().values() for started in step.started]
+    assert found == [0, 0, 32, 0, 32]
 
 
 def test_an_aborted_sequence_leaves_nothing_behind(tiny_llama: Tiny) -> None:

@@ -6,10 +6,10 @@ STATS = Stats(*[0] * 8, 0.0, 0.0)
 GREEDY = SamplingParams(9, greedy=True)
 
 
-def with_suspects(*keys: tuple[int, int], timeout_s: float = 0.0) -> Quarantine:
+def with_suspects(*keys: tuple[int, int]) -> Quarantine:
     quarantine = Quarantine()
     for key in keys:
-        quarantine.add(SequenceKey(*key), Submit(key[1], [1], GREEDY, timeout_s=timeout_s))
+        quarantine.add(SequenceKey(*key), Submit(key[1], [1], GREEDY))
     return quarantine
 
 
@@ -48,14 +48,6 @@ def test_its_end_is_the_trials_end() -> None:
     quarantine.drop_all(0)
     assert begun(quarantine) is None
     assert quarantine.current is None
-
-
-def test_its_time_runs_while_it_waits() -> None:
-    quarantine = with_suspects((0, 1), timeout_s=1e-9)
-    quarantine.hold(SequenceKey(0, 2), Submit(2, [1], GREEDY, timeout_s=500.0))
-    assert quarantine.begin()[1].timeout_s == 0.001, "over, and not unlimited"
-    ((_, other),) = quarantine.release()
-    assert 0.001 < other.timeout_s < 500.0
 
 
 def test_others_wait_until_the_last_trial_is_over() -> None:

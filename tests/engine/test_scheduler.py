@@ -1,17 +1,18 @@
 """The scheduler under random schedules: every sequence comes to the tokens it would come to alone."""
 
+import math
 from collections import Counter
 from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.engine.messages import SamplingParams, Submit
+from headwater.engine.messages import SamplingParams, Scheduling, Submit
 from headwater.engine.pages import PagePool
 from headwater.engine.scheduler import Scheduler
 from headwater.engine.sequence import Sequence
 
-from .pure_engine import STOP, Guesser, PureEngine, answer
+from .pure_engine import STOP, Guesser, PureEngine, PureStore, answer
 
 PAGE_SIZE = 4
 
@@ -25,6 +26,7 @@ class Arrival(NamedTuple):
     patience: int | None  # steps until it is aborted
     timeout: int  # steps; 0: none
     stops: bool
+    priority: int
     prompt_logprobs: bool
 
     @property
@@ -43,6 +45,7 @@ ARRIVAL = st.builds(
     patience=st.none() | st.integers(0, 20),
     timeout=st.just(0) | st.integers(1, 25),
     stops=st.booleans(),
+    priority=st.sampled_from([0, 0, 0, -1, 2]),
     prompt_logprobs=st.sampled_from([False, False, False, True]),
 )
 
@@ -54,11 +57,19 @@ ARRIVAL = st.builds(
     max_sequences=st.integers(1, 6),
     spare=st.integers(0, 30),
     prefix_cache=st.booleans(),
+    disk=st.booleans(),
     mode=st.sampled_from(["one by one", "overlap", "speculation"]),
     seed=st.integers(0, 1000),
 )
 def test_every_sequence_ends_right_and_no_page_is_lost(
-    arrivals: list[Arrival], pages: int, max_sequences: int, spare: int, prefix_cache: bool, mode: str, seed: int
+    arrivals: list[Arrival],
+    pages: int,
+    max_sequences: int,
+    spare: int,
+    prefix_cache: bool,
+    disk: bool,
+    mode: str,
+    seed: int,
 ) -> None:
     budget = max_sequences + spare
     scheduler = Scheduler(
@@ -66,6 +77,10 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
         prefix_cache=prefix_cache, propose=Guesser(seed) if mode == "speculation" else None,
     )  # fmt: skip
     engine = PureEngine(scheduler, PAGE_SIZE, overlap=mode == "overlap")
+    if disk:
+        store = PureStore(seed)
+        store.engine = engine
+        scheduler.keep(store)
     sequences = [
         Sequence.of(
             0,
@@ -78,7 +93,9 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
                     stop_token_ids=(STOP,) if arrival.stops else (),
                     prompt_logprobs=arrival.prompt_logprobs,
                 ),
-                timeout_s=float(arrival.timeout),
+                scheduling=Scheduling(
+                    arrival.priority, deadline=arrival.step + arrival.timeout if arrival.timeout else math.inf
+                ),
             ),
             float(arrival.step),
         )
@@ -100,8 +117,8 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
             engine.step()
             assert engine.rows - rows <= budget
             assert len(engine.last_chunks) <= max_sequences
-            order = [s.key.request_id for s in [*scheduler.running, *scheduler.waiting.values()]]
-            assert order == sorted(order, key=lambda index: (arrivals[index].step, index)), "first come, first served"
+            assert all(begun.rank < other.rank for begun in engine.last_admitted for other in scheduler.waiting)
+            assert all(kept.rank < other.rank for other in engine.last_preempted for kept in scheduler.running)
             assert max(Counter(id(c.sequence) for c in engine.last_chunks).values(), default=1) == 1
         elif step > 25:
             break
@@ -114,5 +131,6 @@ def test_every_sequence_ends_right_and_no_page_is_lost(
         got = sequences[index].tokens[len(arrival.prompt_ids) :]
         assert got == (want[: len(got)] if index in dropped else want)
         assert not arrival.prompt_logprobs or sequences[index].cached == 0
-    started = [sequence.key.request_id for sequence in engine.started]
-    assert started == sorted(started, key=lambda index: (arrivals[index].step, index)), "first come, first served"
+    for priority in {arrival.priority for arrival in arrivals}:
+        started = [s.key.request_id for s in engine.started if s.scheduling.priority == priority]
+        assert started == sorted(started, key=lambda index: (arrivals[index].step, index)), "first come, first served"

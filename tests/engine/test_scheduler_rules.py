@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from headwater.engine.messages import SamplingParams, Submit
+from headwater.engine.messages import USUAL, SamplingParams, Scheduling, Submit
 from headwater.engine.pages import PagePool
 from headwater.engine.scheduler import Scheduler
 from headwater.engine.sequence import Sequence
@@ -27,8 +27,10 @@ def a_scheduler(
     return Scheduler(pool, PAGE_SIZE, max_sequences, budget, prefix_cache=prefix_cache, propose=propose)
 
 
-def a_sequence(name: int, prompt_ids: list[int], new: int = 1, timeout_s: float = 0.0, **sampling: bool) -> Sequence:
-    return Sequence.of(0, Submit(name, prompt_ids, SamplingParams(new, greedy=True, **sampling), [], timeout_s), 100.0)
+def a_sequence(
+    name: int, prompt_ids: list[int], new: int = 1, *, scheduling: Scheduling = USUAL, **sampling: bool
+) -> Sequence:
+    return Sequence.of(0, Submit(name, prompt_ids, SamplingParams(new, greedy=True, **sampling), [], scheduling), 100.0)
 
 
 def answers(engine: PureEngine, *sequences: Sequence) -> list[list[int]]:
@@ -212,15 +214,51 @@ def test_a_sequence_preempted_with_a_token_in_flight_runs_again_when_that_is_kno
     assert (chunk.sequence, chunk.start, chunk.count, chunk.samples) == (new, 0, 4, True)
 
 
+# --- priorities
+
+
+def test_the_lowest_priority_is_admitted_first_and_the_highest_gives_way() -> None:
+    engine = PureEngine(a_scheduler(pages=6, max_sequences=2), PAGE_SIZE)
+    batch, usual, urgent = (a_sequence(i, [i] * 7, new=9, scheduling=Scheduling(10 - 10 * i)) for i in range(3))
+    engine.scheduler.add(batch)
+    engine.scheduler.add(usual)
+    engine.step()
+    engine.scheduler.add(urgent)
+    seen = []
+    while engine.scheduler.has_work:
+        engine.step()
+        seen += [(sequence.key.request_id, "preempted") for sequence in engine.last_preempted]
+        seen += [(sequence.key.request_id, "admitted") for sequence in engine.last_admitted]
+    # Who runs is not put back for one who waits; where pages are short, who is last in order is.
+    assert seen == [(0, "preempted"), (2, "admitted"), (0, "admitted")]
+    assert [s.tokens[7:] for s in (batch, usual, urgent)] == [answer([i] * 7, 9, False) for i in range(3)]
+
+
+def test_a_prompt_that_has_begun_takes_pages_from_those_behind_it() -> None:
+    engine = PureEngine(a_scheduler(pages=8, max_sequences=3, budget=8), PAGE_SIZE)
+    behind = a_sequence(0, [1] * 3, new=20, scheduling=Scheduling(1))
+    first = a_sequence(1, [2] * 24, new=5)
+    engine.scheduler.add(behind)
+    engine.step()
+    engine.scheduler.add(first)
+    while first.finish_reason is None:
+        engine.step()
+        assert first not in engine.last_preempted
+        assert sum(chunk.count for chunk in engine.last_chunks) <= 8
+    assert engine.scheduler.preemptions == 1
+    engine.run()
+    assert first.tokens[24:] == answer([2] * 24, 5, False)
+
+
 # --- deadlines
 
 
 def test_sequences_past_their_deadline_leave_wherever_they_are() -> None:
     engine = PureEngine(a_scheduler(max_sequences=2), PAGE_SIZE)
-    sequences = [a_sequence(i, [1], new=9, timeout_s=t) for i, t in enumerate([3.0, 0.0, 1.5, 9.0])]
+    deadlines = [103.0, math.inf, 101.5, 109.0]
+    sequences = [a_sequence(i, [1], new=9, scheduling=Scheduling(deadline=t)) for i, t in enumerate(deadlines)]
     for sequence in sequences:
         engine.scheduler.add(sequence)
-    assert [s.deadline for s in sequences] == [103.0, math.inf, 101.5, 109.0]
     engine.step()
     assert engine.scheduler.expire(101.4) == []
     assert engine.scheduler.expire(103.0) == [sequences[0], sequences[2]]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from ...generation.scheduling import SchedulingFields
 from ...http.json_body import U32
 from ..schema import TokenLogprob
 
@@ -58,7 +59,7 @@ class ReasoningConfig(Struct):
     effort: str | None = None
 
 
-class ResponsesRequest(Struct, kw_only=True):
+class ResponsesRequest(SchedulingFields, kw_only=True):
     """Body of POST /v1/responses."""
 
     input: str | list[InputItem] | None = None

@@ -58,6 +58,9 @@ def chat_request(request: ResponsesRequest, conversation: Sequence[Message]) -> 
         logprobs=wants_logprobs(request),
         top_logprobs=request.top_logprobs,
         add_generation_prompt=True,
+        priority=request.priority,
+        cache_salt=request.cache_salt,
+        timeout=request.timeout,
     )
     if request.tools:
         chat.tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools)]

@@ -12,7 +12,7 @@ from headwater.api.engine_client.client import EngineClient
 from headwater.api.engine_client.remote_sequence import EngineError, RemoteSequence, Waker
 from headwater.engine.flight_recorder import FlightRecorder, flight_path
 from headwater.engine.frames import encode_frame
-from headwater.engine.messages import SamplingParams, Started, Step, Tokens
+from headwater.engine.messages import SamplingParams, Scheduling, Started, Step, Tokens
 
 from ..conftest import DEADLINE_S, EnginePeer, submit
 
@@ -152,10 +152,11 @@ def test_a_refused_sequence_says_why(peer: EnginePeer) -> None:
 
 def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: EnginePeer) -> None:
     wants_all = SamplingParams(max_new_tokens=9, greedy=False, seed=7, prompt_logprobs=True)
+    scheduling = Scheduling(-3, "tenant", arrival=5.0, deadline=500.0)
 
     async def run() -> None:
         async with connected(peer) as client:
-            first = submit(client, [1, 2], wants_all, Waker(), timeout_s=500.0)
+            first = submit(client, [1, 2], wants_all, Waker(), scheduling)
             second = await start(client, [3])
             for _ in range(2):
                 await asyncio.to_thread(peer.submitted)
@@ -173,10 +174,9 @@ def test_what_runs_goes_on_in_the_next_engine_in_the_order_of_arrival(peer: Engi
             assert [s.request_id for s in again] == [first.request_id, second.request_id, late.request_id]
             assert [(s.prompt_ids, s.emitted_ids) for s in again] == [([1, 2], [10, 11]), ([3], []), ([4], [])]
             assert all(s.replayed and not s.suspect for s in again)
-            # Prompt logprobs came already; all else is as it was, and so is the end of its time.
+            # Prompt logprobs came already; all else is as it was.
             assert again[0].sampling == msgspec.structs.replace(wants_all, prompt_logprobs=False)
-            assert 0.0 < again[0].timeout_s < 500.0
-            assert again[1].timeout_s == 0.0
+            assert (again[0].scheduling, again[1].scheduling) == (scheduling, Scheduling())
 
             for message in again:
                 peer.send(message.request_id, [20], "length")
