@@ -46,6 +46,7 @@ Quantization = Literal["int8", "fp8", "int4", "gptq", "awq", "compressed-tensors
 KvCacheDtype = Literal["auto", "fp8_e4m3fn"]
 DEFAULT_MAX_LORAS = 8
 _Dtype = Literal["bfloat16", "float16", "float32"]
+ActivationDtype = Literal["bfloat16", "float16", "float32", "int8"]
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
@@ -59,11 +60,12 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         _Dtype | None, Flag(MODEL, ("--dtype",), "Of weights, and of activations unless they have their own.")
     ] = None
     activation_dtype: Annotated[
-        _Dtype | None,
+        ActivationDtype | None,
         Flag(
             MODEL,
             ("--activation-dtype",),
-            "Of activations; float32 beside bfloat16 weights is exact, and slower (cpu backend).",
+            "Of activations; float32 beside bfloat16 weights is exact, and slower; int8 rounds what meets weights in "
+            "blocks (cpu backend).",
             tgi=False,
         ),
     ] = None
