@@ -13,7 +13,7 @@ import typer
 
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.quantized import QuantizeName
-from ..engine.config import KvCacheDtype
+from ..engine.config import ActivationDtype, KvCacheDtype
 from ..engine.log import configure_logging
 from .options import LoadOptions, ReportOptions, parse_numbers, with_options
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 Url = Annotated[str, typer.Argument(metavar="[PROTOCOL+]URL", help="For example http://127.0.0.1:8080.")]
 Quantize = Annotated[QuantizeName | None, typer.Option(help="As for `headwater serve`.")]
 Dtype = Annotated[Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="As for `headwater serve`.")]
+Activation = Annotated[ActivationDtype | None, typer.Option(help="As for `headwater serve`.")]
 KvCache = Annotated[KvCacheDtype, typer.Option(help="As for `headwater serve`.")]
 USAGE = 2  # exit code of what can't be meant
 
@@ -119,7 +120,7 @@ def offline_command(
     ] = 60.0,
     device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="A GPU if there is one.")] = None,
     dtype: Dtype = None,
-    activation_dtype: Dtype = None,
+    activation_dtype: Activation = None,
     kv_cache_dtype: KvCache = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the cpu backend.")] = None,
     quantize: Quantize = None,
@@ -156,12 +157,12 @@ def accuracy_command(
     tokens: Annotated[int, typer.Option(min=1, help="Of the text, at most.")] = 16384,
     context: Annotated[int, typer.Option(min=4, help="Tokens of a window; its second half is evaluated.")] = 1024,
     dtype: Dtype = None,
-    activation_dtype: Dtype = None,
+    activation_dtype: Activation = None,
     kv_cache_dtype: KvCache = "auto",
     quantize: Quantize = None,
     baseline_model: Annotated[str | None, typer.Option(help="The same if not given.")] = None,
     baseline_dtype: Dtype = None,
-    baseline_activation_dtype: Dtype = None,
+    baseline_activation_dtype: Activation = None,
     baseline_kv_cache_dtype: KvCache = "auto",
     baseline_quantize: Quantize = None,
     baseline_logits: Annotated[
@@ -217,6 +218,7 @@ def profile_command(
     batches: Annotated[str, typer.Option(help="Sequences in a step, one table each.")] = "1,8,32",
     context: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="That are measured.")] = 50,
+    activation_dtype: Activation = None,
     quantize: Quantize = None,
 ) -> None:
     """Where the time of a decoding step goes: the host's share, and each kernel's (cpu backend)."""
@@ -224,4 +226,4 @@ def profile_command(
 
     configure_logging(json_output=False)
     with user_errors():
-        profile(model, [int(each) for each in parse_numbers(batches, int)], context, steps, quantize)
+        profile(model, [int(each) for each in parse_numbers(batches, int)], context, steps, activation_dtype, quantize)

@@ -48,6 +48,7 @@ DEFAULT_MAX_LORAS = 8
 # Of three tokens in four that are right, three guesses are about the best whether rows cost much (a CPU) or little.
 DRAFT_GUESSES = 3
 _Dtype = Literal["bfloat16", "float16", "float32"]
+ActivationDtype = Literal["bfloat16", "float16", "float32", "int8"]
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
@@ -61,11 +62,12 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         _Dtype | None, Flag(MODEL, ("--dtype",), "Of weights, and of activations unless they have their own.")
     ] = None
     activation_dtype: Annotated[
-        _Dtype | None,
+        ActivationDtype | None,
         Flag(
             MODEL,
             ("--activation-dtype",),
-            "Of activations; float32 beside bfloat16 weights is exact, and slower (cpu backend).",
+            "Of activations; float32 beside bfloat16 weights is exact, and slower; int8 rounds what meets weights in "
+            "blocks (cpu backend).",
             tgi=False,
         ),
     ] = None

@@ -32,7 +32,8 @@ def page_kind(config: EngineConfig, dtypes: Dtypes, backend: Backend, max_positi
         max_positions: of the model as it is served: some rotate by it.
         directory: where digests of files are kept.
     """
-    parts = [*map(str, dtypes), config.quantize, config.page_size, max_positions, torch.__version__, backend.numerics()]
+    parts = [*map(str, dtypes), config.quantize, config.exact, config.page_size, max_positions]
+    parts += [torch.__version__, backend.numerics()]
     parts += [f"{name} {digest}" for name, digest in _model(config.model_dir, directory / _DIGESTS)]
     parts.append(_code())
     return hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=16).digest()

@@ -119,6 +119,10 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
     model = load_model(
         config.model_dir, model_config, backend, dtypes, device, positions, quantize, max_adapters(config)
     )
+    if config.activation_dtype == "int8" and not model.has_blocks:
+        raise ModelError(
+            f"--activation-dtype int8: {config.model_id} has no weights in blocks of 2 to 8 bits beside it"
+        )
     made = time.monotonic()
     if device.type == "cpu":
         torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
@@ -133,6 +137,8 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
 
     hello = _hello(config, model_config, limits, dtypes, device, backend_name)
     _log_choices(hello, model_config, quantize or model_config.stored_form)
+    if dtypes.block_rows == torch.int8:
+        logger.info("rows are rounded to int8 before linears whose weights are in blocks, but for the head")
     for reason in (*model_config.notes, *limits.reasons, *([draft.reason(config, limits)] if draft else [])):
         logger.info("%s", reason)
     logger.info("ready: weights %.1f s, warm-up %.1f s", made - begin, ready - made)

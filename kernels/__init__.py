@@ -100,6 +100,7 @@ class Backend(Protocol):
 
     records_any_size: bool  # one recording serves every row count; see ``capture``
     keeps_page_tables: bool  # a step may bring what has changed of them; else they are in the order of its sequences
+    multiplies_int8_rows: bool  # with weights in blocks; see ``pack_blocks``
 
     def storage_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What weights of a model of that dtype are kept in."""
@@ -270,6 +271,10 @@ class Backend(Protocol):
         """Prepare block-quantised weights [out, in] that read the same rows of ``dtype``, one after another.
 
         Products are those of the described weights: nothing is rounded but sums in fp32.
+
+        ``dtype`` int8, where ``multiplies_int8_rows``: rows of any dtype are rounded first, 32 values x of a row at a
+        time, to scale * n: scale = max |x| / 127, n = x / scale to the nearest, ties to even; all below 2^-100 to
+        0. Of those, products are as above. As an embedding it gives the weight's rows all the same.
         """
         ...
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from ...engine.checkpoint.quantized import QuantizeName
 from ...engine.checkpoint.resolve import resolve_model
 from ...engine.chunk import Chunk
-from ...engine.config import EngineConfig, KvCacheDtype
+from ...engine.config import ActivationDtype, EngineConfig, KvCacheDtype
 from ...engine.messages import SamplingParams, Submit
 from ...engine.start import start_engine
 
@@ -23,7 +23,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     model: str | None = None
     dtype: DtypeName | None = None
-    activation_dtype: DtypeName | None = None
+    activation_dtype: ActivationDtype | None = None
     kv_cache_dtype: KvCacheDtype = "auto"
     quantize: QuantizeName | None = None
 

@@ -10,7 +10,7 @@ import torch
 from ...api.launch.adapters import resolve_adapters
 from ...engine.checkpoint.quantized import QuantizeName
 from ...engine.checkpoint.resolve import resolve_model
-from ...engine.config import EngineConfig, KvCacheDtype
+from ...engine.config import ActivationDtype, EngineConfig, KvCacheDtype
 from ...engine.engine import Engine
 from ...engine.messages import Hello, SamplingParams, Submit
 from ...engine.models.families import read_config
@@ -87,7 +87,7 @@ def offline(
     prefill_limit_s: float,
     device: Literal["cpu", "cuda"] | None,
     dtype: DtypeName | None,
-    activation_dtype: DtypeName | None,
+    activation_dtype: ActivationDtype | None,
     kv_cache_dtype: KvCacheDtype,
     threads: int | None,
     quantize: QuantizeName | None,

@@ -8,7 +8,7 @@ from statistics import median
 
 from ...engine.checkpoint.quantized import QuantizeName
 from ...engine.checkpoint.resolve import resolve_model
-from ...engine.config import EngineConfig
+from ...engine.config import ActivationDtype, EngineConfig
 from ...engine.engine import Engine
 from ...engine.frames import encode_frame
 from ...engine.messages import SamplingParams, Submit
@@ -18,12 +18,19 @@ CONNECTION = 0
 SETTLE_STEPS = 4  # until prompts are through
 
 
-def profile(model: str | None, batches: list[int], context: int, steps: int, quantize: QuantizeName | None) -> None:
+def profile(
+    model: str | None,
+    batches: list[int],
+    context: int,
+    steps: int,
+    activation_dtype: ActivationDtype | None,
+    quantize: QuantizeName | None,
+) -> None:
     """Print a table for each batch. Raises ModelError."""
     found = resolve_model(model)
     config = EngineConfig(
         model_dir=found.directory, model_id=found.model_id, socket=Path("unused"), device="cpu", backend="cpu",
-        max_batch_size=max(batches), quantize=quantize,
+        max_batch_size=max(batches), activation_dtype=activation_dtype, quantize=quantize,
     )  # fmt: skip
     engine, _ = start_engine(config)
     gc.collect()

@@ -68,6 +68,7 @@ class DecoderModel:
 
     Attributes:
         linear_bytes: what a step of one row reads of weights: those of the linears, the head included.
+        has_blocks: whether some of these have weights in blocks.
         windows: of its layers, ascending, 0 for the whole context.
         adapters: of its linears; None: they have none.
     """
@@ -95,12 +96,12 @@ class DecoderModel:
         # A checkpoint may leave the head out although it isn't said to be tied, or ship a copy although it is.
         tied = config.tie_embeddings or f"{names.head}.weight" not in checkpoint
         head = names.embedding if tied else names.head
-        self._head = load.linear([(head, config.vocab_size)], hidden, bias=config.head_bias)
+        self._head = load.head(head, config.vocab_size, hidden, bias=config.head_bias)
         self._cos_sin = {
             rope: cos_sin_table(rope, config.head_dim, max_positions).to(load.device)
             for rope in {layer.rope for layer in config.layers}
         }
-        self.linear_bytes = load.linear_bytes
+        self.linear_bytes, self.has_blocks = load.linear_bytes, load.has_blocks
         self.adapters = load.adapters
         self.windows = sorted({layer.window for layer in config.layers})
 

@@ -63,6 +63,7 @@ class WeightLoader:
 
     Attributes:
         linear_bytes: what a row reads of the linears loaded so far, as their backend keeps them.
+        has_blocks: whether some of them have weights in blocks.
         adapters: what may be added to them; None: nothing.
     """
 
@@ -78,6 +79,7 @@ class WeightLoader:
     ) -> None:
         """``stored_scales``: how the checkpoint is quantised; ``quantize``: to what linears are rounded that aren't."""
         self.linear_bytes = 0
+        self.has_blocks = False
         self.adapters = Adapters(backend, max_adapters, dtypes.rows, device) if max_adapters else None
         self.backend = backend
         self.device = device
@@ -143,13 +145,19 @@ class WeightLoader:
 
         ``order``: int64 [outputs], which of the outputs, put one after another, comes first, second and so on.
         """
-        linear = self._linear(parts, inner, bias, order)
+        linear = self._linear(parts, inner, bias, order, self.dtypes.block_rows)
         self.linear_bytes += linear.nbytes
         return linear if self.adapters is None else self.adapters.wrap(linear, parts, inner, order)
 
+    def head(self, module: str, vocab: int, hidden: int, bias: bool) -> Linear:
+        """The linear to the logits, which are read as they are: its rows are not rounded. Raises ModelError."""
+        linear = self._linear([(module, vocab)], hidden, bias, None, self.dtypes.rows)
+        self.linear_bytes += linear.nbytes
+        return linear
+
     def expert_linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool = False) -> Linear:
         """Like ``linear``, of one expert, which no adapter changes. Raises ModelError."""
-        linear = self._linear(parts, inner, bias, None)
+        linear = self._linear(parts, inner, bias, None, self.dtypes.block_rows)
         self.linear_bytes += linear.nbytes
         return linear
 
@@ -160,9 +168,16 @@ class WeightLoader:
         self.linear_bytes += linear.nbytes
         return linear if self.adapters is None else self.adapters.wrap(linear, [(module, outputs)], inner, None)
 
-    def _linear(self, parts: Sequence[tuple[str, int]], inner: int, bias: bool, order: torch.Tensor | None) -> Linear:
+    def _linear(
+        self,
+        parts: Sequence[tuple[str, int]],
+        inner: int,
+        bias: bool,
+        order: torch.Tensor | None,
+        block_rows: torch.dtype,
+    ) -> Linear:
         biases = _fuse([self.vector(f"{name}.bias", width) for name, width in parts], order) if bias else None
-        if (packed := self._blocks(parts, inner, biases, order)) is not None:
+        if (packed := self._blocks(parts, inner, biases, order, block_rows)) is not None:
             return packed
         loaded = [self._part(name, width, inner) for name, width in parts]
         scales = [part.scale for part in loaded if part.scale is not None]
@@ -171,7 +186,7 @@ class WeightLoader:
             return self.backend.pack_quantized(values, _fuse(scales, order), biases)
         floats = [self._widened(part) for part in loaded]
         if self._quantize == "int4" and self._has_whole_groups(parts[0][0], inner):
-            return self._rounded_to_blocks([name for name, _ in parts], floats, biases, order)
+            return self._rounded_to_blocks([name for name, _ in parts], floats, biases, order, block_rows)
         weight = _fuse(floats, order)
         if self._quantize in EIGHT_BITS:
             return self.backend.quantize_linear(weight, biases, EIGHT_BITS[self._quantize])
@@ -184,18 +199,29 @@ class WeightLoader:
         return inner % GROUP == 0
 
     def _rounded_to_blocks(
-        self, names: list[str], weights: list[torch.Tensor], biases: torch.Tensor | None, order: torch.Tensor | None
+        self,
+        names: list[str],
+        weights: list[torch.Tensor],
+        biases: torch.Tensor | None,
+        order: torch.Tensor | None,
+        block_rows: torch.dtype,
     ) -> Linear:
         sources: list[BlockSource] = [RoundedBlocks(weight) for weight in weights]
         if order is not None:
             sources = _reorder(sources, order)
+        self.has_blocks = True
         try:
-            return self.backend.pack_blocks(sources, biases, self.dtypes.rows, self.device)
+            return self.backend.pack_blocks(sources, biases, block_rows, self.device)
         except ValueError as error:
             raise ModelError(f"--quantize int4: {', '.join(names)}: {error}") from error
 
     def _blocks(
-        self, parts: Sequence[tuple[str, int]], inner: int, biases: torch.Tensor | None, order: torch.Tensor | None
+        self,
+        parts: Sequence[tuple[str, int]],
+        inner: int,
+        biases: torch.Tensor | None,
+        order: torch.Tensor | None,
+        block_rows: torch.dtype,
     ) -> Linear | None:
         """None if a part isn't block-quantised, or is to be rounded to something else."""
         if self._quantize is not None:
@@ -209,7 +235,8 @@ class WeightLoader:
             return None
         if order is not None:
             sources = _reorder(sources, order)
-        return self.backend.pack_blocks(sources, biases, self.dtypes.rows, self.device)
+        self.has_blocks = True
+        return self.backend.pack_blocks(sources, biases, block_rows, self.device)
 
     def _part(self, module: str, width: int, inner: int) -> _Part:
         name = f"{module}.weight"

@@ -62,10 +62,11 @@ def embed_blocks(form):
                         value = np.float32(array_at(code_at + step * 2 * LANES + lane * 2 + parity, 1, types.int8)[0])
                     else:
                         code, low = 0, 0
+                        quad, high = step // 8 * 4 + step % 4, step // 4 % 2  # as ``place_of``
                         for width in planes:
-                            per_word = 16 // width
-                            word = array_at(code_at + step // per_word * 64 + lane * 4 + parity * 2, 1, types.uint16)[0]
-                            code |= ((word >> (width * (step % per_word))) & ((1 << width) - 1)) << low
+                            at_byte = code_at + quad * width // 8 * 64 + lane * 4 + parity * 2 + high
+                            byte = array_at(at_byte, 1, types.uint8)[0]
+                            code |= ((byte >> (quad * width % 8)) & ((1 << width) - 1)) << low
                             low += width
                             code_at += width * 64
                         value = table[code]

@@ -2,20 +2,42 @@
 
 A panel of 16 outputs is a chain of records, each of some chunks of 32 values of k: a head with the scales of all its
 groups, then the codes of each chunk in planes of 4, 2 or 1 bits. A plane's 16-bit words belong to (lane, k % 2), as the
-bf16 pairs of tile.py do; each holds the bits of the next few pairs of k.
+bf16 pairs of tile.py do; each holds the bits of a few steps, pairs of k. A lane's two words are four bytes, and a shift
+and a mask leave the codes of four k in them, as products of bytes want them (``place_of``). Codes of 8 bits lie in
+order, both of a step side by side.
 """
 
 from typing import NamedTuple
 
 from numba import types
 
-from .features import HAS_WORD_LOOKUP
+from .features import HAS_BYTE_LOOKUP, HAS_WORD_LOOKUP
 from .llvm import LANES
 
 CHUNK = 32  # values of k that share the words of a plane of one bit
 # Of each width of codes, lowest bits first.
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
 BASE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}  # of a scale
+
+
+STEPS = CHUNK // 2  # of a chunk: pairs of k
+QUADS = CHUNK // 4  # of a chunk: four k that a product of bytes sums
+
+
+def place_of(step: int, width: int) -> tuple[int, int]:
+    """Word and shift of a step's codes in a plane of that width.
+
+    Steps 8 h + t and 8 h + 4 + t lie in the low and in the high bytes of the words, and are quad 4 h + t together.
+    """
+    quad, high = step // 8 * 4 + step % 4, step // 4 % 2
+    return quad * width // 8, 8 * high + quad * width % 8
+
+
+def order_of(bits: int) -> tuple[int, ...]:
+    """Which k of the chunk comes first, second ... where four bytes of a lane are a quad."""
+    if bits == 8:
+        return tuple(range(CHUNK))
+    return tuple(16 * (quad // 4) + 2 * (quad % 4) + k for quad in range(QUADS) for k in (0, 8, 1, 9))
 
 
 class BlockForm(types.Type):
@@ -101,9 +123,29 @@ class BlockForm(types.Type):
         return self.zeros or self.minima or self.start != 0
 
     @property
+    def corrects_bytes(self) -> bool:
+        """The same of rows that are int8: what codes begin with is added to whole numbers."""
+        return self.zeros or self.minima
+
+    @property
     def start(self) -> int:
         """What to add to a code where no table is looked up: to the sums, times that of the row's values."""
         return 0 if HAS_WORD_LOOKUP or not self.table or self.is_codebook else self.table[0]
+
+    @property
+    def takes_int8(self) -> bool:
+        """Whether rows may be int8: their codes, or what they stand for, are bytes at hand."""
+        return HAS_BYTE_LOOKUP and (self.bits == 4 or not self.is_codebook)
+
+    @property
+    def has_wide_bytes(self) -> bool:
+        """Whether the unsigned bytes that products with int8 rows take have all 8 bits."""
+        return self.bits == 8 or self.is_codebook
+
+    @property
+    def byte_start(self) -> int:
+        """What to add to those bytes."""
+        return -128 if self.has_wide_bytes else self.table[0]
 
     @property
     def in_place(self) -> bool:
@@ -112,7 +154,7 @@ class BlockForm(types.Type):
 
     def place(self, step: int) -> int:
         """What a code of that step along k is multiplied by."""
-        return 1 << self.bits * (step % (16 // self.bits)) if self.in_place else 1
+        return 1 << place_of(step, self.bits)[1] if self.in_place else 1
 
 
 class Head(NamedTuple):

@@ -14,7 +14,8 @@ from .block_form import CHUNK, BlockForm
 from .block_pack import MOST_CHUNKS, form_of, pack
 from .block_rows import prepare_rows, take_columns
 from .block_tile import make_block_tile
-from .block_tile_rows import cover_blocks
+from .block_tile_rows import block_tiles, cover_blocks
+from .int8_rows import round_rows
 from .llvm import LANES
 from .machine import aligned_empty, array_at
 from .op_graph import empty, is_recording, run, struct_dtype, work_item
@@ -33,7 +34,7 @@ _amx_order_2x3, _amx_order_1x3, _amx_order_1x1 = (
 
 _ARGUMENTS = struct_dtype(
     x=int, s=int, w=int, y=int, bias=int, scratch=int, out=int, records=int, x_stride=int, s_stride=int, w_stride=int,
-    y_stride=int, widened=int, spread=int, threads=int,
+    y_stride=int, widened=int, spread=int, threads=int, tiles=int, record_bytes=int, widened_bytes=int,
 )  # fmt: skip
 
 
@@ -44,12 +45,9 @@ def _add(y, bias):
 
 
 @work_item
-def _block_linear(x_type, form):
-    record_bytes, widened_bytes = form.record_bytes, form.widened_bytes
-
+def _block_linear():
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _ARGUMENTS)[0]
-        x_like = array_at(a.x, 1, x_type)
         blocks = (rows + _ROWS - 1) // _ROWS
         first, row, panels = item // blocks * _PANELS, item % blocks * _ROWS, _PANELS
         if rows < _FEW_ROWS:
@@ -70,8 +68,8 @@ def _block_linear(x_type, form):
         ahead = first + panels * a.threads  # threads take turns, nearly always
         next_w = a.w + ahead * a.w_stride if (ahead + panels) * LANES <= a.out else w
         cover_blocks(
-            form, x_like, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, panels, a.records,
-            a.widened + thread * _WIDENED_BYTES, record_bytes, widened_bytes, next_w,
+            a.tiles, x, a.x_stride, s, a.s_stride, w, a.w_stride, y, y_stride, count, panels, a.records,
+            a.widened + thread * _WIDENED_BYTES, a.record_bytes, a.widened_bytes, next_w,
         )  # fmt: skip
         width = end - begin
         for done in range(count):
@@ -143,10 +141,13 @@ def _block_linear_amx(form):
 
 
 class _Panels:
-    """Weights of one form, packed, that follow each other in a linear."""
+    """Weights of one form, packed, that follow each other in a linear; see BlockLinear."""
 
-    def __init__(self, parts: Sequence[BlockSource], form: BlockForm, order: torch.Tensor | None) -> None:
+    def __init__(
+        self, parts: Sequence[BlockSource], form: BlockForm, order: torch.Tensor | None, rounds_rows: bool
+    ) -> None:
         self.form, self._order = form, order
+        self._rounds_rows = rounds_rows and form.takes_int8
         self.outputs = sum(part.shape[0] for part in parts)
         self.inner = parts[0].shape[1]
         self.packed = pack(parts, form, _PANELS)
@@ -156,8 +157,13 @@ class _Panels:
         form, inner, rows = self.form, self.inner, x.shape[0]
         if self._order is not None:
             x = take_columns(x, self._order)
-        x, sums = prepare_rows(x, form)
-        records, spread, uses_amx = inner // (form.chunks * CHUNK), None, amx.HAS_AMX and x.dtype == torch.bfloat16
+        rows_dtype, sums = x.dtype, None
+        if self._rounds_rows:
+            x, rows_dtype = round_rows(x, form), torch.int8
+        else:
+            x, sums = prepare_rows(x, form)
+            rows_dtype = x.dtype
+        records, spread, uses_amx = inner // (form.chunks * CHUNK), None, amx.HAS_AMX and rows_dtype == torch.bfloat16
         if uses_amx and not is_recording():
             spread = empty((inner // CHUNK, SPREAD_BYTES), torch.uint8)
             run(spread_rows(form), SPREAD, {"x": x, "spread": spread, "inner": inner}, rows, fixed=records)
@@ -165,15 +171,16 @@ class _Panels:
             "x": x, "s": sums, "w": self.packed, "y": y[:, column:],
             "bias": None if bias is None else bias[column:], "scratch": _scratch(), "widened": _widened(),
             "out": self.outputs, "threads": thread_pool().threads,
-            "records": records, "spread": spread, "x_stride": inner * x.itemsize,
+            "records": records, "spread": spread, "x_stride": x.shape[1] * x.itemsize,
             "s_stride": inner // form.unit * 4, "w_stride": self.packed.shape[1], "y_stride": y.shape[1] * 4,
+            "record_bytes": form.record_bytes, "widened_bytes": form.widened_bytes,
         }  # fmt: skip
         if uses_amx:
             panels = -(-self.outputs // LANES)
             run(_block_linear_amx(form), _ARGUMENTS, arguments, rows, per_rows=_ROWS, times=panels)
             return
-        items = self.packed.shape[0] // _PANELS
-        run(_block_linear(x.dtype, form), _ARGUMENTS, arguments, rows, per_rows=_ROWS, times=items)
+        arguments["tiles"] = block_tiles(rows_dtype, form)
+        run(_block_linear(), _ARGUMENTS, arguments, rows, per_rows=_ROWS, times=self.packed.shape[0] // _PANELS)
 
 
 @cache
@@ -187,9 +194,14 @@ def _scratch() -> torch.Tensor:
 
 
 class BlockLinear:
-    """Weights [out, in] that read the same rows, one after another, and bias [all outputs] or None."""
+    """Weights [out, in] that read the same rows, one after another, and bias [all outputs] or None.
 
-    def __init__(self, parts: Sequence[BlockSource], bias: torch.Tensor | None = None) -> None:
+    ``rounds_rows``: to int8, block by block (int8_rows.py), where the form has a kernel for that.
+    """
+
+    def __init__(
+        self, parts: Sequence[BlockSource], bias: torch.Tensor | None = None, rounds_rows: bool = False
+    ) -> None:
         self._outputs = sum(part.shape[0] for part in parts)
         self._bias = None if bias is None else bias.float().contiguous()
         samples = [part.take(slice(0, 1)) for part in parts]
@@ -203,7 +215,7 @@ class BlockLinear:
             end = at + 1
             while end < len(parts) and kinds[end] == kinds[at] and parts[end - 1].shape[0] % LANES == 0:
                 end += 1
-            self._panels.append(_Panels(parts[at:end], kinds[at][0], samples[at].order))
+            self._panels.append(_Panels(parts[at:end], kinds[at][0], samples[at].order, rounds_rows))
             at = end
 
     @property
@@ -235,6 +247,9 @@ class BlockLinear:
 def pack_blocks(
     parts: Sequence[BlockSource], bias: torch.Tensor | None, dtype: torch.dtype, device: torch.device
 ) -> BlockLinear:
-    """Pack weights [out, in] that read the same rows, and a bias [all outputs]; all may be dropped afterwards."""
-    del dtype, device  # bf16 and fp32 rows alike
-    return BlockLinear(parts, bias)
+    """Pack weights [out, in] that read the same rows, and a bias [all outputs]; all may be dropped afterwards.
+
+    ``dtype``: int8, or any other for rows of bf16 and of fp32 alike.
+    """
+    del device
+    return BlockLinear(parts, bias, rounds_rows=dtype == torch.int8)

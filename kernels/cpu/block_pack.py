@@ -96,7 +96,7 @@ def _table_values(weight: BlockWeight) -> torch.Tensor:
 
 @njit(nogil=True, cache=True)
 def _place_codes(codes, records, head, chunks, bits, planes):
-    """codes [panels, 16, in] into records [panels, records, bytes]; the planes' words are made 16 bits at a time."""
+    """codes [panels, 16, in] into records [panels, records, bytes]; the planes' words are made byte by byte."""
     lanes = codes.shape[1]
     chunk_bytes = bits * 32 * lanes // 8
     for panel in range(codes.shape[0]):
@@ -112,17 +112,17 @@ def _place_codes(codes, records, head, chunks, bits, planes):
                     continue
                 at, offset = 0, 0
                 for width in planes:
-                    mask, per_word = (1 << width) - 1, 16 // width
-                    for word in range(16 // per_word):
+                    mask, per_byte = (1 << width) - 1, 8 // width
+                    for word in range(width):
                         for lane in range(lanes):
-                            for parity in range(2):
+                            for byte in range(4):  # of a step's first k, of its second
                                 value = 0
-                                for i in range(per_word):
-                                    code = codes[panel, lane, k + 2 * (word * per_word + i) + parity]
-                                    value |= ((code >> at) & mask) << (width * i)
-                                place = offset + word * 64 + lane * 4 + parity * 2
-                                target[place] = value & 255
-                                target[place + 1] = value >> 8
+                                for i in range(per_byte):
+                                    quad = word * per_byte + i
+                                    step = quad // 4 * 8 + byte % 2 * 4 + quad % 4  # as ``place_of``
+                                    code = codes[panel, lane, k + 2 * step + byte // 2] >> at
+                                    value |= (code & mask) << (width * i)
+                                target[offset + word * 64 + lane * 4 + byte] = value
                     at += width
                     offset += width * 64
 

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .block_form import BASE_BYTES, CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm
+from .block_form import BASE_BYTES, CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm, place_of
 from .llvm import F16, I8, I16, I32, LANES, SHORTS, SUMS, WORDS, Loop, declare, load, number
 from .tile_products import PRODUCTS
 
@@ -39,8 +39,11 @@ class RecordReader:
         pointer = self._builder.inttoptr(self._builder.add(base, number(offset)), kind.as_pointer())
         return load(self._builder, pointer, align)
 
-    def scales(self, half: int):
-        """Scale of each lane in the unit ``half`` of the chunk, and the factor of the row's sum or None; fp32."""
+    def scales(self, half: int, start: int):
+        """Scale of each lane in the unit ``half`` of the chunk, and the factor of the row's sum or None; fp32.
+
+        ``start`` is added to the codes by way of that factor.
+        """
         builder, form, head = self._builder, self._form, self._form.head
         group = builder.udiv(
             builder.add(builder.mul(self._chunk, number(CHUNK)), number(half * form.unit)),
@@ -66,9 +69,9 @@ class RecordReader:
             minimum = floats(head.minimum, head.minimum_steps)
             correction = minimum if correction is None else builder.fadd(correction, minimum)
         correction = None if correction is None else builder.fneg(correction)
-        if form.start:
-            start = builder.fmul(scale, ir.Constant(SUMS, [float(form.start)] * LANES))
-            correction = start if correction is None else builder.fadd(correction, start)
+        if start:
+            moved = builder.fmul(scale, ir.Constant(SUMS, [float(start)] * LANES))
+            correction = moved if correction is None else builder.fadd(correction, moved)
         return scale, correction
 
     def weights(self, products, step: int):
@@ -82,11 +85,10 @@ class RecordReader:
             return self._look_up(step)
         codes, at, offset = None, 0, 0
         for plane, bits in enumerate(PLANES[form.bits]):
-            per_word = 16 // bits
-            word = step // per_word
+            word, shift = place_of(step, bits)
             if (plane, word) not in self._words:
                 self._words[plane, word] = self._load(self._codes, offset + word * 64, SHORTS, 64)
-            here = _shift(builder, self._words[plane, word], bits * (step % per_word) - at)
+            here = _shift(builder, self._words[plane, word], shift - at)
             masked = len(PLANES[form.bits]) > 1 or not HAS_WORD_LOOKUP  # the lookup reads low bits only
             if masked:
                 mask = ((1 << bits) - 1) << at
@@ -95,16 +97,40 @@ class RecordReader:
             at, offset = at + bits, offset + bits * CHUNK * LANES // 8
         return _look_up(builder, form, codes)
 
+    def quads(self, quad: int):
+        """The chunk's codes of a quad (``order_of``) less ``form.byte_start``, as unsigned bytes: four of each lane.
+
+        For products of bytes; needs ``form.takes_int8``.
+        """
+        builder, form = self._builder, self._form
+        if form.bits == 8:
+            steps = self._load(self._codes, quad * 4 * LANES, SHORTS, 64)  # of each, all lanes
+            by_lane = [step * LANES + lane for lane in range(LANES) for step in (0, 1)]
+            undefined, mask = ir.Constant(SHORTS, ir.Undefined), ir.Constant(ir.VectorType(I32, 2 * LANES), by_lane)
+            words = builder.bitcast(builder.shuffle_vector(steps, undefined, mask), WORDS)
+            return builder.xor(words, ir.Constant(WORDS, [0x80808080] * LANES))  # 128 more
+        codes, at, offset = None, 0, 0
+        for plane, bits in enumerate(PLANES[form.bits]):
+            word, shift = quad * bits // 8, quad * bits % 8
+            if (plane, word) not in self._words:
+                self._words[plane, word] = self._load(self._codes, offset + word * 64, WORDS, 64)
+            here = _shift(builder, self._words[plane, word], shift - at, WORDS)
+            here = builder.and_(here, ir.Constant(WORDS, [(((1 << bits) - 1) << at) * 0x01010101] * LANES))
+            codes = here if codes is None else builder.or_(codes, here)
+            at, offset = at + bits, offset + bits * CHUNK * LANES // 8
+        if form.is_codebook:
+            return _look_up_bytes(builder, [value - form.byte_start for value in form.table], codes)
+        return codes
+
     def _in_place(self, step: int):
         """Codes times their places, as fp32: of the first k of each lane, and of the second."""
         builder, bits = self._builder, self._form.bits
-        per_word = 16 // bits
-        word = step // per_word
+        word, shift = place_of(step, bits)
         if (0, word) not in self._words:
             both = self._load(self._codes, word * 64, WORDS, 64)
             self._words[0, word] = both
             self._words[1, word] = builder.lshr(both, ir.Constant(WORDS, [16] * LANES))
-        mask = ir.Constant(WORDS, [((1 << bits) - 1) << bits * (step % per_word)] * LANES)
+        mask = ir.Constant(WORDS, [((1 << bits) - 1) << shift] * LANES)
         return [builder.sitofp(builder.and_(self._words[parity, word], mask), SUMS) for parity in (0, 1)]
 
     def _look_up(self, step: int):
@@ -112,8 +138,8 @@ class RecordReader:
         at a time.
         """
         builder = self._builder
-        word, place = divmod(step, 4)
-        high, odd = divmod(place, 2)
+        word, shift = place_of(step, 4)
+        high, odd = shift // 8, shift % 8 // 4
         if (word, odd) not in self._words:
             words = self._load(self._codes, word * 64, WORDS, 64)
             codes = builder.and_(_shift(builder, words, 4 * odd, WORDS), ir.Constant(WORDS, [0x0F0F0F0F] * LANES))
@@ -150,7 +176,12 @@ def _look_up(builder, form: BlockForm, codes):
 
 
 def _look_up_bytes(builder, values, codes):
-    """int8 values of codes of 4 bits, one in each byte: ``vpshufb`` in both halves of 16 words."""
+    """Values of codes of 4 bits, one in each byte: ``vpshufb``, with AVX2 in both halves of 16 words."""
+    if HAS_WORD_LOOKUP:
+        kind = ir.VectorType(I8, 4 * LANES)
+        table = ir.Constant(kind, [value & 255 for value in (*values, *values, *values, *values)])
+        shuffle = declare(builder.module, "llvm.x86.avx512.pshuf.b.512", kind, [kind, kind])
+        return builder.bitcast(builder.call(shuffle, [table, builder.bitcast(codes, kind)]), WORDS)
     kind = ir.VectorType(I8, 2 * LANES)
     table = ir.Constant(kind, [value & 255 for value in (*values, *values)])  # for each 128 bits
     shuffle = declare(builder.module, "llvm.x86.avx2.pshuf.b", kind, [kind, kind])
@@ -207,7 +238,7 @@ def widen_record(_context, form, record, target):
             builder.store(pairs, builder.gep(at, [number(step)])).align = 64
         for half in range(CHUNK // what.unit):
             places = widened_scales(builder, what, target, chunks.index, half)
-            for value, place in zip(reader.scales(half), places, strict=True):
+            for value, place in zip(reader.scales(half, what.start), places, strict=True):
                 if value is not None:
                     builder.store(value, place).align = 64
         chunks.close()

@@ -11,12 +11,29 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .block_form import CHUNK
+from .block_form import CHUNK, BlockForm
 from .block_record import RecordReader, stored_as, widened_codes, widened_scales
 from .llvm import F32, LANES, SUMS, Loop, fma, load, number, prefetch, splat
 from .tile_products import AMX_ORDER, PRODUCTS
 
 _STREAM_BYTES = 4096
+
+
+def fetch_ahead(builder, form: BlockForm, begin, chunk, records, w, next_w, w_stride, panels: int) -> None:
+    """Ask for a chunk's share of what is so far ahead in the panels, or in those that are likely next.
+
+    ``begin``: of the record in its panel.
+    """
+    share, end = form.record_bytes // form.chunks, builder.mul(records, number(form.record_bytes))
+    ahead = builder.add(begin, builder.mul(chunk, number(share)))
+    ahead = builder.add(ahead, number(_STREAM_BYTES))
+    is_next = builder.icmp_signed(">=", ahead, end)
+    ahead = builder.select(is_next, builder.sub(ahead, end), ahead)
+    ahead = builder.add(ahead, builder.select(is_next, next_w, w))
+    for p in range(panels):
+        of_panel = builder.add(ahead, builder.mul(w_stride, number(p)))
+        for part in range(0, share, 64):
+            prefetch(builder, builder.add(of_panel, number(part)))
 
 
 def make_block_tile(rows: int, panels: int, widened: bool = False, amx_order: bool = False):
@@ -76,17 +93,7 @@ def make_block_tile(rows: int, panels: int, widened: bool = False, amx_order: bo
             else:
                 readers = [RecordReader(builder, what, head, over_chunks.index) for head in heads]
             if not widened:
-                # What is so far ahead in the panel, or in the one that is likely next.
-                share, end = what.record_bytes // what.chunks, builder.mul(records, number(what.record_bytes))
-                ahead = builder.add(begin, builder.mul(over_chunks.index, number(share)))
-                ahead = builder.add(ahead, number(_STREAM_BYTES))
-                is_next = builder.icmp_signed(">=", ahead, end)
-                ahead = builder.select(is_next, builder.sub(ahead, end), ahead)
-                ahead = builder.add(ahead, builder.select(is_next, next_w, w))
-                for p in range(panels):
-                    of_panel = builder.add(ahead, builder.mul(w_stride, number(p)))
-                    for part in range(0, share, 64):
-                        prefetch(builder, builder.add(of_panel, number(part)))
+                fetch_ahead(builder, what, begin, over_chunks.index, records, w, next_w, w_stride, panels)
             for unit in range(units):
                 sums = [[[zeros, zeros] if amx_order else zeros] * panels for _ in range(rows)]
                 steps = what.unit // 2
@@ -108,7 +115,7 @@ def make_block_tile(rows: int, panels: int, widened: bool = False, amx_order: bo
                         for scale, correction in places
                     ]
                 else:
-                    scales = [reader.scales(unit) for reader in readers]
+                    scales = [reader.scales(unit, what.start) for reader in readers]
                 for m in range(rows):
                     if what.corrects:
                         place = builder.add(builder.mul(chunk, number(units)), number(unit))

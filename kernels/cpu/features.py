@@ -8,6 +8,7 @@ from llvmlite import binding
 _FEATURES = binding.get_host_cpu_features()
 
 HAS_BF16_DOT = bool(_FEATURES.get("avx512bf16", False))  # vdpbf16ps
+HAS_BYTE_DOT = bool(_FEATURES.get("avx512vnni", False))  # vpdpbusd, of 16 lanes
 # vpermw: a table of 32 or 64 codes' values is one or two registers.
 HAS_WORD_LOOKUP = bool(_FEATURES.get("avx512bw", False))
 # vpshufb: a table of 16 codes' values, bytes, is one register.

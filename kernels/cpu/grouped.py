@@ -84,13 +84,13 @@ class GroupedLinear:
 def _run_alike(phases: Sequence[Phase], routing: Routing) -> None:
     """One phase of all members."""
     first = phases[0]
-    if len({(phase.kernel, phase.fixed, phase.per_rows, phase.times) for phase in phases}) > 1:
+    if len({(phase.kernel, phase.fixed, phase.per_rows, phase.times, *_row_strides(phase)) for phase in phases}) > 1:
         raise Unsupported("experts of one layer whose weights are in different forms")
     members = np.concatenate([fill(phase.kind, phase.arguments)[0] for phase in phases])
-    names = [name for name in _ROW_FIELDS if first.arguments.get(name) is not None]
+    names, bytes_of_rows = zip(*_row_strides(first), strict=True)
     fields = first.kind.fields or {}
     places = np.array([fields[name][1] // 8 for name in names], np.int64)
-    strides = np.array([first.arguments[name].stride(0) * first.arguments[name].itemsize for name in names], np.int64)
+    strides = np.array(bytes_of_rows, np.int64)
     words, threads = first.kind.itemsize // 8, thread_pool().threads
     assert words <= _MOST_WORDS
     arguments = {
@@ -101,6 +101,12 @@ def _run_alike(phases: Sequence[Phase], routing: Routing) -> None:
     }  # fmt: skip
     keep(members, places, strides, [phase.arguments for phase in phases])
     run(_grouped(), _GROUPED, arguments, 1, fixed=threads)
+
+
+def _row_strides(phase: Phase) -> list[tuple[str, int]]:
+    """Of the tensors that have a row for each row, in bytes."""
+    tensors = {name: phase.arguments.get(name) for name in _ROW_FIELDS}
+    return [(name, each.stride(0) * each.itemsize) for name, each in tensors.items() if each is not None]
 
 
 def group_linears(members: Sequence[Linear]) -> GroupedLinear:

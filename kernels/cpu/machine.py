@@ -143,6 +143,30 @@ def call(_context, function, arguments, item, thread, rows, sequences):
     return types.void(*[types.intp] * 6), codegen
 
 
+@intrinsic
+def call_tile(_context, function, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
+    """Call a tile (block_tile.py) by its address."""
+
+    def codegen(context, builder, _signature, values):
+        kind = ir.FunctionType(_VOID, [_I64] * 10)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 11), codegen
+
+
+@intrinsic
+def call_widen(_context, function, record, target):
+    """Call by its address what widens a record (block_tile_rows.py)."""
+
+    def codegen(context, builder, _signature, values):
+        kind = ir.FunctionType(_VOID, [_I64] * 2)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 3), codegen
+
+
 class _Arena:
     """Memory in huge pages, handed out piece by piece; each piece keeps all of it alive."""
 

@@ -20,7 +20,6 @@ from .machine import aligned_empty
 from .named import named
 from .thread_pool import KERNEL, PHASE_WORDS, RING, thread_pool
 
-_ITEM = types.void(*[types.intp] * 5)  # arguments, item, thread, rows, sequences
 NUMBA_TYPES = {
     torch.float32: types.float32,
     torch.bfloat16: types.uint16,
@@ -40,22 +39,27 @@ def struct_dtype(**fields: type) -> np.dtype:
     return np.dtype([(name, kinds[kind]) for name, kind in fields.items()], align=True)
 
 
-def work_item(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
-    """Decorates a maker of kernels: called with dtypes, it gives the address of the kernel compiled for them.
-
-    A kernel is ``kernel(arguments, item, thread, rows, sequences)``, all integers, ``arguments`` an address.
+def by_address(arguments: int) -> Callable[[Callable[..., Callable[..., None]]], Callable[..., int]]:
+    """Decorates a maker of functions of so many integers: called with what it makes them for, such as dtypes, it gives
+    the address of the function that is compiled for that.
     """
 
-    @cache
-    def compiled(*kinds: Any) -> Any:
-        made = named(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)), *kinds)
-        kernel = cfunc(_ITEM, cache=True, error_model="numpy")(made)
-        address = kernel.address
-        assert address is not None, "compiled, but nowhere"
-        _names[address] = make.__name__.strip("_").replace("_", " ")
-        return kernel
+    def decorate(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
+        @cache
+        def compiled(*kinds: Any) -> Any:
+            made = named(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)), *kinds)
+            function = cfunc(types.void(*[types.intp] * arguments), cache=True, error_model="numpy")(made)
+            assert function.address is not None, "compiled, but nowhere"
+            _names[function.address] = make.__name__.strip("_").replace("_", " ")
+            return function
 
-    return lambda *kinds: compiled(*kinds).address
+        return lambda *kinds: compiled(*kinds).address
+
+    return decorate
+
+
+# Of kernels: ``kernel(arguments, item, thread, rows, sequences)``, ``arguments`` an address.
+work_item = by_address(5)
 
 
 class _Graph:

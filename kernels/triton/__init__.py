@@ -73,6 +73,7 @@ __all__ = [
 
 records_any_size = False
 keeps_page_tables = True
+multiplies_int8_rows = False
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from headwater.engine.checkpoint.resolve import resolve_model
-from headwater.engine.config import EngineConfig, KvCacheDtype
+from headwater.engine.config import ActivationDtype, EngineConfig, KvCacheDtype
 from headwater.engine.engine import Engine
 from headwater.engine.messages import SamplingParams, Stats, Submit
 from headwater.engine.start import start_engine
@@ -119,10 +119,13 @@ def test_answers_are_the_same_in_any_company(
     assert 0 < stats.accepted_tokens < stats.drafted_tokens
 
 
+@pytest.mark.parametrize("activation_dtype", [None, "int8"])
 def test_weights_rounded_to_four_bits_do_not_depend_on_the_company(
-    directory: Path, requests: list[tuple[list[int], SamplingParams]]
+    directory: Path, requests: list[tuple[list[int], SamplingParams]], activation_dtype: ActivationDtype | None
 ) -> None:
-    engine = start_default(directory, "bfloat16", prefix_cache=False, quantize="int4")
+    engine = start_default(
+        directory, "bfloat16", prefix_cache=False, quantize="int4", activation_dtype=activation_dtype
+    )
     short = [(ids[:24], msgspec.structs.replace(sampling, max_new_tokens=12)) for ids, sampling in requests]
     alone = [run(engine, [request])[0] for request in short]
     assert strip(run(engine, short * 5)[:4]) == strip(alone)

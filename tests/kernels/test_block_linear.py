@@ -1,5 +1,6 @@
 """Products with block-quantised weights are those of the described weights, and a row's do not depend on its batch."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -67,14 +68,53 @@ def check_rows(linear: BlockLinear, x: torch.Tensor) -> None:
         assert torch.equal(linear(x[:rows].contiguous()), y[:rows]), rows
 
 
-@pytest.mark.parametrize("form", FORMS)
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """Rows as products with int8 take them, by the interface's formula; fp64."""
+    blocks = x.float().view(len(x), -1, 32)
+    largest = blocks.abs().amax(-1, keepdim=True)
+    scale = torch.where(largest < 2.0**-100, 0, largest / 127)
+    codes = torch.where(scale > 0, (blocks / scale).round(), 0)
+    return (scale.double() * codes).view_as(x)
+
+
+def check_int8(linear: BlockLinear, weight: torch.Tensor, x: torch.Tensor) -> None:
+    y = linear(x)
+    assert error(y, rounded(x), weight) < 2e-6
+    assert not torch.equal(y.double(), x.double() @ weight.double().T)
+    check_rows(linear, x)
+
+
+# The others' codes lie as those of one of these.
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in ("Q5_0", "GPTQ, 4 bits")])
 def test_products_are_those_of_the_described_weights(form: str) -> None:
     torch.manual_seed(0)
     weight = random_weight(form, 104, 512)  # two panels in the last tile, the second half empty
     linear = BlockLinear([weight])
     check(linear, weight.dequantized(), torch.randn(ROWS, 512, dtype=torch.bfloat16))
-    token_ids = torch.randint(0, 104, (7,))
-    assert torch.equal(linear.embed(token_ids, 0.5), weight.dequantized()[token_ids] * 0.5)
+    if form in ("Q5_1", "Q8_0", "Q3_K", "Q6_K", "IQ4_XS"):
+        token_ids = torch.randint(0, 104, (7,))
+        assert torch.equal(linear.embed(token_ids, 0.5), weight.dequantized()[token_ids] * 0.5)
+
+
+@pytest.mark.parametrize("form", ["Q4_0", "Q2_K", "Q4_K", "Q6_K", "IQ4_XS", "GPTQ, 8 bits"])
+def test_products_with_int8_rows_are_those_of_the_rounded_rows(form: str) -> None:
+    torch.manual_seed(6)
+    weight = random_weight(form, 104, 512)
+    x = torch.randn(ROWS, 512) * torch.logspace(-3, 3, 512)[torch.randperm(512)]
+    x[2, 64:96], x[3, 32:64] = 0.0, 2.0**-101
+    check_int8(BlockLinear([weight], rounds_rows=True), weight.dequantized(), x.bfloat16())
+
+
+def test_a_row_that_is_not_finite_spoils_no_other() -> None:
+    torch.manual_seed(7)
+    linear = BlockLinear([random_weight("Q4_0", 48, 96)], rounds_rows=True)
+    x = torch.randn(ROWS, 96)
+    want = linear(x)
+    x[1, 40], x[6, 0] = float("nan"), float("-inf")
+    y = linear(x)
+    assert not y[[1, 6]].isfinite().any()
+    others = [row for row in range(ROWS) if row not in (1, 6)]
+    assert torch.equal(y[others], want[others])
 
 
 def test_rows_may_be_fp32_and_scales_bf16() -> None:
@@ -113,6 +153,20 @@ def test_memory_is_hardly_more_than_the_formats() -> None:
         assert linear.nbytes * 8 / (480 * 1024) <= bits * (1.15 if form != "Q2_K" else 1.2), form
 
 
+# Products with int8 rows are whole numbers and fp32 in order: the same bits on every processor.
+INT8_FORMS = ("Q6_K", "IQ4_XS")  # two planes; bytes of all 8 bits, looked up
+
+
+def int8_digest() -> str:
+    torch.manual_seed(8)
+    digest = hashlib.sha256()
+    for form in INT8_FORMS:
+        linear = BlockLinear([random_weight(form, 48, 256)], rounds_rows=True)
+        for rows in (1, 6, 20):
+            digest.update(linear(torch.randn(rows, 256)).numpy().tobytes())
+    return digest.hexdigest()
+
+
 OLDER_CPU = """
 import sys
 from llvmlite import binding
@@ -124,23 +178,27 @@ from headwater.kernels.cpu import amx, features, pack_linear
 missing = sys.argv[1].split(",")
 assert not amx.HAS_AMX
 assert "avx512f" not in missing or not (features.HAS_32_REGISTERS or features.HAS_WORD_LOOKUP or features.HAS_BF16_DOT)
-from tests.kernels.test_block_linear import BlockLinear, check, random_weight
+assert "avx512vnni" not in missing or not features.HAS_BYTE_DOT
+from tests.kernels.test_block_linear import BlockLinear, check, int8_digest, random_weight
 torch.manual_seed(0)
 for form in ("Q4_1", "Q6_K") if "avx512bw" not in missing else ("Q4_1", "Q6_K", "IQ4_XS"):
     weight = random_weight(form, 48, 256)
-    for dtype in (torch.bfloat16, torch.float32) if form == "Q4_1" else (torch.bfloat16,):
-        check(BlockLinear([weight]), weight.dequantized(), torch.randn(71, 256, dtype=dtype))
+    check(BlockLinear([weight]), weight.dequantized(), torch.randn(71, 256, dtype=torch.bfloat16))
 weight, x = torch.randn(64, 256).bfloat16(), torch.randn(71, 256).bfloat16()
 y = pack_linear(weight)(x)
 assert BlockLinear([random_weight("IQ4_XS", 48, 256)]).nbytes * 8 <= 48 * 256 * 4.25 * 1.2
 assert torch.allclose(y, x.float() @ weight.float().T, atol=1e-3)
 for first, count in ((0, 1), (3, 2), (5, 3), (8, 31)):
     assert torch.equal(pack_linear(weight)(x[first : first + count]), y[first : first + count])
+if "avx512vnni" in missing:
+    print(int8_digest())
 """
 
 
 # Without AMX; without bf16 products, as before 2020; without AVX512.
-@pytest.mark.parametrize("missing", ["amx-tile", "amx-tile,avx512bf16", "amx-tile,avx512bf16,avx512bw,avx512f"])
+@pytest.mark.parametrize(
+    "missing", ["amx-tile", "amx-tile,avx512bf16", "amx-tile,avx512bf16,avx512bw,avx512vnni,avx512f"]
+)
 def test_processors_without_these_instructions_compute_the_same(missing: str, tmp_path: Path) -> None:
     wanted = missing.split(",")[-1]
     if not binding.get_host_cpu_features().get(wanted):
@@ -151,6 +209,7 @@ def test_processors_without_these_instructions_compute_the_same(missing: str, tm
     command = [sys.executable, "-P", "-c", program, missing]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+    assert "avx512vnni" not in missing or ended.stdout.strip() == int8_digest()
 
 
 def test_numbers_below_the_normal_ones_do_not_show_how_many_rows_there_are() -> None:

@@ -188,6 +188,18 @@ def test_each_pair_takes_its_experts_linear_on_the_cpu(form: str) -> None:
                 assert torch.equal(alone[0], y[row]), "a row depends on its batch"
 
 
+def test_experts_with_int8_rows_are_their_linears() -> None:
+    backend, inner = load_backend(CPU), 512
+    parts = [[random_weight("Q4_0", OUT, inner)] for _ in range(EXPERTS)]
+    members = [backend.pack_blocks(part, None, torch.int8, torch.device("cpu")) for part in parts]
+    x, logits = torch.randn(30, inner), torch.randn(30, EXPERTS)
+    got = products(backend, backend.group_linears(members), x, logits)
+    ids = backend.route(logits, RULE).ids.long()
+    for expert, member in enumerate(members):
+        rows, slots = (ids == expert).nonzero(as_tuple=True)
+        assert torch.equal(got[rows, slots], member(x)[rows])
+
+
 @pytest.mark.parametrize("form", ["fp32", "int8", "fp8", *BLOCKS])
 def test_each_pair_takes_its_experts_linear_in_triton(form: str) -> None:
     backend, inner = load_backend(TRITON), 256 if form in BLOCKS else 200  # not whole tiles
