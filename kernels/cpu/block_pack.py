@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from numba import njit
 
@@ -15,7 +16,7 @@ from .machine import lasting_empty
 from .thread_pool import thread_pool
 
 MOST_CHUNKS = 8  # of a record
-_CODES_AT_A_TIME = 1 << 20  # of a thread: one byte each, and what the reader needs beside them, stay in the cache
+_CODES_AT_A_TIME = 1 << 18  # of a thread: one byte each, and what the reader needs beside them, stay in the cache
 
 
 def form_of(weight: BlockWeight) -> BlockForm:
@@ -96,10 +97,11 @@ def _table_values(weight: BlockWeight) -> torch.Tensor:
 
 @njit(nogil=True, cache=True)
 def _place_codes(codes, records, head, chunks, bits, planes):
-    """codes [panels, 16, in] into records [panels, records, bytes]; the planes' words are made byte by byte."""
-    lanes = codes.shape[1]
+    """codes uint8 [panels, 16, in] into records [panels, records, bytes], by words of four codes of all lanes."""
+    panels, lanes, _ = codes.shape
     chunk_bytes = bits * 32 * lanes // 8
-    for panel in range(codes.shape[0]):
+    fours, quads = codes.view(np.uint32), np.empty((8, lanes), np.uint32)
+    for panel in range(panels):
         for record in range(records.shape[1]):
             for chunk in range(chunks):
                 begin, k = head + chunk * chunk_bytes, (record * chunks + chunk) * 32
@@ -110,21 +112,48 @@ def _place_codes(codes, records, head, chunks, bits, planes):
                             target[step * 32 + lane * 2] = codes[panel, lane, k + 2 * step]
                             target[step * 32 + lane * 2 + 1] = codes[panel, lane, k + 2 * step + 1]
                     continue
-                at, offset = 0, 0
-                for width in planes:
-                    mask, per_byte = (1 << width) - 1, 8 // width
-                    for word in range(width):
-                        for lane in range(lanes):
-                            for byte in range(4):  # of a step's first k, of its second
-                                value = 0
-                                for i in range(per_byte):
-                                    quad = word * per_byte + i
-                                    step = quad // 4 * 8 + byte % 2 * 4 + quad % 4  # as ``place_of``
-                                    code = codes[panel, lane, k + 2 * step + byte // 2] >> at
-                                    value |= (code & mask) << (width * i)
-                                target[offset + word * 64 + lane * 4 + byte] = value
-                    at += width
-                    offset += width * 64
+                _gather_quads(fours, panel, k // 4, quads)
+                _place_planes(quads, target.view(np.uint32), planes)
+
+
+@njit(inline="always")
+def _place_planes(quads, words, planes):
+    """Words [8, 16] of four codes into the planes of a chunk: those of a few quads side by side in one word."""
+    lanes = quads.shape[1]
+    at, offset = 0, 0
+    for width in planes:
+        mask, per_word = np.uint32(((1 << width) - 1) * 0x01010101), 8 // width
+        for word in range(width):
+            for i in range(per_word):
+                right, left = np.uint32(at), np.uint32(width * i)
+                for lane in range(lanes):
+                    here = (quads[word * per_word + i, lane] >> right & mask) << left
+                    words[offset + lane] = here if i == 0 else words[offset + lane] | here
+            offset += lanes
+        at += width
+
+
+@njit(inline="always")
+def _gather_quads(fours, panel, start, quads):
+    """A chunk's 8 words of each lane into [8, 16]: the k of ``place_of``'s steps, as ``order_of`` has them."""
+    for lane in range(quads.shape[1]):
+        for j in range(8):
+            quads[j, lane] = fours[panel, lane, start + j]
+    for half in (0, 4):
+        for lane in range(quads.shape[1]):
+            first, second = quads[half, lane], quads[half + 1, lane]
+            third, fourth = quads[half + 2, lane], quads[half + 3, lane]
+            quads[half, lane] = _interleaved(first, third)
+            quads[half + 1, lane] = _interleaved(first >> np.uint32(16), third >> np.uint32(16))
+            quads[half + 2, lane] = _interleaved(second, fourth)
+            quads[half + 3, lane] = _interleaved(second >> np.uint32(16), fourth >> np.uint32(16))
+
+
+@njit(inline="always")
+def _interleaved(low, high):
+    """Bytes 0 of both, then bytes 1 of both."""
+    one, two = np.uint32(0xFF), np.uint32(0xFF00)
+    return low & one | (high & one) << np.uint32(8) | (low & two) << np.uint32(8) | (high & two) << np.uint32(16)
 
 
 def _by_lane(values: torch.Tensor, panels: int) -> torch.Tensor:
