@@ -137,7 +137,7 @@ def without(name: str) -> dict[str, np.ndarray]:
 BROKEN = {
     "architecture": (
         {"architecture": "rwkv5"},
-        "'rwkv5' cannot be converted; known: llama, qwen2, qwen3, .*, phi3, .*, gemma3, .*",
+        "'rwkv5' cannot be converted; known: llama, qwen2, qwen3, .*phi3, .*gemma3, .*",
     ),
     "experts": ({"metadata": {"qwen2.expert_count": 8}, "architecture": "qwen2"}, "mixture of experts of architecture"),
     "no experts": (
