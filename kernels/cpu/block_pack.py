@@ -16,7 +16,7 @@ from .machine import lasting_empty
 from .thread_pool import thread_pool
 
 MOST_CHUNKS = 8  # of a record
-_CODES_AT_A_TIME = 1 << 18  # of a thread: one byte each, and what the reader needs beside them, stay in the cache
+_CODES_AT_A_TIME = 1 << 20  # of a thread: one byte each, and what the reader needs beside them, stay in the cache
 
 
 def form_of(weight: BlockWeight) -> BlockForm:

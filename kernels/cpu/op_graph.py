@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import cfunc, types
+from numba import types
 
+from .compiled import compile_made
 from .machine import aligned_empty
-from .named import named
 from .thread_pool import KERNEL, PHASE_WORDS, RING, thread_pool
 
 NUMBA_TYPES = {
@@ -47,9 +47,7 @@ def by_address(arguments: int) -> Callable[[Callable[..., Callable[..., None]]],
     def decorate(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
         @cache
         def compiled(*kinds: Any) -> Any:
-            made = named(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)), *kinds)
-            function = cfunc(types.void(*[types.intp] * arguments), cache=True, error_model="numpy")(made)
-            assert function.address is not None, "compiled, but nowhere"
+            function = compile_made(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)), kinds, arguments)
             _names[function.address] = make.__name__.strip("_").replace("_", " ")
             return function
 

@@ -1,9 +1,13 @@
 """No two functions of the CPU kernels share a name: the linker would take them for one (kernels/cpu/named.py)."""
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from numba.core.dispatcher import Dispatcher
@@ -55,3 +59,27 @@ def test_a_name_fits_a_file_of_the_cache_however_much_a_kernel_is_made_for() -> 
     names = [named(make(index), codes, index).__qualname__ for index in range(2)]
     assert names[0] != names[1]
     assert max(map(len, names)) < 150
+
+
+MADE = """
+from headwater.kernels.cpu.compiled import compile_made
+from headwater.kernels.cpu.machine import pause
+
+def make(wait, times):
+    def function(argument):
+        for _ in range(times):
+            wait()
+    return function
+
+print(*[compile_made(make(pause, times), (times,), 1)._cache_hits for times in (-1, 1)])
+"""
+
+
+def test_the_next_process_finds_what_was_compiled_for_the_same(tmp_path: Path) -> None:
+    """Also what closes over an intrinsic, which Numba's own key tells from itself."""
+    program = tmp_path / "made.py"
+    program.write_text(MADE)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-P", str(program)]
+    told = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert [each.stdout.split() for each in told] == [["0", "0"], ["1", "1"]]
