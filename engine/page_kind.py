@@ -5,8 +5,6 @@ may; that a page is found then would be an answer that depends on what was asked
 """
 
 import hashlib
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from ..kernels import Backend
 from .checkpoint.conversion_cache import FileStamp
 from .checkpoint.safetensors_dir import WEIGHTS_FILE
+from .checkpoint.whole_files import write_whole
 from .config import EngineConfig
 from .models.dtypes import Dtypes
 
@@ -57,9 +56,7 @@ def _digest(path: Path, digests: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     with suppress(OSError):  # it is read again the next time
         digests.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = digests / secrets.token_hex(8)
-        unfinished.write_text(digest)
-        os.replace(unfinished, known)
+        write_whole(known, digest.encode())
     return digest
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..kernels import StepBatch, TableChanges
+from ..kernels.step_batch import StepBatch, TableChanges
 from .chunk import Chunk
 from .limits import Limits
 from .page_tables import PageTables

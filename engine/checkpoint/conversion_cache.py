@@ -8,7 +8,6 @@ git knows its files, so that only the first start with a file reads all of it (b
 import fcntl
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from ..log import Progress, logger
 from .convert import CONVERTER_VERSION, convert
 from .errors import ModelError
 from .safetensors_dir import WEIGHTS_FILE
+from .whole_files import scratch_name, write_whole
 
 _RECORD = "conversion.json"
 _PREFIX = "gguf-"
@@ -133,17 +133,12 @@ def _link(directory: Path, gguf_path: Path) -> None:
     link = directory / WEIGHTS_FILE
     if link.is_symlink() and os.readlink(link) == str(gguf_path):
         return
-    scratch = _scratch_name(link)
+    scratch = scratch_name(link)
     try:
         scratch.symlink_to(gguf_path)
         os.replace(scratch, link)
     except OSError as error:
         raise ModelError(f"{link}: {error.strerror}. Set XDG_CACHE_HOME to a folder that can be written.") from error
-
-
-def _scratch_name(path: Path) -> Path:
-    """A name beside a path for what will replace it: of this call alone, as threads and processes do so at once."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def _key(gguf_path: Path) -> str:
@@ -174,9 +169,7 @@ def _note(directory: Path, gguf_path: Path, stamp: FileStamp) -> None:
     """Remember that the directory was made from this file, and forget files that are gone."""
     before = {name: old for name, old in _read(directory).sources.items() if _is_there(Path(name), old)}
     record = _Record(CONVERTER_VERSION, before | {str(gguf_path): stamp})
-    scratch = _scratch_name(directory / _RECORD)
-    scratch.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
-    os.replace(scratch, directory / _RECORD)
+    write_whole(directory / _RECORD, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
 
 
 def _read(directory: Path) -> _Record:

@@ -3,13 +3,14 @@
 import numpy as np
 from numba import njit, types
 
-from .block_form import BASE_BYTES, CHUNK, PLANES
+from .block_form import BASE_BYTES, CHUNK, PLANES, place_of
 from .llvm import LANES
 from .machine import array_at, half_at
 from .op_graph import struct_dtype, work_item
 from .storage import widen
 
 EMBED = struct_dtype(w=int, token_ids=int, x=int, hidden=int, w_stride=int, scale=float)
+_place_of = njit(inline="always")(place_of)
 
 
 @njit(inline="always")
@@ -62,11 +63,10 @@ def embed_blocks(form):
                         value = np.float32(array_at(code_at + step * 2 * LANES + lane * 2 + parity, 1, types.int8)[0])
                     else:
                         code, low = 0, 0
-                        quad, high = step // 8 * 4 + step % 4, step // 4 % 2  # as ``place_of``
                         for width in planes:
-                            at_byte = code_at + quad * width // 8 * 64 + lane * 4 + parity * 2 + high
-                            byte = array_at(at_byte, 1, types.uint8)[0]
-                            code |= ((byte >> (quad * width % 8)) & ((1 << width) - 1)) << low
+                            place, shift = _place_of(step, width)
+                            word = array_at(code_at + place * 64 + lane * 4 + parity * 2, 1, types.uint16)[0]
+                            code |= ((word >> shift) & ((1 << width) - 1)) << low
                             low += width
                             code_at += width * 64
                         value = table[code]

@@ -131,40 +131,33 @@ def pause(_context):
     return types.void(), codegen
 
 
-@intrinsic
-def call(_context, function, arguments, item, thread, rows, sequences):
-    """Call a work item (op_graph.py) by its address."""
+def _call_of(arguments: int):
+    """What an intrinsic is that calls a function of so many integers by its address, its first argument."""
 
     def codegen(context, builder, _signature, values):
-        kind = ir.FunctionType(_VOID, [_I64] * 5)
+        kind = ir.FunctionType(_VOID, [_I64] * arguments)
         builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 6), codegen
+    return types.void(*[types.intp] * (arguments + 1)), codegen
+
+
+@intrinsic
+def call(_context, function, arguments, item, thread, rows, sequences):
+    """Call a work item (op_graph.py) by its address."""
+    return _call_of(5)
 
 
 @intrinsic
 def call_tile(_context, function, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
     """Call a tile (block_tile.py) by its address."""
-
-    def codegen(context, builder, _signature, values):
-        kind = ir.FunctionType(_VOID, [_I64] * 10)
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 11), codegen
+    return _call_of(10)
 
 
 @intrinsic
 def call_widen(_context, function, record, target):
     """Call by its address what widens a record (block_tile_rows.py)."""
-
-    def codegen(context, builder, _signature, values):
-        kind = ir.FunctionType(_VOID, [_I64] * 2)
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 3), codegen
+    return _call_of(2)
 
 
 class _Arena:

@@ -11,7 +11,7 @@ from headwater.bench.device.gpu import check_attention
 from headwater.bench.device.gpu.check_attention import Heads, attend, attended, make_batch, make_cache
 from headwater.bench.device.gpu.interpreted import dots_in_float64, dots_in_steps
 from headwater.bench.device.gpu.setup import Setup, compare
-from headwater.kernels import StepBatch, TableChanges
+from headwater.kernels.step_batch import StepBatch, TableChanges
 from headwater.kernels.triton import attention_plan, new_plan, paged_attention, plan_attention, rope_and_write
 from headwater.kernels.triton.attention_plan import SPLIT_ROWS
 from headwater.kernels.triton.splits import LONG_TOKENS, SHORT_TOKENS, max_splits, split_of, split_start

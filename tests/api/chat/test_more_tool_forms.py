@@ -19,7 +19,7 @@ from headwater.api.chat.tools.tool_code import TOOL_CODE
 from headwater.api.config import ToolCallParserName
 
 from ..conftest import byte_tokenizer
-from .tools import accepts
+from .tools import accepts, joined
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "weather": {
@@ -68,18 +68,13 @@ WRONG = {name: text.replace("weather", "wetter") for name, (_, text, _) in CASES
 Found = tuple[str, list[tuple[str, Any]]]
 
 
-def joined(parts: list[Part]) -> Found:
-    calls: list[list[str]] = []
-    for part in parts:
-        if part.name is not None:
-            calls.append([part.name, ""])
-        elif part.arguments:
-            calls[-1][1] += part.arguments
-    return "".join(part.text for part in parts), [(name, json.loads(arguments)) for name, arguments in calls]
+def found_in(parts: list[Part]) -> Found:
+    _, text, calls = joined(parts)
+    return text, [(name, json.loads(arguments)) for name, arguments in calls]
 
 
 def read(parser: PartParser, cut: list[str]) -> Found:
-    return joined([part for piece in cut for part in parser.feed(piece)] + parser.flush())
+    return found_in([part for piece in cut for part in parser.feed(piece)] + parser.flush())
 
 
 def read_special(parser: PartParser, text: str, marks: tuple[str, ...]) -> Found:
@@ -89,7 +84,7 @@ def read_special(parser: PartParser, text: str, marks: tuple[str, ...]) -> Found
         mark = next((mark for mark in marks if text.startswith(mark)), None)
         found += parser.feed(text[0]) if mark is None else parser.feed_special(mark)
         text = text[len(mark or text[0]) :]
-    return joined(found + parser.flush())
+    return found_in(found + parser.flush())
 
 
 def parser_of(name: str, *, parallel: bool = True) -> PartParser:

@@ -36,23 +36,10 @@ from headwater.api.text.grammar import (
 from headwater.engine.messages import Grammar
 
 from ..conftest import byte_tokenizer
-from .tools import ARGUMENTS, CALL, NAMES, SCHEMAS, W, accepts, tagged
+from .tools import ARGUMENTS, CALL, NAMES, SCHEMAS, Found, W, accepts, joined, tagged
 
 MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "[TOOL_CALLS]")
 HARMONY_MARKS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
-
-Found = tuple[str, str, list[tuple[str, str]]]  # thoughts, text, calls
-
-
-def joined(parts: list[Part]) -> Found:
-    calls: list[list[str]] = []
-    for part in parts:
-        if part.name is not None:
-            calls.append([part.name, ""])
-        elif part.arguments:
-            calls[-1][1] += part.arguments
-    thoughts, text = "".join(part.reasoning for part in parts), "".join(part.text for part in parts)
-    return thoughts, text, [(name, arguments) for name, arguments in calls]
 
 
 def pieces(text: str, size: int) -> list[str]:

@@ -10,7 +10,7 @@ from headwater.api.chat.part import Part
 from headwater.api.chat.response_parser import ResponseParser
 from headwater.api.text.response_template import read_response_template
 
-from .tools import ARGUMENTS, CALL, MAP, SCHEMAS, TOOLS, M, W, tagged
+from .tools import ARGUMENTS, CALL, MAP, SCHEMAS, TOOLS, M, W, joined, tagged
 
 THOUGHTS = {"open": "<think>", "close": "</think>"}
 QWEN: dict[str, Any] = {
@@ -124,13 +124,7 @@ def read(template: dict[str, Any], prompt: str, cut: list[str], **how: Any) -> d
 
 
 def message_of(parts: list[Part]) -> dict[str, Any]:
-    calls: list[list[str]] = []
-    for part in parts:
-        if part.name is not None:
-            calls.append([part.name, ""])
-        elif part.arguments:
-            calls[-1][1] += part.arguments
-    text, thoughts = "".join(part.text for part in parts), "".join(part.reasoning for part in parts)
+    thoughts, text, calls = joined(parts)
     message = {"content": text, "thoughts": thoughts, "calls": [(name, json.loads(said)) for name, said in calls]}
     return {key: value for key, value in message.items() if value}
 

@@ -12,7 +12,7 @@ from headwater.api.chat.tools.grammar import call_grammar
 from headwater.api.chat.tools.json_calls import HERMES, JSON, MISTRAL
 
 from ..conftest import byte_tokenizer
-from .tools import ARGUMENTS, CALL, MAP, SCHEMAS, WRONG, M, W, accepts, tagged
+from .tools import ARGUMENTS, CALL, MAP, SCHEMAS, WRONG, M, W, accepts, joined, tagged
 
 
 def read(text: str, form: ToolFormat, sizes: list[int], **how: Any) -> tuple[str, list[tuple[str, str]]]:
@@ -25,14 +25,9 @@ def read(text: str, form: ToolFormat, sizes: list[int], **how: Any) -> tuple[str
         found += parser.feed(text[position : position + size])
         position, turn = position + size, turn + 1
     found += parser.flush()
-    calls: list[list[str]] = []
-    for one in found:
-        if one.name is not None:
-            calls.append([one.name, ""])
-        elif one.arguments:
-            calls[-1][1] += one.arguments
+    _, said, calls = joined(found)
     assert parser.calls == len(calls)
-    return "".join(one.text for one in found), [(name, arguments) for name, arguments in calls]
+    return said, calls
 
 
 @pytest.mark.parametrize(

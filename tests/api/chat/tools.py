@@ -3,6 +3,8 @@
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer
 
+from headwater.api.chat.part import Part
+
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"$ref": "#/$defs/city"}, "days": {"type": "integer"}},
@@ -38,3 +40,17 @@ def accepts(grammar: str, text: str, tokenizer: Tokenizer) -> bool:
     matcher = LLMatcher(guide, grammar)
     tokens = tokenizer.encode(text, add_special_tokens=False).ids
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+Found = tuple[str, str, list[tuple[str, str]]]  # thoughts, text, calls
+
+
+def joined(parts: list[Part]) -> Found:
+    calls: list[list[str]] = []
+    for part in parts:
+        if part.name is not None:
+            calls.append([part.name, ""])
+        elif part.arguments:
+            calls[-1][1] += part.arguments
+    thoughts, text = "".join(part.reasoning for part in parts), "".join(part.text for part in parts)
+    return thoughts, text, [(name, arguments) for name, arguments in calls]
