@@ -27,9 +27,10 @@ QUADS = CHUNK // 4  # of a chunk: four k that a product of bytes sums
 def place_of(step: int, width: int) -> tuple[int, int]:
     """Word and shift of a step's codes in a plane of that width.
 
-    Steps 8 h + t and 8 h + 4 + t lie in the low and in the high bytes of the words, and are quad 4 h + t together.
+    Steps 4 h + t and 4 h + 2 + t lie in the low and in the high bytes of the words, and are quad 2 h + t together: so
+    those that follow each other are in one word, also of 4 bits.
     """
-    quad, high = step // 8 * 4 + step % 4, step // 4 % 2
+    quad, high = step // 4 * 2 + step % 2, step // 2 % 2
     return quad * width // 8, 8 * high + quad * width % 8
 
 
@@ -37,7 +38,7 @@ def order_of(bits: int) -> tuple[int, ...]:
     """Which k of the chunk comes first, second ... where four bytes of a lane are a quad."""
     if bits == 8:
         return tuple(range(CHUNK))
-    return tuple(16 * (quad // 4) + 2 * (quad % 4) + k for quad in range(QUADS) for k in (0, 8, 1, 9))
+    return tuple(8 * (quad // 2) + 2 * (quad % 2) + k for quad in range(QUADS) for k in (0, 4, 1, 5))
 
 
 class BlockForm(types.Type):

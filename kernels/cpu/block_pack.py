@@ -139,14 +139,11 @@ def _gather_quads(fours, panel, start, quads):
     for lane in range(quads.shape[1]):
         for j in range(8):
             quads[j, lane] = fours[panel, lane, start + j]
-    for half in (0, 4):
+    for at in range(0, 8, 2):
         for lane in range(quads.shape[1]):
-            first, second = quads[half, lane], quads[half + 1, lane]
-            third, fourth = quads[half + 2, lane], quads[half + 3, lane]
-            quads[half, lane] = _interleaved(first, third)
-            quads[half + 1, lane] = _interleaved(first >> np.uint32(16), third >> np.uint32(16))
-            quads[half + 2, lane] = _interleaved(second, fourth)
-            quads[half + 3, lane] = _interleaved(second >> np.uint32(16), fourth >> np.uint32(16))
+            first, second = quads[at, lane], quads[at + 1, lane]
+            quads[at, lane] = _interleaved(first, second)
+            quads[at + 1, lane] = _interleaved(first >> np.uint32(16), second >> np.uint32(16))
 
 
 @njit(inline="always")
