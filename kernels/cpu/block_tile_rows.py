@@ -1,7 +1,8 @@
 """Any number of rows times panels of block-quantised weights, put together from tiles that fit the registers.
 
-As tile_rows.py, for block_tile.py's tiles. Each is compiled by itself and called by its address: what is here is
-compiled once, whatever the form of the weights, and no tile is once more as part of each function above it.
+As tile_rows.py, for block_tile.py's tiles. Each is compiled by itself and called by its address, once for all rows that it
+takes: what is here is compiled once, whatever the form of the weights, and no tile is once more as part of each function
+above it.
 """
 
 from functools import cache
@@ -33,23 +34,28 @@ else:
     _INT8_HEIGHTS = {1: (4, 1), 2: (1,)}, {1: (4, 1)}
 
 
-@by_address(10)
+@by_address(11)
 def _int8_tile(form, rows, panels, widened):
     tile = make_int8_tile(rows, panels, widened)
 
-    def function(x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
-        tile(form, x, x_stride, w, w_stride, y, y_stride, records, next_w)
+    def function(times, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
+        for time in range(times):
+            row = time * rows
+            tile(form, x + row * x_stride, x_stride, w, w_stride, y + row * y_stride, y_stride, records, next_w)
 
     return function
 
 
-@by_address(10)
+@by_address(11)
 def _tile(x_type, form, rows, panels, widened):
     tile = make_block_tile(rows, panels, widened)
 
-    def function(x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
+    def function(times, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
         x_like = array_at(x, 1, x_type)
-        tile(form, x_like, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w)
+        for time in range(times):
+            row = time * rows
+            tile(form, x_like, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+                 y + row * y_stride, y_stride, records, next_w)  # fmt: skip
 
     return function
 
@@ -89,10 +95,11 @@ def _tallest_first(tiles, x, x_stride, s, s_stride, w, w_stride, y, y_stride, ro
     """``tiles``: of these panels, by their rows. Of widened records, ``records`` is the record's number."""
     row = 0
     for height in range(_MOST_ROWS, 0, -1):
-        while tiles[height] != 0 and rows - row >= height:
-            call_tile(tiles[height], x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
+        times = (rows - row) // height
+        if tiles[height] != 0 and times > 0:
+            call_tile(tiles[height], times, x + row * x_stride, x_stride, s + row * s_stride, s_stride, w, w_stride,
                       y + row * y_stride, y_stride, records, next_w)  # fmt: skip
-            row += height
+            row += times * height
 
 
 @njit

@@ -149,9 +149,9 @@ def call(_context, function, arguments, item, thread, rows, sequences):
 
 
 @intrinsic
-def call_tile(_context, function, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
-    """Call a tile (block_tile.py) by its address."""
-    return _call_of(10)
+def call_tile(_context, function, times, x, x_stride, s, s_stride, w, w_stride, y, y_stride, records, next_w):
+    """Call a tile (block_tile_rows.py) by its address."""
+    return _call_of(11)
 
 
 @intrinsic
