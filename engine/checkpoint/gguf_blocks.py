@@ -3,7 +3,6 @@
 Layouts: ``block_q4_0`` and its like in https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -31,7 +30,7 @@ def block_weight(rows: Bytes, kind: GGMLQuantizationType) -> BlockWeight | None:
 
 def _halves(blocks: Bytes, start: int) -> torch.Tensor:
     """fp16 [out, blocks] at a place in each block."""
-    return torch.from_numpy(np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0])
+    return torch.from_numpy(np.ascontiguousarray(blocks[..., start : start + 2].view(np.float16)[..., 0]))
 
 
 def _rows(parts: NDArray) -> torch.Tensor:
@@ -40,14 +39,14 @@ def _rows(parts: NDArray) -> torch.Tensor:
 
 
 def _spread(packed: Bytes, shifts: tuple[int, ...], bits: int) -> Bytes:
-    """[..., n] -> [..., shifts * n]: of all bytes the ``bits`` from the first place on, then from the next.
+    """[..., n] -> [..., shifts * n]: of all bytes the ``bits`` from the first place on, then from the next."""
+    from .take_bits import take_bits  # with Numba, which other files of weights do without
 
-    In words as long as n allows: numpy takes a dozen bytes of inner dimensions at the price of one.
-    """
-    word = np.dtype(f"u{math.gcd(packed.shape[-1], 8)}")
-    words = np.ascontiguousarray(packed).view(word)
-    mask = word.type(int.from_bytes(bytes([(1 << bits) - 1] * word.itemsize), "little"))
-    return np.concatenate([words >> word.type(shift) & mask for shift in shifts], axis=-1).view(np.uint8)
+    *outer, n = packed.shape
+    parts = packed.reshape(-1, outer[-1] if len(outer) > 2 else 1, n)  # as the parts of blocks lie: not copied
+    codes = np.empty((*outer, len(shifts) * n), np.uint8)
+    take_bits(parts, shifts, bits, codes.reshape(*parts.shape[:2], len(shifts) * n))
+    return codes
 
 
 def _nibbles(blocks: Bytes) -> Bytes:
@@ -108,7 +107,7 @@ def _q3_k(blocks: Bytes) -> BlockWeight:
 
 def _scales_and_minima(blocks: Bytes) -> tuple[Scales, Scales]:
     """Of Q4_K and Q5_K: two fp16, then 8 pairs of 6-bit steps in 12 bytes."""
-    first, second, third = np.moveaxis(np.ascontiguousarray(blocks[..., 4:16]).view(np.uint32), -1, 0)
+    first, second, third = np.moveaxis(blocks[..., 4:16].view(np.uint32), -1, 0)
     low, six, high = (np.uint32(0x01010101 * bits) for bits in (0x0F, 0x3F, 0x30))
     steps = np.stack([first & six, third & low | first >> 2 & high], -1)
     minima = np.stack([second & six, third >> 4 & low | second >> 2 & high], -1)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .machine import lasting_empty
 from .thread_pool import thread_pool
 
 MOST_CHUNKS = 8  # of a record
-_CODES_AT_A_TIME = 1 << 20  # of a thread: one byte each, and what the reader needs beside them, stay in the cache
+_CODES_AT_A_TIME = 1 << 21  # of a thread: one byte each. Small tasks spend their time waiting for Python's lock
 
 
 def form_of(weight: BlockWeight) -> BlockForm:
@@ -52,17 +53,23 @@ def pack(parts: Sequence[BlockSource], form: BlockForm, every: int) -> torch.Ten
     counts = [-(-part.shape[0] // LANES) for part in parts]
     packed = lasting_empty((-(-sum(counts) // every) * every, records * form.record_bytes), torch.uint8)
     packed[sum(counts) :] = 0
-    step = max(1, _CODES_AT_A_TIME // (LANES * inner))
-    with ThreadPoolExecutor(thread_pool().threads) as pool:
-        done, first = [], 0
-        for part, count in zip(parts, counts, strict=True):
-            for start in range(0, count, step):
-                panels = packed[first + start : first + min(start + step, count)]
-                done.append(pool.submit(_pack_some, part, form, start * LANES, panels))
-            first += count
-        for one in done:
-            one.result()
+    step = min(max(1, _CODES_AT_A_TIME // (LANES * inner)), -(-sum(counts) // thread_pool().threads))
+    done, first = [], 0
+    for part, count in zip(parts, counts, strict=True):
+        for start in range(0, count, step):
+            panels = packed[first + start : first + min(start + step, count)]
+            done.append(_packers().submit(_pack_some, part, form, start * LANES, panels))
+        first += count
+    for one in done:
+        one.result()
     return packed
+
+
+@cache
+def _packers() -> ThreadPoolExecutor:
+    """Threads of which none has PyTorch wake others: those would spin against each other."""
+    threads = thread_pool().threads
+    return ThreadPoolExecutor(threads, "pack", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @torch.inference_mode()  # of each thread, and the panels may be made in it

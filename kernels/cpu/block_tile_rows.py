@@ -1,8 +1,8 @@
 """Any number of rows times panels of block-quantised weights, put together from tiles that fit the registers.
 
-As tile_rows.py, for block_tile.py's tiles. Each is compiled by itself and called by its address, once for all rows that it
-takes: what is here is compiled once, whatever the form of the weights, and no tile is once more as part of each function
-above it.
+As tile_rows.py, for block_tile.py's tiles. Each is compiled by itself and called by its address, once for all rows that
+it takes: what is here is compiled once, whatever the form of the weights, and no tile is once more as part of each
+function above it.
 """
 
 from functools import cache

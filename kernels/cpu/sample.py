@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numba import njit, types
+from numba.extending import register_jitable
 
 from .. import exact
 from ..sampling_batch import PROCESSED, RAW, TOP_WIDTH, Sampled, SamplingBatch
@@ -187,13 +188,13 @@ def _sample():
     return kernel
 
 
-@njit(inline="always")
+@register_jitable(inline="always")  # Python calls it, too
 def _padded(count):
     """A multiple of 16: what different arrays of 32 bits hold lies on different cache lines."""
     return (count + 15) // 16 * 16
 
 
-@njit(inline="always")
+@register_jitable(inline="always")
 def _scratch_bytes(vocab):
     """Of one thread; see _Scratch."""
     wide = max(_padded(vocab), BLOCK) + _padded(BUCKETS)
