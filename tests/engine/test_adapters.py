@@ -127,13 +127,20 @@ def submits_of(names: list[str | None]) -> list[Submit]:
 MIXED = [None, "all", "patterns", None, "one layer", "all", "attention", "patterns"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+COMPUTED = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int4, rows in int8": {"dtype": "bfloat16", "quantize": "int4", "activation_dtype": "int8"},
+}
+
+
+@pytest.mark.parametrize("computed", COMPUTED)
 def test_answers_are_the_same_in_any_company(
-    dtype: str, tiny_llama: tuple[Path, LlamaForCausalLM], adapters: dict[str, Path]
+    computed: str, tiny_llama: tuple[Path, LlamaForCausalLM], adapters: dict[str, Path]
 ) -> None:
     directory, _ = tiny_llama
     listed = tuple(Adapter(name, str(path)) for name, path in adapters.items())
-    settings = {"dtype": dtype, "adapters": listed}
+    settings = COMPUTED[computed] | {"adapters": listed}
     submits = submits_of(MIXED)
     engine = tiny_engine(directory, **settings, prefix_cache=False)
     alone = {submit.request_id: run(engine, [submit])[submit.request_id] for submit in submits}
@@ -154,7 +161,7 @@ def test_answers_are_the_same_in_any_company(
     goes_on = {key: (tokens[4:], logprobs[4:]) for key, (tokens, logprobs) in alone.items()}
     assert run(engine, rest) == goes_on, "in an engine that follows"
 
-    plain = tiny_engine(directory, dtype=dtype)
+    plain = tiny_engine(directory, **COMPUTED[computed])
     own = [submit for submit in submits if submit.sampling.adapter is None]
     assert run(plain, own) == {submit.request_id: alone[submit.request_id] for submit in own}
 
