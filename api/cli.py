@@ -23,7 +23,7 @@ from ..engine.cores import usable_cores
 from ..engine.install_hints import install_extra
 from ..engine.log import configure_logging, log_refusal
 from .cache_commands import app as cache
-from .config import ApiConfig
+from .config import ApiConfig, engine_socket
 from .launch.adapters import resolve_adapters
 from .launch.addresses import StartError, probe_port, socket_dir
 from .launch.flags import GroupedCommand, can_trace, configure, configure_hub, with_flags
@@ -125,6 +125,8 @@ def _serve(model: str | None, given: dict[str, Any], begin: float) -> int:
     check_tls(given.get("tls_cert"), given.get("tls_key"))
     given["port"] = probe_port(given["host"], given["port"])
     given.setdefault("api_workers", max(1, usable_cores() // 4))
+    if (replicas := given.get("replicas", 1)) > 1:
+        given.setdefault("threads", max(1, usable_cores() // replicas))
     choice = configure(ModelFlags, given)
     configure_hub(choice.huggingface_hub_cache, progress=not given["json_output"])
     found = resolve_model(model or choice.model_id, choice.revision, given.get("dtype"))
@@ -138,7 +140,7 @@ def _serve(model: str | None, given: dict[str, Any], begin: float) -> int:
         given["speculative_model"] = resolve_model(str(draft), dtype=given.get("dtype")).directory
     with socket_dir() as sockets:
         shared = {"model_dir": directory, "model_id": found.model_id}
-        engine = configure(EngineConfig, given, **shared, socket=sockets / "engine-0.sock", adapters=adapters)
+        engine = configure(EngineConfig, given, **shared, socket=engine_socket(sockets, 0), adapters=adapters)
         api = configure(
             ApiConfig, given, **shared, model_sha=found.sha, version=installed_version("headwater"),
             engine_socket=engine.socket,

@@ -31,7 +31,7 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     model_id: str  # what clients see
     model_sha: str | None = None  # commit of the Hub snapshot
     version: str = "0"  # of headwater
-    engine_socket: Path  # Unix socket the engine listens on
+    engine_socket: Path  # Unix socket that the first engine listens on
 
     # Not HOSTNAME, which TGI reads: containers set it to their own name.
     host: Annotated[
@@ -123,6 +123,18 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
         bool, Flag(LIMITS, ("--disable-grammar-support",), "Refuse grammars and response formats.")
     ] = False
 
+    replicas: Annotated[
+        int,
+        Flag(
+            SERVER,
+            ("--replicas",),
+            "Engines with the whole model each: a GPU each, or a share of the cores. If one dies, the others go on "
+            "with what it had.",
+            tgi=False,
+            min=1,
+            max=64,
+        ),
+    ] = 1
     api_workers: Annotated[
         int | None,
         Flag(SERVER, ("--api-workers",), "HTTP processes; one per four cores if not given.", tgi=False, min=1),
@@ -188,3 +200,13 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
         "text-generation-inference.router"  # as TGI's, for its dashboards
     )
     json_output: Annotated[bool, Flag(SERVER, ("--json-output",), "One JSON object a line on standard output.")] = False
+
+    @property
+    def engine_sockets(self) -> list[Path]:
+        """Of all engines, by their numbers."""
+        return [engine_socket(self.engine_socket.parent, index) for index in range(self.replicas)]
+
+
+def engine_socket(directory: Path, index: int) -> Path:
+    """On which an engine listens."""
+    return directory / f"engine-{index}.sock"

@@ -60,7 +60,8 @@ def main() -> int:
     except ModelError as error:
         log_refusal(error, config.json_output)
         return REFUSED
-    _wait_for_engine(config.engine_socket)
+    for engine in config.engine_sockets:
+        _wait_for_engine(engine)
     # Beside the socket: the supervisor removes that directory however this process ends.
     parent = config.engine_socket.parent
     with tempfile.TemporaryDirectory(prefix="api-", dir=parent, ignore_cleanup_errors=True) as directory:
@@ -131,8 +132,8 @@ def _leave(engine_socket: Path) -> None:
 
 
 def _remove_directory(engine_socket: Path) -> None:
-    """Nobody else will remove the sockets' directory, unless the engine still lives: then it is its turn."""
-    if _listens(engine_socket):
+    """Nobody else will remove the sockets' directory, unless an engine still lives: then it is its turn."""
+    if any(map(_listens, engine_socket.parent.glob("engine-*.sock"))):
         return
     shutil.rmtree(engine_socket.parent, ignore_errors=True)
 

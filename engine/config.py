@@ -58,6 +58,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     model_id: str  # what clients see
     socket: Path  # Unix socket the engine listens on
     index: int = 0  # replica number
+    replicas: int = 1  # that share this machine's memory; its flag stands in api/config.py
     dtype: Annotated[
         _Dtype | None, Flag(MODEL, ("--dtype",), "Of weights, and of activations unless they have their own.")
     ] = None

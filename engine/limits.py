@@ -56,7 +56,8 @@ def _choose_pages(config: EngineConfig, per_page: int, wanted: int, measured_byt
         return config.kv_cache_bytes // per_page, "as asked for"
     room, of_what = measured_bytes, "what the largest step leaves"
     if room is None:
-        room, of_what = _free_memory_bytes() * CACHE_SHARE, f"{CACHE_SHARE:.0%} of the free memory"
+        share = CACHE_SHARE / config.replicas
+        room, of_what = _free_memory_bytes() * share, f"{share:.0%} of the free memory"
     num_pages = int(min(wanted, room // per_page))
     return num_pages, "every sequence at its longest" if num_pages == wanted else of_what
 

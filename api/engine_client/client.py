@@ -1,15 +1,16 @@
-"""The engine as an API worker sees it: one Unix socket, and a handle for each remote.
+"""An engine as an API worker sees it: one Unix socket, and a handle for each remote.
 
 Each handle keeps its prompt, its resolved parameters and the tokens it got. When the connection ends, the client tries
 to connect again until somebody listens, and then submits again whatever is not over, in the order of arrival: tokens
-depend on nothing else, so that what follows is what would have followed. A reader of a remote notices a pause.
+depend on nothing else, so that what follows is what would have followed. A reader of a remote notices a pause. Where
+there are other engines (replicas.py) they are given it, and the pause is that of its prefill.
 """
 
 import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -27,6 +28,7 @@ from ...engine.messages import (
     Step,
     ToEngine,
 )
+from ..launch.exits import Cause, told_exit
 from .adapter_changes import AdapterChanges
 from .health import DeviceHealth, EngineHealth, LoopHealth, ProcessHealth
 from .poison import SUSPECT, EngineExit
@@ -35,6 +37,8 @@ from .remote_sequence import EngineError, RemoteSequence, Waker
 RECONNECT_DELAY_S = 0.1
 ENGINE_WAIT_S = 300.0  # how long a request waits for an engine that is away: a restart with a warm-up takes less
 _AWAY_CHECK_S = 1.0
+# The supervisor sees an engine's end when the workers do, and says why: what it was doing may be to blame.
+_EXIT_WAIT_S, _EXIT_POLL_S = 1.0, 0.005
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +51,27 @@ class EngineClient:
         stats: of the last frame.
         adapters: those that sequences may name, and how to change them.
         on_step: called for each frame, before what it holds reaches the sequences.
+        on_up: called when an engine has said hello.
+        on_orphans: called when it is known why the engine died, and ``release`` gives what it left; None: that waits
+            for the next engine.
     """
 
-    def __init__(self, socket: Path, heartbeat_timeout_s: float) -> None:
-        """``heartbeat_timeout_s``: an engine that gives no sign of life for so long makes no progress."""
+    def __init__(self, socket: Path, heartbeat_timeout_s: float, request_ids: Iterator[int] | None = None) -> None:
+        """``heartbeat_timeout_s``: an engine that gives no sign of life for so long makes no progress;
+        ``request_ids``: shared with the clients of other engines.
+        """
         self._socket = socket
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self.on_step: Callable[[Hello, Stats], None] | None = None
-        self._request_ids = itertools.count(1)
+        self.on_up: Callable[[], None] | None = None
+        self.on_orphans: Callable[[], None] | None = None
+        self._request_ids = request_ids or itertools.count(1)
         self._live: dict[int, RemoteSequence] = {}
         self._transport: asyncio.Transport | None = None  # None: not connected, or no Hello yet
         self._connected = asyncio.Event()
         self._last_frame = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._handing_over: asyncio.Task[None] | None = None
         self._flight: FlightRecord | None = None  # of the engine that is or was connected last
         self._exit: EngineExit | None = None  # of that engine, while no other has said hello
         self._lost_at = 0.0  # time.monotonic()
@@ -73,6 +85,16 @@ class EngineClient:
         """Generations that are not over."""
         return len(self._live)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether an engine is there."""
+        return self._transport is not None
+
+    @property
+    def up(self) -> list[bool]:
+        """The same, of each engine."""
+        return [self.is_up]
+
     def start(self) -> None:
         """Begin to connect, and keep connecting."""
         self._watch_absence()
@@ -83,9 +105,10 @@ class EngineClient:
         self._transport = None  # its end is no loss
         if self._away_check is not None:
             self._away_check.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._handing_over) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def wait_ready(self, timeout_s: float = ENGINE_WAIT_S) -> Hello:
         """Wait until the engine is there. Raises EngineError if it isn't in time."""
@@ -103,7 +126,7 @@ class EngineClient:
         self, prompt_ids: list[int], sampling: SamplingParams, waker: Waker, scheduling: Scheduling = USUAL
     ) -> RemoteSequence:
         """A sequence that the engine doesn't know yet; ``waker`` is woken whenever something came for it."""
-        return RemoteSequence(next(self._request_ids), prompt_ids, sampling, waker, self._abort, scheduling)
+        return RemoteSequence(next(self._request_ids), prompt_ids, sampling, waker, self.abort, scheduling)
 
     def submit(self, remote: RemoteSequence) -> None:
         """Let the engine, as soon as it is there, generate what follows the tokens that the sequence has.
@@ -113,6 +136,25 @@ class EngineClient:
         self._live[remote.request_id] = remote
         if self._transport is not None:
             self._transport.write(encode_frame(remote.as_submit()))
+
+    def take_over(self, remote: RemoteSequence) -> None:
+        """Go on with a sequence that another engine had."""
+        self._live[remote.request_id] = remote
+        if self._transport is not None:
+            self._resubmit(remote, self._transport)
+
+    def release(self) -> list[RemoteSequence]:
+        """What waits here for an engine, for others to take over; nothing while its engine's end may be its fault."""
+        if self._transport is not None or self._exit is not None:
+            return []
+        released = list(self._live.values())
+        self._live.clear()
+        return released
+
+    def abort(self, remote: RemoteSequence) -> None:
+        """Drop a sequence, if it is here."""
+        if self._live.pop(remote.request_id, None) is not None and self._transport is not None:
+            self._transport.write(encode_frame(Abort(remote.request_id)))
 
     def unhealthy_reason(self) -> str | None:
         """What is wrong with the engine, None if nothing is."""
@@ -152,10 +194,6 @@ class EngineClient:
             raise EngineError("the engine is not available")
         self._transport.write(encode_frame(message))
 
-    def _abort(self, remote: RemoteSequence) -> None:
-        if self._live.pop(remote.request_id, None) is not None and self._transport is not None:
-            self._transport.write(encode_frame(Abort(remote.request_id)))
-
     def _on_message(self, message: FromEngine, transport: asyncio.Transport) -> None:
         self._last_frame = time.monotonic()
         match message:
@@ -171,21 +209,29 @@ class EngineClient:
     def _on_hello(self, hello: Hello, transport: asyncio.Transport) -> None:
         logger.info("engine: %s on %s, %s", hello.model_id, hello.device, hello.dtype)
         if self._exit is not None:
-            for remote in self._exit.find_poison(self._live.values(), hello):
-                del self._live[remote.request_id]
-                remote.fail(EngineError("the engine died of this request, twice"))
-                logger.error("engine: it died of sequence %d, which is given up", remote.request_id)
+            self._judge(self._exit, self._exit.cause_by(hello))
             self._exit = None
         self.hello = hello
         self._flight = _flight_record(self._socket, hello.pid)
         self._transport = transport
         self._connected.set()
         for remote in self._live.values():
-            message = remote.as_submit(suspect=remote.suspicion >= SUSPECT)
-            message.replayed = True
-            transport.write(encode_frame(message))
+            self._resubmit(remote, transport)
         if self._live:
             logger.info("engine: %d sequences go on", len(self._live))
+        if self.on_up is not None:
+            self.on_up()
+
+    def _resubmit(self, remote: RemoteSequence, transport: asyncio.Transport) -> None:
+        message = remote.as_submit(suspect=remote.suspicion >= SUSPECT)
+        message.replayed = True
+        transport.write(encode_frame(message))
+
+    def _judge(self, ended: EngineExit, cause: Cause) -> None:
+        for remote in ended.find_poison(self._live.values(), cause):
+            del self._live[remote.request_id]
+            remote.fail(EngineError("the engine died of this request, twice"))
+            logger.error("engine: it died of sequence %d, which is given up", remote.request_id)
 
     def _on_step(self, step: Step) -> None:
         self.stats = step.stats
@@ -218,7 +264,25 @@ class EngineClient:
         self.adapters.on_lost()
         self._lost_at = time.monotonic()
         self._watch_absence()
-        logger.warning("engine: connection lost, %d sequences wait for the next one", len(self._live))
+        if self.on_orphans is None:
+            logger.warning("engine: connection lost, %d sequences wait for the next one", len(self._live))
+        else:
+            logger.warning("engine: connection lost, %d sequences go on elsewhere", len(self._live))
+            self._handing_over = asyncio.get_running_loop().create_task(self._hand_over(self._exit))
+
+    async def _hand_over(self, ended: EngineExit) -> None:
+        """Let others have what the engine left, once it is known how it ended."""
+        deadline = time.monotonic() + _EXIT_WAIT_S
+        cause = told_exit(self._socket, ended.pid)
+        while cause is None and time.monotonic() < deadline:
+            await asyncio.sleep(_EXIT_POLL_S)
+            if self._exit is not ended:  # there is an engine again
+                return
+            cause = told_exit(self._socket, ended.pid)
+        self._judge(ended, cause or "crashed")
+        self._exit = None
+        assert self.on_orphans is not None
+        self.on_orphans()
 
     def _watch_absence(self) -> None:
         """Give up what waits too long for an engine; look again soon, until there is one."""

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 from ...engine.flight_recorder import FlightRecord, Key
 from ...engine.messages import Hello
+from ..launch.exits import Cause
 from .remote_sequence import RemoteSequence
 
 _KILLED, _CRASHED = 1, 2  # weights of an engine's end
@@ -36,21 +37,19 @@ class EngineExit:
         if quarantined is not None and self._was_alone:
             self._in_flight = {quarantined}
 
-    def find_poison(self, live: Iterable[RemoteSequence], successor: Hello) -> list[RemoteSequence]:
-        """Add to the suspicion of the sequences that were in flight. Returns those that are poison.
-
-        Args:
-            live: of this worker.
-            successor: what the next engine said.
-        """
+    def cause_by(self, successor: Hello) -> Cause:
+        """Why it ended, as far as the next engine on its socket was told."""
         if successor.pid == self.pid:  # the connection was lost, not the engine
-            return []
+            return "ended"
         if self.pid in successor.crashed:
-            weight = _CRASHED
-        elif self.pid in successor.killed:
-            weight = _KILLED
-        else:
+            return "crashed"
+        return "killed" if self.pid in successor.killed else "ended"
+
+    def find_poison(self, live: Iterable[RemoteSequence], cause: Cause) -> list[RemoteSequence]:
+        """Add to the suspicion of the sequences of this worker that were in flight. Returns those that are poison."""
+        if cause == "ended":
             return []
+        weight = _CRASHED if cause == "crashed" else _KILLED
         poison = []
         for sequence in live:
             if (self._connection, sequence.request_id) in self._in_flight:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ..config import ApiConfig
-from ..engine_client.client import EngineClient
+from ..engine_client.replicas import Engine, connect
 from ..http.connection import Connection
 from ..http.errors import ApiError, ReaderStalled
 from ..telemetry.log import log_request
@@ -33,7 +33,7 @@ class Service:
         self.permits = permits
         self.tokenizer = Tokenizer(config.model_dir, config.validation_workers)
         self.chat_templates = load_chat_templates(config.model_dir)
-        self.engine = EngineClient(config.engine_socket, config.heartbeat_timeout)
+        self.engine: Engine = connect(config)
         self._tracer: Tracer | None = None
         self.metrics: Metrics | None = None  # its buckets depend on the engine's limits
 
@@ -82,7 +82,7 @@ class Service:
         """Value of x-compute-type: number and kind of devices, as TGI names them (``1-nvidia-h100``, ``1-cpu``)."""
         assert self.engine.hello is not None
         device = self.engine.hello.device.removeprefix("cuda:").strip()
-        return f"1-{device.lower().replace(' ', '-')}".encode("ascii", "replace")
+        return f"{self.config.replicas}-{device.lower().replace(' ', '-')}".encode("ascii", "replace")
 
     @contextmanager
     def record(self, connection: Connection) -> Iterator[RequestStats]:

@@ -3,8 +3,8 @@
 from typing import Protocol
 
 from ...engine.messages import SamplingParams, Scheduling
-from ..engine_client.client import EngineClient
 from ..engine_client.remote_sequence import RemoteSequence, Waker
+from ..engine_client.replicas import Engine
 
 
 class TokenSource(Protocol):
@@ -29,7 +29,7 @@ class TokenSource(Protocol):
 class EngineTokens:
     """The engine generates them."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waker = Waker()
 

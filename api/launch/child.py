@@ -18,10 +18,12 @@ class Child:
     again: end of file tells the child that the supervisor is gone, however it went.
     """
 
-    def __init__(self, module: str, config: Struct) -> None:
+    def __init__(self, module: str, config: Struct, environment: dict[str, str] | None = None) -> None:
+        """``environment``: variables beside those of this process."""
         # -P: never the working directory on sys.path, where a folder may be called like a package.
         command = [sys.executable, "-P", "-m", module]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        variables = None if environment is None else os.environ | environment
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=variables)
         assert self._process.stdin is not None
         self._lifeline = self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code says so

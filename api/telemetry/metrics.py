@@ -7,7 +7,7 @@ numbers are not added up: each worker has them from the engine.
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
@@ -135,15 +135,19 @@ class Metrics:
         self._step_s.labels(method).observe(stats.step_s)
         self._page_usage.observe(_page_usage(hello, stats))
 
-    def collect(self, hello: Hello | None, stats: Stats | None, requests: int) -> list[Metric]:
+    def collect(self, hello: Hello | None, stats: Stats | None, requests: int, up: Sequence[bool] = ()) -> list[Metric]:
         """All families; the engine's part is as of its last frame and absent before the first.
 
         Args:
             requests: in progress, over all workers.
+            up: whether each engine is there.
         """
         collector = MultiProcessCollector(CollectorRegistry(), self._directory)
         own = GaugeMetricFamily("headwater_requests", "Permits in use: requests in progress", requests)
-        return [*collector.collect(), own, *_engine_families(hello, stats)]
+        engines = GaugeMetricFamily("headwater_engine_up", "Whether an engine is there", labels=["replica"])
+        for index, is_up in enumerate(up):
+            engines.add_metric([str(index)], is_up)
+        return [*collector.collect(), own, engines, *_engine_families(hello, stats)]
 
 
 def _linear(largest: int) -> list[float]:

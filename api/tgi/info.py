@@ -61,7 +61,8 @@ async def metrics(service: Service, connection: Connection) -> None:
     """GET /metrics: of all workers, and of the engine."""
     assert service.metrics is not None
     metrics, engine, used = service.metrics, service.engine, service.permits.used
-    hello, stats, accept = engine.hello, engine.stats, connection.headers.get(b"accept", b"").decode("latin-1")
+    hello, stats, up = engine.hello, engine.stats, engine.up
+    accept = connection.headers.get(b"accept", b"").decode("latin-1")
     # 10 ms of work: in a thread, so that streams go on meanwhile.
-    answer = await asyncio.to_thread(lambda: exposition(metrics.collect(hello, stats, used), accept))
+    answer = await asyncio.to_thread(lambda: exposition(metrics.collect(hello, stats, used, up), accept))
     await connection.respond(200, *answer, [(b"vary", b"accept")])

@@ -70,6 +70,7 @@ FLAGS = {
     "speculate": "engine/test_scheduler_rules.py::test_right_guesses_save_steps",
     "speculative_model": "engine/test_draft.py::test_a_draft_that_is_always_right_saves_steps",
     "faults": "e2e/test_replay.py::test_a_request_that_the_engine_dies_of_fails_alone_the_second_time",
+    "replicas": "e2e/test_replicas.py::test_the_other_engine_goes_on_with_what_a_killed_one_had",
     "api_workers": "api/test_server_life.py::test_two_workers_share_one_limit_and_one_set_of_metrics",
     "validation_workers": "api/text/test_tokenizer.py::test_long_texts_are_encoded_in_as_many_threads_as_are_allowed",
     "graceful_termination_timeout": "api/test_server_life.py::test_running_responses_are_cut_when_their_time_is_over",

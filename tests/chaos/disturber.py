@@ -18,6 +18,7 @@ CRASH, RAISE, HANG = 2_000_001, 2_000_002, 2_000_003  # seeds of requests that t
 FAULTS = (f"{CRASH}:abort:2", f"{RAISE}:raise:4", f"{HANG}:hang:1")
 # Granian takes two ends of one worker within 5.5 s for a fault that a third try would not mend, and ends.
 WORKER_KILLS_APART_S = 8.0
+REPLICAS = int(os.environ.get("HEADWATER_CHAOS_REPLICAS", "1"))
 PAUSE_S = 10.0  # where kills are ahead of the requests
 
 
@@ -65,7 +66,7 @@ class Disturber:
         if self._chance.random() < 0.7:
             self._wait_healthy()
         self._stopped.wait(self._chance.random() * 2.0)
-        pid = self._find("headwater engine 0")
+        pid = self._find(f"headwater engine {self._chance.randrange(REPLICAS)}")
         if pid is not None and self._kill(pid):
             self.engine_kills += 1
 
@@ -85,7 +86,7 @@ class Disturber:
         self.poisoned.append(send(self._server.url, Request("/generate", body)))
 
     def _pause_engine(self) -> None:
-        self._pause(self._find("headwater engine 0"), 0.5)
+        self._pause(self._find(f"headwater engine {self._chance.randrange(REPLICAS)}"), 0.5)
 
     def _pause_worker(self) -> None:
         self._pause(self._find(f"headwater api {self._chance.randrange(2)}"), 0.5)

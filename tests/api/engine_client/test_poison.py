@@ -6,7 +6,7 @@ import pytest
 
 from headwater.api.engine_client.poison import POISON, SUSPECT, EngineExit
 from headwater.api.engine_client.remote_sequence import RemoteSequence
-from headwater.api.launch.supervisor import Cause
+from headwater.api.launch.exits import Cause
 from headwater.engine.flight_recorder import FlightRecord, FlightRecorder, Key
 from headwater.engine.messages import Hello, SamplingParams, Tokens
 
@@ -38,7 +38,7 @@ class Engines:
         end = EngineExit(self._hello(), FlightRecord(self._path))
         self._deaths[cause] += (self._pid,)
         self._pid += 1
-        poison = [sequence.request_id for sequence in end.find_poison(self.live.values(), self._hello())]
+        poison = [sequence.request_id for sequence in end.find_poison(self.live.values(), end.cause_by(self._hello()))]
         for request_id in poison:
             del self.live[request_id]
         for sequence in self.live.values():
@@ -123,5 +123,6 @@ def test_a_lost_connection_is_no_death(tmp_path: Path) -> None:
     recorder = FlightRecorder(tmp_path / "x.flight")
     recorder.begin_step([(WORKER, 0)])
     sequence = Engines(tmp_path).live[0]
-    assert EngineExit(HELLO, FlightRecord(tmp_path / "x.flight")).find_poison([sequence], HELLO) == []
+    lost = EngineExit(HELLO, FlightRecord(tmp_path / "x.flight"))
+    assert lost.find_poison([sequence], lost.cause_by(HELLO)) == []
     assert sequence.suspicion == 0

@@ -58,7 +58,7 @@ while not (folder / "ready").exists():
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs a supervisor over two scripts; returns its exit code."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("headwater.api.launch.supervisor.ENGINE_MODULE", "fake_engine")
+    monkeypatch.setattr("headwater.api.launch.engine_process.ENGINE_MODULE", "fake_engine")
     monkeypatch.setattr("headwater.api.launch.supervisor.API_MODULE", "fake_api")
 
     def run(engine: str, api: str, **settings: Any) -> int:
@@ -145,7 +145,7 @@ def test_an_engine_that_dies_or_hangs_is_replaced_by_one_that_knows(
     cause: str | None, vmstat: str,
 ) -> None:  # fmt: skip
     (tmp_path / "vmstat").write_text(vmstat)
-    monkeypatch.setattr("headwater.api.launch.supervisor.VMSTAT", tmp_path / "vmstat")
+    monkeypatch.setattr("headwater.api.launch.engine_process.VMSTAT", tmp_path / "vmstat")
     monkeypatch.setattr("headwater.api.launch.supervisor.WATCH_INTERVAL_S", 0.05)
     # An engine notes its pid in the record; its last turn was when it made it.
     stands_still = TURNS.rpartition("threading.Thread")[0]
@@ -172,8 +172,8 @@ def test_an_engine_that_does_not_come_back_is_started_again(
     run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headwater.api.launch.supervisor.WATCH_INTERVAL_S", 0.05)
-    monkeypatch.setattr("headwater.api.launch.supervisor.MIN_RESTART_S", 0.2)
-    monkeypatch.setattr("headwater.api.launch.supervisor.RESTART_FACTOR", 0.0)
+    monkeypatch.setattr("headwater.api.launch.engine_process.MIN_RESTART_S", 1.0)
+    monkeypatch.setattr("headwater.api.launch.engine_process.RESTART_FACTOR", 0.0)
     first_dies = 'if Path(__file__ + ".starts").read_text() == "x":\n    os._exit(3)\n'
     engine = UNTIL_READY + first_dies + END_AT_THE_THIRD + "wait()"
     assert run(engine, HEALTHY + "wait()") == 0
