@@ -106,4 +106,5 @@ def test_what_engines_hold_is_counted_together(server: Serving) -> None:
         text = response.read().decode()
     found = re.search(r"(?m)^tgi_batch_max_total_tokens (\S+)$", text)
     first, second, *_ = re.findall(r"KV cache: \d+ MiB, (\d+) tokens", server.output)
-    assert found and float(found[1]) == int(first) + int(second)
+    assert found
+    assert float(found[1]) == int(first) + int(second)

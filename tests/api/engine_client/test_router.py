@@ -34,7 +34,7 @@ def test_an_engine_that_is_away_gets_nothing() -> None:
 
 
 def test_nobody_gets_what_no_engine_is_there_for() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="empty"):
         choose(states(0, down=(0,)), [0], random.Random())
 
 
