@@ -105,10 +105,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
             tgi=False, min=1,
         ),
     ] = None  # fmt: skip
-    num_shard: Annotated[
-        int,
-        Flag(ENGINE, ("--num-shard",), "Devices that the model is divided among: 1, 2, 4 or 8.", min=1, max=8),
-    ] = 1
+    num_shard: int = 1  # devices that the model is divided among; its flags stand in api/cli.py
     shard_invariant: Annotated[
         bool,
         Flag(

@@ -213,7 +213,7 @@ class WeightLoader:
     def float_linear(self, module: str, outputs: int, inner: int, bias: bool = False) -> Linear:
         """A small linear that is not to be rounded: which experts a row goes to hangs on it. Raises ModelError."""
         biases = self.vector(f"{module}.bias", outputs) if bias else None
-        linear = self.backend.pack_linear(self._widened(self._part(module, outputs, inner)), biases)
+        linear = self.backend.pack_linear(self._widened(self._part(module, outputs, inner, None, None)), biases)
         self.linear_bytes += linear.nbytes
         return linear if self.adapters is None else self.adapters.wrap(linear, [(module, outputs)], inner, None)
 
