@@ -59,7 +59,7 @@ def answers(engine: Engine, samplings: list[SamplingParams] = SAMPLINGS) -> Told
     for request_id, (prompt_ids, sampling) in enumerate(zip(PROMPTS, samplings, strict=False)):
         assert engine.submit(0, Submit(request_id, prompt_ids, sampling)) is None
     told: Told = [([], []) for _ in samplings]
-    while engine.has_work:
+    while engine.has_work or engine.compiling:
         for step in engine.step().values():
             assert not step.failed, step.failed
             for prompt in step.prompts:
@@ -69,7 +69,7 @@ def answers(engine: Engine, samplings: list[SamplingParams] = SAMPLINGS) -> Told
                 details = (new.top_ids, new.top_logprobs) if new.top_ids else ([None] * len(new.token_ids),) * 2
                 told[new.request_id][0].extend(zip(new.token_ids, new.logprobs, *details, strict=True))
     engine.check()
-    assert all(len(tokens) == NEW_TOKENS for tokens, _ in told)
+    assert [len(tokens) for tokens, _ in told] == [NEW_TOKENS] * len(samplings)
     return told
 
 
@@ -103,9 +103,12 @@ def test_preempted_sequences_and_guesses_change_nothing(directory: Path, one: To
     with sharded(directory, 2, kv_cache_bytes=6 * page, max_total_tokens=64, prefix_cache=False) as engine:
         assert answers(engine) == one
         assert engine.stats().preemptions > 0
+    repeating = [SamplingParams(NEW_TOKENS, greedy=True, top_n=2, logit_bias=((5, 100.0),))]
+    with sharded(directory, 1) as engine:
+        plain = answers(engine, repeating)
     with sharded(directory, 2, speculate=2) as engine:
-        assert answers(engine) == one
-        assert engine.stats().drafted_tokens > 0
+        assert answers(engine, repeating) == plain
+        assert engine.stats().accepted_tokens > 0
 
 
 def test_a_draft_model_that_rank_0_has_alone_changes_nothing(directory: Path, one: Told) -> None:
