@@ -12,7 +12,7 @@ from .models.kv_cache import KVCache
 from .staging import StagingBuffer
 from .step_buffers import StepBuffers
 
-# Records what a function of some rows launches, for these numbers of rows: Backend.capture, or ranks' (shards/ranks.py).
+# Records what a function of some rows launches, for these numbers of rows: Backend.capture, or Ranks.recording of it.
 Capture = Callable[[Callable[[int], object], Sequence[int]], Program]
 
 

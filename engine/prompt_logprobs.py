@@ -5,7 +5,6 @@ import torch
 from ..kernels import Backend
 from ..kernels.sampling_batch import RAW, TOP_WIDTH, SamplingBatch
 from .chunk import Chunk
-from .limits import Limits
 from .messages import MAX_TOP_N, PromptScores
 from .model_step import Capture, ScoredRows
 from .staging import StagingBuffer

@@ -14,9 +14,9 @@ from ..kernels.sampling_batch import TOP_WIDTH, Sampled, SamplingBatch
 from .chunk import Chunk
 from .grammar import Matcher
 from .limits import Limits
+from .model_step import Capture, ModelStep, ScoredRows
 from .models.decoder import DecoderModel
 from .models.dtypes import Dtypes
-from .model_step import Capture, ModelStep, ScoredRows
 from .prompt_logprobs import PromptScorer
 from .sampling_buffers import SamplingBuffers
 from .sampling_results import HostSampled
@@ -46,8 +46,7 @@ class Runner:
         device: torch.device,
         capture: Capture | None = None,
     ) -> None:
-        """``capture``: what records the programs that other ranks have as well; None: the backend. Raises Unsupported.
-        """
+        """``capture``: records the programs that other ranks have as well; None: the backend's. Raises Unsupported."""
         capture = capture or backend.capture
         self._model = model
         self._backend = backend

@@ -4,8 +4,9 @@ A linear whose inputs are divided is a sum of SEGMENTS products, each over a fix
 
     y = ((p0 + p1) + (p2 + p3)) + ((p4 + p5) + (p6 + p7))
 
-A bias is part of the first product. Each rank has neighbouring segments and so a subtree. It adds those up, and of all ranks' sums every rank adds the rest
-of the tree. One device that takes its sums in this way gives the same bits, as arXiv 2511.17826 does on GPUs.
+A bias is part of the first product. Each rank has neighbouring segments and so a subtree. It adds those up, and of all
+ranks' sums every rank adds the rest of the tree. One device that takes its sums in this way gives the same bits, as
+arXiv 2511.17826 does on GPUs.
 """
 
 from collections.abc import Sequence

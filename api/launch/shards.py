@@ -8,7 +8,9 @@ from .addresses import StartError
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
-def count_shards(sharded: Literal["true", "false"] | None, num_shard: int | None, environment: Mapping[str, str]) -> int:
+def count_shards(
+    sharded: Literal["true", "false"] | None, num_shard: int | None, environment: Mapping[str, str]
+) -> int:
     """How many; ``sharded`` alone asks for one for each device that can be seen. Raises StartError.
 
     TGI does the latter without any flag, too. Here more than one is asked for: the number changes the order of sums.

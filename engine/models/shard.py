@@ -6,6 +6,7 @@ tokens. Norms, routers and the embedding, of which a row reads one line, are who
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ class Shard:
     def _cuts(self, ends: list[int]) -> Cuts:
         """``ends``: of the segments, and 0 before."""
         each = SEGMENTS // self.size
-        segments = list(zip(ends, ends[1:], strict=False))
+        segments = list(pairwise(ends))
         own = segments[self.rank * each : (self.rank + 1) * each]
         return Cuts(own, [ends[(rank + 1) * each] - ends[rank * each] for rank in range(self.size)])
 

@@ -173,9 +173,7 @@ class WeightLoader:
         if self.adapters is None:
             return linear
         # An adapter is small: every rank computes all of it, from all ranks' rows.
-        return self.adapters.wrap(
-            linear, [(module, width)], inner, None, lambda x: exchange.gather(x, cuts.widths)
-        )
+        return self.adapters.wrap(linear, [(module, width)], inner, None, lambda x: exchange.gather(x, cuts.widths))
 
     def head(self, module: str, vocab: int, hidden: int, bias: bool) -> Linear:
         """The linear to this rank's logits, which are read as they are: its rows are not rounded. Raises ModelError."""
@@ -231,9 +229,7 @@ class WeightLoader:
         if (packed := self._blocks(parts, inner, biases, order, block_rows, cut)) is not None:
             return packed
         orders = split_order([width for _, width in parts], order)
-        loaded = [
-            self._part(name, width, inner, own, cut) for (name, width), own in zip(parts, orders, strict=True)
-        ]
+        loaded = [self._part(name, width, inner, own, cut) for (name, width), own in zip(parts, orders, strict=True)]
         scales = [part.scale for part in loaded if part.scale is not None]
         if len(scales) == len(loaded) and len({part.values.dtype for part in loaded}) == 1:
             return self.backend.pack_quantized(_fuse([part.values for part in loaded]), _fuse(scales), biases)
@@ -278,7 +274,12 @@ class WeightLoader:
         if self._quantize is not None:
             return None
         (first, _), *others = parts
-        if not others and biases is None and order is None and (packed := self._packed.get(f"{first}.weight")) is not None:
+        if (
+            not others
+            and biases is None
+            and order is None
+            and (packed := self._packed.get(f"{first}.weight")) is not None
+        ):
             return packed
         found = [self._checkpoint.blocks(f"{name}.weight", (width, inner)) for name, width in parts]
         sources = [_cut(source, cut, first) for source in found if source is not None]

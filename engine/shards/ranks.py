@@ -19,6 +19,7 @@ from ..config import EngineConfig, encode_config
 from ..frames import FrameReader, encode_frame
 from ..limits import Limits
 from ..messages import Adapter
+from ..model_step import Capture
 from .memory import create_memory, map_memory
 from .messages import Begin, ClearAdapter, FromRank, Launch, PutAdapter, ShardConfig, ShardLoaded, ShardRefused, ToRank
 
@@ -120,7 +121,7 @@ class Ranks:
             watch = (rank.rank, rank.process, self._closing)
             threading.Thread(target=_watch, args=watch, name=f"shard {rank.rank}", daemon=True).start()
 
-    def recording(self, capture: Callable[[Callable[[int], object], Sequence[int]], Program]):  # noqa: ANN201
+    def recording(self, capture: Capture) -> Capture:
         """``capture`` for programs that all ranks have."""
 
         def shared(function: Callable[[int], object], sizes: Sequence[int]) -> Program:

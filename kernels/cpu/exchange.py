@@ -1,7 +1,7 @@
 """What ranks of this backend exchange (kernels/exchange.py): through memory that their processes share.
 
-Every rank reads what it needs where the others wrote it; nothing is sent. A sum costs one barrier, as two places for the
-parts are used in turn: who writes a place again has passed the barrier of the sum in between, where all others had
+Every rank reads what it needs where the others wrote it; nothing is sent. A sum costs one barrier, as two places for
+the parts are used in turn: who writes a place again has passed the barrier of the sum in between, where all others had
 read it.
 """
 

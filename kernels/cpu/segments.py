@@ -70,9 +70,7 @@ def call_each(members: Sequence[Linear], parts: Sequence[torch.Tensor]) -> list[
         return [members[0](parts[0])]
     # One recording for each: what they return must be there at the same time.
     recordings = [Recording() for _ in members]
-    recorded = [
-        recording.record(member, x) for recording, member, x in zip(recordings, members, parts, strict=True)
-    ]
+    recorded = [recording.record(member, x) for recording, member, x in zip(recordings, members, parts, strict=True)]
     rows = parts[0].shape[0]
     for phases in zip(*(phases for _, phases in recorded), strict=True):
         for alike in _runs(phases):

@@ -1,5 +1,7 @@
-"""The same request gives the same tokens and logprobs at any number of shards, to the bit: cpu backend, processes of one
-thread each."""
+"""The same request gives the same tokens and logprobs at any number of shards, to the bit.
+
+On the cpu backend, in processes of one thread each.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +27,13 @@ SAMPLINGS = [
     SamplingParams(NEW_TOKENS, greedy=False, seed=8, repetition_penalty=1.3, logit_bias=((5, -1.0),)),
     SamplingParams(NEW_TOKENS, greedy=False, seed=9, grammar=Grammar("regex", "[a-e]{3}[f-k]{40}")),
 ]
-REQUESTS = list(zip(PROMPTS, SAMPLINGS, strict=True))
-SHAPE = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16}
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
 WIDE = {**SHAPE, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 1}  # whole groups of 32 in a segment
 ADAPTED = {
     "self_attn.q_proj": (128, 64), "self_attn.v_proj": (32, 64), "self_attn.o_proj": (64, 128),
@@ -155,7 +162,10 @@ def test_with_adapters(directory: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_divided_is_refused_with_the_numbers_that_work(directory: Path, tmp_path: Path) -> None:
     save_tiny_llama(tmp_path, num_attention_heads=6, num_key_value_heads=2)
-    with pytest.raises(ModelError, match=r"--num-shard 4: 6 heads and 2 KV heads .* possible: 1, 2"), sharded(tmp_path, 4):
+    with (
+        pytest.raises(ModelError, match=r"--num-shard 4: 6 heads and 2 KV heads .* possible: 1, 2"),
+        sharded(tmp_path, 4),
+    ):
         pass
     with pytest.raises(ModelError, match=r"--num-shard 3: possible: 1, 2, 4, 8"), sharded(directory, 3):
         pass
