@@ -80,10 +80,6 @@ class _SharedProgram:
         self._send(Launch(self._index, rows, sequences))
         self._program.launch(rows, sequences)
 
-    def seconds(self) -> dict[str, float]:
-        """See Program: rank 0's."""
-        return self._program.seconds()
-
 
 class Ranks:
     """The other ranks of an engine.
