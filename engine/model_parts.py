@@ -48,9 +48,11 @@ class ModelPlan:
         )  # fmt: skip
 
 
-def plan_model(config: EngineConfig) -> ModelPlan:
+def plan_model(config: EngineConfig, rank: int = 0) -> ModelPlan:
     """Read its config.json, choose backend and dtypes, and size the pool of threads. Raises ModelError."""
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and config.num_shard > 1:
+        device = _own_gpu(config.num_shard, rank)
     backend_name: BackendName = config.backend or ("triton" if device.type == "cuda" else "cpu")
     backend = load_backend(backend_name, config.exact)
     if device.type == "cpu":
@@ -60,6 +62,14 @@ def plan_model(config: EngineConfig) -> ModelPlan:
         _check_shards(config, model)
     dtypes = choose_dtypes(backend, config.dtype or model.dtype, config.activation_dtype, config.kv_cache_dtype)
     return ModelPlan(config, model, backend_name, backend, dtypes, device, rounding(config.quantize, model))
+
+
+def _own_gpu(shards: int, rank: int) -> torch.device:
+    """Of those that CUDA_VISIBLE_DEVICES leaves, the one of that number."""
+    if shards > torch.cuda.device_count():
+        raise ModelError(f"--num-shard {shards}: {torch.cuda.device_count()} GPUs can be seen")
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
 
 
 def _check_shards(config: EngineConfig, model: ModelConfig) -> None:

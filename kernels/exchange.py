@@ -10,6 +10,7 @@ arXiv 2511.17826 does on GPUs.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -43,6 +44,10 @@ class Exchange(Protocol):
 
     rank: int
     size: int
+
+    def packing(self) -> AbstractContextManager[None]:
+        """In which linears are packed: the order of their sums doesn't depend on how many outputs a rank has."""
+        ...
 
     def summed(self, parts: Sequence[_Linear], widths: Sequence[int]) -> _Linear:
         """The sum of all ranks' products, from this rank's: [rows, in] -> [rows, out] whole, on every rank.

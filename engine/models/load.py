@@ -1,6 +1,7 @@
 """From a model directory to a model on a device."""
 
 import ctypes
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -54,7 +55,9 @@ def load_model(
         names = (config.names.embedding, config.names.head)
         checkpoint = ResizedVocabulary(checkpoint, names, config.stored_vocab_size)
     loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters, shard)
-    model = DecoderModel(config, checkpoint, loader, max_positions)
+    exchange = loader.shard.exchange
+    with nullcontext() if exchange is None else exchange.packing():
+        model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()
     return model
 

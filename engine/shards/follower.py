@@ -21,7 +21,7 @@ class Follower:
 
     def __init__(self, config: ShardConfig) -> None:
         """Loads the weights. Raises ModelError."""
-        self._plan = plan_model(config.engine)
+        self._plan = plan_model(config.engine, config.rank)
         self._model = self._plan.load(config.rank, map_memory(config.memory_fd))
         if self._plan.device.type == "cpu":
             torch.set_num_threads(1)
@@ -35,6 +35,7 @@ class Follower:
     def begin(self, limits: Limits) -> None:
         """Record what rank 0's Runner records, in its order, but for what only rank 0 does. Raises ModelError."""
         plan, model = self._plan, self._model
+        self._programs.clear()  # of an engine that was made to be measured
         try:
             step = ModelStep(model, plan.backend, limits, plan.dtypes, plan.device)
         except Unsupported as error:

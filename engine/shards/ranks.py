@@ -95,6 +95,7 @@ class Ranks:
         self._ranks = [_Rank(config, rank, descriptor) for rank in range(1, config.num_shard)]
         os.close(descriptor)
         self._programs = 0
+        self._is_watched = False
         self._closing = threading.Event()
         processes = [rank.process for rank in self._ranks]
         self.close = weakref.finalize(self, _close, processes, self._closing)
@@ -107,15 +108,19 @@ class Ranks:
             log_loaded(rank.rank, loaded)
 
     def begin(self, limits: Limits) -> None:
-        """Let them record their programs, while rank 0 records its own with ``capture``."""
+        """Let them record their programs, while rank 0 records its own with ``recording``."""
+        self._programs = 0
         self.send(Begin(limits))
 
     def wait_ready(self) -> None:
         """Until they have; from then on this process ends when one of them does. Raises ModelError."""
         for rank in self._ranks:
             rank.reply()
+            if self._is_watched:
+                continue
             watch = (rank.rank, rank.process, self._closing)
             threading.Thread(target=_watch, args=watch, name=f"shard {rank.rank}", daemon=True).start()
+        self._is_watched = True
 
     def recording(self, capture: Capture) -> Capture:
         """``capture`` for programs that all ranks have."""

@@ -6,6 +6,7 @@ read it.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from numba import types
@@ -84,6 +85,10 @@ class SharedExchange:
         self._gathered: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
         self._slots: dict[tuple[int, int], tuple[torch.Tensor, int]] = {}
         self._barrier = None if memory is None else Barrier(self._take((BARRIER_BYTES,), torch.uint8), size)
+
+    def packing(self) -> AbstractContextManager[None]:
+        """See Exchange: a tile's sums know nothing of other outputs."""
+        return nullcontext()
 
     def summed(self, parts: Sequence[Linear], widths: Sequence[int]) -> Linear:
         """See Exchange."""
