@@ -65,8 +65,8 @@ class Disturber:
         if self._chance.random() < 0.7:
             self._wait_healthy()
         self._stopped.wait(self._chance.random() * 2.0)
-        pid = self._find("headwater engine 0")
-        if pid is not None and self._kill(pid):
+        pids = [pid for pid, title in self._titles().items() if title.startswith("headwater engine 0")]  # shards, too
+        if pids and self._kill(self._chance.choice(pids)):
             self.engine_kills += 1
 
     def _kill_worker(self) -> None:
@@ -117,8 +117,11 @@ class Disturber:
             return True
         return False
 
+    def _titles(self) -> dict[int, str]:
+        return descendants(self._server.process.pid)
+
     def _find(self, name: str) -> int | None:
-        return next((pid for pid, title in descendants(self._server.process.pid).items() if title == name), None)
+        return next((pid for pid, title in self._titles().items() if title == name), None)
 
     def _wait_healthy(self) -> None:
         wait_until(lambda: status_of(f"{self._server.url}/health") == 200, "a healthy engine")

@@ -1,6 +1,7 @@
 """Hundreds of requests against a server whose processes are killed, paused, flooded and poisoned: nothing is lost.
 
 Longer runs, as docs/reliability.md tells of: HEADWATER_CHAOS_REQUESTS, _KILLS and _SEED in the environment.
+HEADWATER_CHAOS_FLAGS has more flags, such as a model and --num-shard 2: shards are killed as engines are.
 """
 
 import itertools
@@ -33,6 +34,7 @@ FLOOD = 120 if REQUESTS < 1000 else 1000
 FLAGS = (
     "--max-batch-size", "8", "--max-batch-prefill-tokens", "64", "--max-total-tokens", "640", "--api-workers", "2",
     "--kv-cache-bytes", str(80 << 20), "--heartbeat-timeout", "3", "--max-engine-restarts", "1000", "--json-output",
+    *os.environ.get("HEADWATER_CHAOS_FLAGS", "").split(),
     *(word for fault in FAULTS for word in ("--inject-faults", fault)),
 )  # fmt: skip
 
