@@ -19,6 +19,7 @@ from .limits import Limits, choose_limits
 from .memory import measure_room
 from .messages import Hello, SamplingParams, Submit
 from .model_parts import plan_model
+from .model_step import Capture
 from .models.config import ModelConfig
 from .models.decoder import DecoderModel
 from .models.dtypes import Dtypes, kv_cache_name
@@ -51,7 +52,7 @@ class Loaded:
     draft: LoadedDraft | None
     compiler: GrammarCompiler | None
     adapters: AdapterSet | None
-    ranks: Ranks | None  # the others, if there are any
+    ranks: Ranks | None = None  # the others, if there are any
 
     def limits(self, measured_bytes: float | None = None) -> Limits:
         """See choose_limits."""
@@ -63,7 +64,7 @@ class Loaded:
     def start(self, limits: Limits) -> Engine:
         """An engine of that size, warmed up. Raises ModelError."""
         config = self.config
-        capture = self.backend.capture
+        capture: Capture = self.backend.capture
         if self.ranks is not None:
             self.ranks.begin(limits)
             capture = self.ranks.recording(capture)
