@@ -7,7 +7,7 @@ import sys
 import time
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from msgspec import Struct
@@ -18,7 +18,7 @@ from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.checkpoint.tokenizer_config import with_tokenizer_config
-from ..engine.config import MODEL, EngineConfig, Flag
+from ..engine.config import ENGINE, MODEL, EngineConfig, Flag
 from ..engine.cores import usable_cores
 from ..engine.install_hints import install_extra
 from ..engine.log import configure_logging, log_refusal
@@ -28,6 +28,7 @@ from .launch.adapters import resolve_adapters
 from .launch.addresses import StartError, probe_port, socket_dir
 from .launch.flags import GroupedCommand, can_trace, configure, configure_hub, with_flags
 from .launch.foreign_flags import ForeignFlagError, take_foreign_flags
+from .launch.shards import count_shards
 from .launch.supervisor import Supervisor
 from .launch.tls import check_tls
 
@@ -86,6 +87,14 @@ class ModelFlags(Struct, kw_only=True):
             "A tokenizer_config.json in place of the model's: chat template, special tokens, end token.",
         ),
     ] = None
+    num_shard: Annotated[
+        int | None,
+        Flag(ENGINE, ("--num-shard",), "Processes or GPUs that the model is divided among: 1, 2, 4 or 8.", min=1),
+    ] = None
+    sharded: Annotated[
+        Literal["true", "false"] | None,
+        Flag(ENGINE, ("--sharded",), "true: a shard for each of CUDA_VISIBLE_DEVICES.", metavar="true|false"),
+    ] = None
 
 
 @app.command(cls=GroupedCommand)
@@ -128,6 +137,7 @@ def _serve(model: str | None, given: dict[str, Any], begin: float) -> int:
     if (replicas := given.get("replicas", 1)) > 1:
         given.setdefault("threads", max(1, usable_cores() // replicas))
     choice = configure(ModelFlags, given)
+    given["num_shard"] = count_shards(choice.sharded, choice.num_shard, os.environ)
     configure_hub(choice.huggingface_hub_cache, progress=not given["json_output"])
     found = resolve_model(model or choice.model_id, choice.revision, given.get("dtype"))
     if choice.revision is not None and found.sha is None:

@@ -24,6 +24,7 @@ from .checkpoint.errors import ModelError
 from .checkpoint.peft import read_adapter
 from .messages import Adapter, AdapterAnswer, AdapterError, AdapterList
 from .models.adapters import Adapters
+from .shards.ranks import Ranks
 
 # How long sequences of an engine that died may take to come back to an adapter that was being unloaded there.
 _RETURN_S = 60.0
@@ -69,8 +70,9 @@ class _Loading:
 class AdapterSet:
     """The adapters of one engine. Not for several threads, but for ``wake``."""
 
-    def __init__(self, adapters: Adapters) -> None:
-        self._adapters = adapters
+    def __init__(self, adapters: Adapters, ranks: Ranks | None = None) -> None:
+        """``ranks``: others, that have the same adapters in the same slots."""
+        self._adapters, self._ranks = adapters, ranks
         self._entries: dict[str, _Entry] = {}
         self._loading: dict[str, _Loading] = {}
         self._free = list(range(adapters.slots, 0, -1))
@@ -158,10 +160,14 @@ class AdapterSet:
         (name,) = [name for name, entry in self._entries.items() if entry.slot == slot]
         assert self._entries.pop(name).retired
         self._adapters.clear(slot)
+        if self._ranks is not None:
+            self._ranks.clear_adapter(slot)
         self._free.append(slot)
 
     def _enter(self, adapter: Adapter, slot: int, packed: _Packed) -> _Entry:
         self._adapters.put(slot, packed.parts)
+        if self._ranks is not None:
+            self._ranks.put_adapter(adapter, slot)
         entry = _Entry(adapter, slot, packed.key)
         self._entries[adapter.name] = entry
         return entry

@@ -106,6 +106,16 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
             tgi=False, min=1,
         ),
     ] = None  # fmt: skip
+    num_shard: int = 1  # devices that the model is divided among; its flags stand in api/cli.py
+    shard_invariant: Annotated[
+        bool,
+        Flag(
+            ENGINE,
+            ("--shard-invariant/--no-shard-invariant",),
+            "With one device, sums in the order that several have: the tokens are those of any --num-shard.",
+            tgi=False,
+        ),
+    ] = False
     page_size: int = 16  # tokens
     kv_cache_bytes: Annotated[
         int | None, Flag(ENGINE, ("--kv-cache-bytes",), "Size of the KV cache.", tgi=False, min=1)

@@ -26,6 +26,7 @@ from .sampling_results import HostSampled
 from .sampling_rules import can_speculate, needs_sync
 from .scheduler import Scheduler
 from .sequence import Sequence, SequenceKey
+from .shards.ranks import Ranks
 from .speculation.guesser import Guesser
 from .validation import refuse
 
@@ -64,6 +65,7 @@ class Engine:
         prefix_cache: bool = True,
         adapters: AdapterSet | None = None,
         guesser: Guesser | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """
         Args:
@@ -71,12 +73,14 @@ class Engine:
             compiler: without one, grammars are refused.
             adapters: without them, sequences that name one are refused.
             guesser: of tokens to come; without one, each is waited for.
+            ranks: that compute the rest of each step, and end with the engine.
         """
         self._runner = runner
         self._limits = limits
         self._max_waiting = max_waiting
         self._compiler = compiler
         self.adapters = adapters
+        self._ranks = ranks
         self._guesser = guesser or Guesser()
         self._scheduler = Scheduler(
             PagePool(limits.num_pages), limits.page_size, limits.max_sequences, limits.max_rows,
@@ -103,6 +107,8 @@ class Engine:
         """The last step was launched: what the prefix cache holds is kept for the next engine."""
         if self._store is not None:
             self._store.close(self._scheduler.pool.known(), _SAVE_S)
+        if self._ranks is not None:
+            self._ranks.close()
 
     def reset_counters(self) -> None:
         """Start counting at zero: the warm-up is nobody's traffic."""

@@ -87,7 +87,9 @@ def choose_limits(
         reasons.append("--threads changes nothing: it is for the cpu backend")
     reasons.append(f"step: up to {max_sequences} sequences and {max_rows} rows")
 
-    per_page = page_bytes(model, config.page_size, pages_dtype) + draft_page_bytes
+    # What all ranks together have of a page; on a GPU each has its own memory.
+    ranks = config.num_shard if device.type == "cpu" else 1
+    per_page = page_bytes(model, config.page_size, pages_dtype) * ranks + draft_page_bytes
     longest = min(config.max_total_tokens or model.max_positions, model.max_positions)
     wanted = max_sequences * -(-longest // config.page_size) + 1  # every sequence at its longest: more is of no use
     num_pages, why = _choose_pages(config, per_page, wanted, measured_bytes)

@@ -31,7 +31,7 @@ def page_kind(config: EngineConfig, dtypes: Dtypes, backend: Backend, max_positi
         max_positions: of the model as it is served: some rotate by it.
         directory: where digests of files are kept.
     """
-    parts = [*map(str, dtypes), config.quantize, config.exact, config.page_size, max_positions]
+    parts = [*map(str, dtypes), config.quantize, config.exact, config.shard_invariant, config.page_size, max_positions]
     parts += [torch.__version__, backend.numerics()]
     parts += [f"{name} {digest}" for name, digest in _model(config.model_dir, directory / _DIGESTS)]
     parts.append(_code())

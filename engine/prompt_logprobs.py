@@ -5,9 +5,8 @@ import torch
 from ..kernels import Backend
 from ..kernels.sampling_batch import RAW, TOP_WIDTH, SamplingBatch
 from .chunk import Chunk
-from .limits import Limits
 from .messages import MAX_TOP_N, PromptScores
-from .models.decoder import DecoderModel
+from .model_step import Capture, ScoredRows
 from .staging import StagingBuffer
 
 
@@ -18,14 +17,12 @@ class PromptScorer:
     """
 
     def __init__(
-        self, model: DecoderModel, backend: Backend, hidden: torch.Tensor, limits: Limits, device: torch.device
+        self, scored: ScoredRows, backend: Backend, vocab_size: int, device: torch.device, capture: Capture
     ) -> None:
-        """``hidden`` is what the model's body writes."""
-        self._model = model
+        self._scored = scored
         self._backend = backend
-        self._hidden = hidden
-        self._lot = lot = limits.max_samples
-        self._inputs = StagingBuffer({"rows": ((lot,), torch.int64), "targets": ((lot,), torch.int64)}, device)
+        self._lot = lot = scored.lot
+        self._inputs = scored.inputs
         self._results = StagingBuffer(
             {
                 "logprobs": ((lot,), torch.float32),
@@ -34,8 +31,9 @@ class PromptScorer:
             },
             device,
         )
-        self._lists_batch = _lists_batch(lot, model.config.vocab_size, device)
-        self._program = backend.capture(self._run, (lot,))
+        self._lists_batch = _lists_batch(lot, vocab_size, device)
+        self._logits = torch.empty(0)  # of the recorded program
+        self._program = capture(self._run, (lot,))
 
     def score(self, chunks: list[Chunk]) -> None:
         """Extend ``prompt_scores`` of the sequences that asked for it, as far as the chunks go."""
@@ -60,10 +58,9 @@ class PromptScorer:
         inputs["rows"][:count] = range(first_row, first_row + count)
         inputs["targets"][:count] = targets
         self._inputs.upload(self._backend.copy)
+        self._program.launch(count)
         if top_n:
-            self._run_with_lists(count)
-        else:
-            self._program.launch(count)
+            self._list(count)
         self._results.download(self._backend.copy, "top_logprobs" if top_n else "logprobs")
         self._backend.Event().wait()
         scores.logprobs += results["logprobs"][:count].tolist()
@@ -71,16 +68,14 @@ class PromptScorer:
             scores.top_ids += results["top_ids"][:count, RAW, :top_n].tolist()
             scores.top_logprobs += results["top_logprobs"][:count, RAW, :top_n].tolist()
 
-    def _run(self, rows: int) -> torch.Tensor:
-        inputs = self._inputs.device
-        logits = self._model.head(self._hidden, inputs["rows"][:rows])
-        logprobs = self._backend.token_logprobs(logits, inputs["targets"][:rows])
+    def _run(self, rows: int) -> None:
+        self._logits = self._scored.logits(rows)
+        logprobs = self._backend.token_logprobs(self._logits, self._inputs.device["targets"][:rows])
         self._backend.copy(self._results.device["logprobs"][:rows], logprobs)
-        return logits
 
-    def _run_with_lists(self, rows: int) -> None:
+    def _list(self, rows: int) -> None:
         """The lists are the sampler's, so that they are those of a generated token bit for bit."""
-        sampled = self._backend.sample(self._run(rows), self._lists_batch)
+        sampled = self._backend.sample(self._logits[:rows], self._lists_batch)
         for name in ("top_ids", "top_logprobs"):
             self._backend.copy(self._results.device[name][:rows], getattr(sampled, name)[:rows])
 

@@ -14,15 +14,14 @@ from ..kernels.sampling_batch import TOP_WIDTH, Sampled, SamplingBatch
 from .chunk import Chunk
 from .grammar import Matcher
 from .limits import Limits
+from .model_step import Capture, ModelStep, ScoredRows
 from .models.decoder import DecoderModel
 from .models.dtypes import Dtypes
-from .models.kv_cache import KVCache
 from .prompt_logprobs import PromptScorer
 from .sampling_buffers import SamplingBuffers
 from .sampling_results import HostSampled
 from .sequence import Sequence
 from .staging import StagingBuffer
-from .step_buffers import StepBuffers
 
 
 @dataclass
@@ -39,23 +38,23 @@ class Runner:
     """Runs steps. Knows tokens and pages; who runs is the scheduler's business."""
 
     def __init__(
-        self, model: DecoderModel, backend: Backend, limits: Limits, dtypes: Dtypes, device: torch.device
+        self,
+        model: DecoderModel,
+        backend: Backend,
+        limits: Limits,
+        dtypes: Dtypes,
+        device: torch.device,
+        capture: Capture | None = None,
     ) -> None:
+        """``capture``: records the programs that other ranks have as well; None: the backend's. Raises Unsupported."""
+        capture = capture or backend.capture
         self._model = model
         self._backend = backend
         self.vocab_size = model.config.vocab_size
         self.waited_s = 0.0  # in all, for the device; the rest of a step's time is the host's
-        self.cache = KVCache(model.config, limits.num_pages, limits.page_size, dtypes.pages, device)
-        config, samples = model.config, limits.max_samples
-        self._inputs = StepBuffers(limits, samples, device, backend.keeps_page_tables)
-        self._plans = {
-            window: backend.new_plan(
-                limits.max_rows, limits.max_sequences, limits.max_total_tokens, config.num_q_heads,
-                config.num_kv_heads, config.head_dim, limits.page_size, device, window,
-            )
-            for window in model.windows
-        }  # fmt: skip
-        self._hidden = torch.zeros(limits.max_rows, config.hidden_size, dtype=dtypes.rows, device=device)
+        samples = limits.max_samples
+        self._step = ModelStep(model, backend, limits, dtypes, device)
+        self._inputs, self._hidden, self.cache = self._step.inputs, self._step.hidden, self._step.cache
         self._results = _results_buffer(samples, device)
         self._sampled = Sampled(**self._results.device)
         # Without a graph for each, the recorded head samples with the fields that nearly all requests need.
@@ -63,16 +62,10 @@ class Runner:
         self._sampling = SamplingBuffers(
             limits.max_sequences, samples, self.vocab_size, device, limits.max_logit_bias, self._records_all
         )
-        body_rows, head_rows = limits.graph_rows, limits.graph_rows
-        if backend.records_any_size:
-            body_rows, head_rows = (limits.max_rows,), (samples,)
-        self._body = backend.capture(self._run_body, body_rows)
-        self._adapters = model.adapters
-        self._adapted_body = self._body
-        if self._adapters is not None:  # a step without any launches the body that knows of none
-            self._adapted_body = backend.capture(self._run_adapted_body, body_rows)
-        self._head = backend.capture(self._run_recorded_head, head_rows)
-        self._scorer = PromptScorer(model, backend, self._hidden, limits, device)
+        self._body, self._adapted_body = self._step.capture_bodies(capture, self._take_tokens)
+        self._head = capture(self._run_recorded_head, self._step.head_rows)
+        scored = ScoredRows(model, self._hidden, limits, device)
+        self._scorer = PromptScorer(scored, backend, self.vocab_size, device, capture)
 
     def start(self, sequence: Sequence, matcher: Matcher | None = None) -> None:
         """Take in a sequence that begins to run; ``matcher`` if it has a grammar."""
@@ -133,23 +126,15 @@ class Runner:
         """What a step launches: body and head."""
         return self._body, self._head
 
-    def _run_body(self, rows: int) -> None:
-        inputs, batch = self._inputs, self._inputs.batch(rows)
+    def _take_tokens(self, rows: int) -> None:
+        inputs = self._inputs
         self._backend.take_tokens(inputs.token_ids[:rows], inputs.sources[:rows], self._sampled.token_ids)
-        for plan in self._plans.values():
-            self._backend.fill_plan(plan, batch)
-        self._model.body(inputs.token_ids[:rows], batch, self._plans, self.cache, self._hidden[:rows])
-
-    def _run_adapted_body(self, rows: int) -> None:
-        assert self._adapters is not None
-        with self._adapters.applying(self._inputs.adapters):
-            self._run_body(rows)
 
     def _run_recorded_head(self, samples: int) -> None:
         self._run_head(samples, self._sampling.full_batch if self._records_all else self._sampling.plain_batch)
 
     def _run_head(self, samples: int, batch: SamplingBatch) -> None:
-        logits = self._model.head(self._hidden, self._inputs.last_rows[:samples])
+        logits = self._step.logits(samples)
         sampled = self._backend.sample(logits, batch, self._sampled)
         token_ids, counts_rows = sampled.token_ids[:samples], batch["counts_row"][:samples]
         self._backend.count_tokens(batch.token_counts, counts_rows, token_ids)

@@ -72,6 +72,11 @@ class StagingBuffer:
         self.device = views(self._staged.device)
         self.host = [{name: view.numpy() for name, view in views(host).items()} for host in self._staged.host]
 
+    @property
+    def memory(self) -> torch.Tensor:
+        """All of ``device``, uint8 [any]."""
+        return self._staged.device
+
     def turn(self) -> dict[str, np.ndarray]:
         """The host's side that was not used last; it is the one in use from now on."""
         return self.host[self._staged.turn()]

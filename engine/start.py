@@ -8,28 +8,29 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels import Backend, BackendName, Unsupported, load_backend
+from ..kernels import Backend, BackendName, Unsupported
 from .adapter_set import AdapterSet, load_at_start
 from .checkpoint.errors import ModelError
-from .checkpoint.quantized import QuantizeName
-from .config import EngineConfig, Quantization, max_adapters, max_guesses
-from .cores import usable_cores
+from .config import EngineConfig, max_guesses
 from .cuda import check_compiler, errors_as_advice, unseen_gpu
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
 from .limits import Limits, choose_limits
 from .memory import measure_room
 from .messages import Hello, SamplingParams, Submit
+from .model_parts import plan_model
+from .model_step import Capture
 from .models.config import ModelConfig
 from .models.decoder import DecoderModel
-from .models.dtypes import Dtypes, choose_dtypes, kv_cache_name
-from .models.families import read_config
+from .models.dtypes import Dtypes, kv_cache_name
 from .models.kv_cache import page_bytes
-from .models.load import load_model
 from .page_files import PageFiles
 from .page_kind import page_kind
 from .page_store import PageStore
 from .runner import Runner
+from .shards.memory import resident_bytes
+from .shards.messages import ShardLoaded
+from .shards.ranks import Ranks, log_loaded
 from .speculation.guesser import Guesser, NgramGuesser
 from .speculation.load import LoadedDraft, load_draft
 
@@ -51,6 +52,7 @@ class Loaded:
     draft: LoadedDraft | None
     compiler: GrammarCompiler | None
     adapters: AdapterSet | None
+    ranks: Ranks | None = None  # the others, if there are any
 
     def limits(self, measured_bytes: float | None = None) -> Limits:
         """See choose_limits."""
@@ -62,13 +64,19 @@ class Loaded:
     def start(self, limits: Limits) -> Engine:
         """An engine of that size, warmed up. Raises ModelError."""
         config = self.config
+        capture: Capture = self.backend.capture
+        if self.ranks is not None:
+            self.ranks.begin(limits)
+            capture = self.ranks.recording(capture)
         try:
-            runner = Runner(self.model, self.backend, limits, self.dtypes, self.device)
+            runner = Runner(self.model, self.backend, limits, self.dtypes, self.device, capture)
         except Unsupported as error:
             raise ModelError(f"{config.model_id}: {error}") from error
+        if self.ranks is not None:
+            self.ranks.wait_ready()
         engine = Engine(
             runner, limits, config.max_waiting, compiler=self.compiler, prefix_cache=config.prefix_cache,
-            guesser=_guesser(config, limits, self.draft), adapters=self.adapters,
+            guesser=_guesser(config, limits, self.draft), adapters=self.adapters, ranks=self.ranks,
         )  # fmt: skip
         rows = limits.max_rows if self.device.type == "cuda" else _CPU_WARM_UP_ROWS
         warm_up(engine, rows, limits.max_total_tokens, max_guesses(config))
@@ -94,49 +102,44 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
     begin = time.monotonic()
     if config.device is None and (reason := unseen_gpu()) is not None:
         logger.warning("%s", reason)
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    backend_name: BackendName = config.backend or ("triton" if device.type == "cuda" else "cpu")
-    if device.type == "cuda":
+    if config.device != "cpu" and torch.cuda.is_available():
         check_compiler()
     with errors_as_advice(config.model_id):
-        return _start(config, device, backend_name, begin)
+        return _start(config, begin)
 
 
-def _start(config: EngineConfig, device: torch.device, backend_name: BackendName, begin: float) -> tuple[Engine, Hello]:
-    backend = load_backend(backend_name, config.exact)
-    if device.type == "cpu":
-        _use_threads(config.threads or usable_cores())
-    model_config = read_config(config.model_dir)
-    dtypes = choose_dtypes(backend, config.dtype or model_config.dtype, config.activation_dtype, config.kv_cache_dtype)
-    quantize = rounding(config.quantize, model_config)
+def _start(config: EngineConfig, begin: float) -> tuple[Engine, Hello]:
+    plan = plan_model(config)
+    model_config, backend, dtypes, device = plan.model, plan.backend, plan.dtypes, plan.device
+    ranks = Ranks(config) if config.num_shard > 1 else None
     draft = None
     if config.speculative_model is not None:
         if max_guesses(config):
             draft = load_draft(config, model_config, backend, device)
         else:
             logger.info("--speculate 0: no guesses, and the draft model is not loaded")
-    positions = min(config.max_total_tokens or model_config.max_positions, model_config.max_positions)
-    model = load_model(
-        config.model_dir, model_config, backend, dtypes, device, positions, quantize, max_adapters(config)
-    )
+    model = plan.load(0, None if ranks is None else ranks.memory)
     if config.activation_dtype == "int8" and not model.has_blocks:
         raise ModelError(
             f"--activation-dtype int8: {config.model_id} has no weights in blocks of 2 to 8 bits beside it"
         )
     made = time.monotonic()
+    if ranks is not None:
+        log_loaded(0, ShardLoaded(model.linear_bytes, resident_bytes(), made - begin))
+        ranks.wait_loaded()
     if device.type == "cpu":
         torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
     compiler = GrammarCompiler(config.model_dir, model_config.vocab_size)
-    loaded = Loaded(config, model, backend, dtypes, device, draft, compiler, _adapters(config, model))
+    loaded = Loaded(config, model, backend, dtypes, device, draft, compiler, _adapters(config, model, ranks), ranks)
     logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
     limits = loaded.sized()
     engine = loaded.start(limits)
     if config.prefix_cache_dir is not None and config.prefix_cache:
-        keep_pages(engine, config, dtypes, backend, positions)
+        keep_pages(engine, config, dtypes, backend, plan.max_positions)
     ready = time.monotonic()
 
-    hello = _hello(config, model_config, limits, dtypes, device, backend_name)
-    _log_choices(hello, model_config, quantize or model_config.stored_form)
+    hello = _hello(config, model_config, limits, dtypes, device, plan.backend_name)
+    _log_choices(hello, model_config, plan.quantize or model_config.stored_form)
     if dtypes.block_rows == torch.int8:
         logger.info("rows are rounded to int8 before linears whose weights are in blocks, but for the head")
     for reason in (*model_config.notes, *limits.reasons, *([draft.reason(config, limits)] if draft else [])):
@@ -173,10 +176,10 @@ def _guesser(config: EngineConfig, limits: Limits, draft: LoadedDraft | None) ->
     return NgramGuesser(most) if (most := max_guesses(config)) else None
 
 
-def _adapters(config: EngineConfig, model: DecoderModel) -> AdapterSet | None:
+def _adapters(config: EngineConfig, model: DecoderModel, ranks: Ranks | None) -> AdapterSet | None:
     if model.adapters is None:
         return None
-    adapters = AdapterSet(model.adapters)
+    adapters = AdapterSet(model.adapters, ranks)
     load_at_start(adapters, config.adapters, config.socket)
     return adapters
 
@@ -186,14 +189,6 @@ def _log_choices(hello: Hello, model: ModelConfig, weights: str | None) -> None:
     rounded = f" with {weights} weights" if weights else ""
     what = f"{model.architecture}, {hello.dtype}{rounded} on {hello.device}, {hello.backend} kernels"
     logger.info("%s: %s", hello.model_id, what)
-
-
-def _use_threads(threads: int) -> None:
-    """Threads of the CPU kernels, and of torch while it packs the weights."""
-    from ..kernels.cpu.thread_pool import choose_threads  # with Numba, which a GPU doesn't need
-
-    choose_threads(threads)
-    torch.set_num_threads(threads)
 
 
 def warm_up(engine: Engine, max_rows: int, max_total_tokens: int, guesses: int) -> None:
@@ -230,12 +225,3 @@ def keep_pages(engine: Engine, config: EngineConfig, dtypes: Dtypes, backend: Ba
         raise ModelError(f"--prefix-cache-dir {directory}: {error.strerror or error}") from error
     engine.keep(PageStore(files, engine.runner.cache, backend))
     logger.info("prefix cache: up to %.1f GiB in %s", config.prefix_cache_dir_bytes / 2**30, directory)
-
-
-def rounding(wanted: Quantization | None, model: ModelConfig) -> QuantizeName | None:
-    """To what weights are rounded on load. Raises ModelError if the checkpoint isn't of the form that was asked for."""
-    if wanted is None or wanted == "int8" or wanted == "fp8" or wanted == "int4":
-        return wanted
-    if wanted != model.stored_form:
-        raise ModelError(f"--quantize {wanted}: the checkpoint is {model.stored_form or 'not'} quantised")
-    return None

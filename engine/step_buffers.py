@@ -55,6 +55,16 @@ class StepBuffers:
         self._sampled_at = [-1] * sequences  # by slot: row of the last step's samples
 
     @property
+    def memory(self) -> torch.Tensor:
+        """All on the device but the page table, uint8 [any]."""
+        return self._inputs.memory
+
+    @property
+    def page_table(self) -> torch.Tensor:
+        """int32 [sequences, pages], on the device."""
+        return self._page_table.device
+
+    @property
     def token_ids(self) -> torch.Tensor:
         """int64 [rows], on the device."""
         return self._inputs.device["token_ids"]

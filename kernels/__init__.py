@@ -20,6 +20,7 @@ from typing import Literal, Protocol, cast
 import torch
 
 from .block_weight import BlockSource
+from .exchange import Exchange
 from .low_rank import AdapterTable
 from .routing import GroupedLinear, Routing, RoutingRule
 from .sampling_batch import Sampled, SamplingBatch
@@ -290,6 +291,13 @@ class Backend(Protocol):
         self, inner: int, widths: Sequence[int], slots: int, dtype: torch.dtype, device: torch.device
     ) -> AdapterTable:
         """Room for the adapters of a linear whose parts have so many outputs each, for rows of ``dtype``."""
+        ...
+
+    def new_exchange(self, rank: int, size: int, memory: torch.Tensor | None) -> Exchange:
+        """One rank's end of what ``size`` ranks exchange.
+
+        ``memory``: uint8 zeros that their processes share; None for one rank alone. Raises Unsupported.
+        """
         ...
 
     def take_rows(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

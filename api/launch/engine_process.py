@@ -150,10 +150,10 @@ class EngineProcess:
         return True
 
 
-def device_of(replica: int, replicas: int) -> dict[str, str] | None:
-    """Variables that give one of several engines a GPU of its own; None where there are no GPUs.
+def devices_of(replica: int, replicas: int, each: int) -> dict[str, str] | None:
+    """Variables that give one of several engines so many GPUs of its own; None where there are no GPUs.
 
-    Raises StartError if there are fewer than engines.
+    Raises StartError if there are too few.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -162,9 +162,9 @@ def device_of(replica: int, replicas: int) -> dict[str, str] | None:
         devices = [str(i) for i, _ in enumerate(_gpus())]
     if replicas == 1 or not devices:
         return None
-    if len(devices) < replicas:
-        raise StartError(f"--replicas {replicas}: only {len(devices)} GPUs are here")
-    return {"CUDA_VISIBLE_DEVICES": devices[replica]}
+    if len(devices) < replicas * each:
+        raise StartError(f"{replicas} engines with {each} GPUs each: only {len(devices)} GPUs are here")
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices[replica * each : (replica + 1) * each])}
 
 
 def _gpus() -> list[Path]:

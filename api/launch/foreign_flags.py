@@ -20,16 +20,6 @@ class ForeignFlagError(Exception):
 
 
 FOREIGN_FLAGS: dict[str, Foreign] = {
-    "sharded": Foreign(
-        "one server uses one device: start one for each GPU (CUDA_VISIBLE_DEVICES=0, =1, ...) behind a load balancer",
-        fatal=True,
-        neutral=("false",),
-    ),
-    "num-shard": Foreign(
-        "one server uses one device: start one for each GPU (CUDA_VISIBLE_DEVICES=0, =1, ...) behind a load balancer",
-        fatal=True,
-        neutral=("1",),
-    ),
     "trust-remote-code": Foreign("no code that comes with a model is ever run: leave it out", takes="nothing"),
     "waiting-served-ratio": Foreign("prompts are computed in chunks beside running sequences: nothing to balance"),
     "max-waiting-tokens": Foreign("prompts are computed in chunks beside running sequences: nothing to balance"),
@@ -49,8 +39,8 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "ngrok-edge": Foreign("run a tunnel beside the server", fatal=True),
     "weights-cache-override": Foreign("use --huggingface-hub-cache", fatal=True),
     "shard-uds-path": Foreign("sockets lie in a private directory of their own"),
-    "master-addr": Foreign("one server uses one device: there is nothing to connect"),
-    "master-port": Foreign("one server uses one device: there is nothing to connect"),
+    "master-addr": Foreign("shards are processes of one machine, connected by memory"),
+    "master-port": Foreign("shards are processes of one machine, connected by memory"),
     "prometheus-port": Foreign("metrics are at /metrics of --port"),
     "enable-prefill-logprobs": Foreign("decoder_input_details is always there", takes="nothing"),
     "usage-stats": Foreign("nothing is ever sent to anybody"),

@@ -29,7 +29,7 @@ from ..config import ApiConfig
 from .addresses import reachable_host
 from .banner import banner, describe
 from .child import Child, describe_exit
-from .engine_process import EngineProcess, device_of
+from .engine_process import EngineProcess, devices_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +78,8 @@ class Supervisor:
         replicas = self._api_config.replicas
         for index, socket in enumerate(self._api_config.engine_sockets):
             config = msgspec.structs.replace(self._engine_config, socket=socket, index=index)
-            self._engines.append(
-                EngineProcess(config, self._api_config.max_engine_restarts, device_of(index, replicas))
-            )
+            devices = devices_of(index, replicas, config.num_shard)
+            self._engines.append(EngineProcess(config, self._api_config.max_engine_restarts, devices))
 
     def _watch(self, wakeup: int, started: float) -> int:
         """Until a signal or a failure. Returns the exit code that it means."""

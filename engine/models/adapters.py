@@ -5,7 +5,7 @@ nothing is wrapped; with it, a step without adapters launches a program that was
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,9 @@ import torch
 
 from ...kernels import Backend, Linear
 from ...kernels.low_rank import AdapterTable, LowRank
+from .shard import split_order
+
+Whole = Callable[[torch.Tensor], torch.Tensor]
 
 # Those of a layer's attention, MLP and shared expert, or the layer's own. The head, embeddings, routers (which are no
 # linears to PEFT) and experts have no adapters.
@@ -22,8 +25,8 @@ _ADAPTABLE = re.compile(r"[A-Za-z_.]+\.\d+(\.\w+){1,3}(?<!\.gate)")
 class AdaptedLinear:
     """A linear, and what the adapters of its rows add."""
 
-    def __init__(self, base: Linear, table: AdapterTable, adapters: "Adapters") -> None:
-        self._base, self._table, self._adapters = base, table, adapters
+    def __init__(self, base: Linear, table: AdapterTable, adapters: "Adapters", whole: Whole | None) -> None:
+        self._base, self._table, self._adapters, self._whole = base, table, adapters, whole
 
     @property
     def nbytes(self) -> int:
@@ -33,7 +36,7 @@ class AdaptedLinear:
         """See Linear."""
         y = self._base(x)
         if (slots := self._adapters.applied) is not None:
-            self._table.add(x, slots[: x.shape[0]], y)
+            self._table.add(x if self._whole is None else self._whole(x), slots[: x.shape[0]], y)
         return y
 
 
@@ -43,12 +46,7 @@ class _Site:
     def __init__(self, table: AdapterTable, parts: Sequence[tuple[str, int]], order: torch.Tensor | None) -> None:
         self.table = table
         self._names = [name for name, _ in parts]
-        self._orders: list[torch.Tensor | None] = [None] * len(parts)
-        if order is not None:
-            start = 0
-            for index, (_, width) in enumerate(parts):
-                self._orders[index] = order[start : start + width] - start
-                start += width
+        self._orders = split_order([width for _, width in parts], order)
 
     def pack(self, updates: Mapping[str, LowRank]) -> Any:
         parts = []
@@ -77,15 +75,26 @@ class Adapters:
         self._backend, self._dtype, self._device = backend, dtype, device
         self._sites: list[_Site] = []
 
-    def wrap(self, linear: Linear, parts: Sequence[tuple[str, int]], inner: int, order: torch.Tensor | None) -> Linear:
-        """``linear`` with room for adapters, if it is one that may have them; arguments as of WeightLoader.linear."""
+    def wrap(
+        self,
+        linear: Linear,
+        parts: Sequence[tuple[str, int]],
+        inner: int,
+        order: torch.Tensor | None,
+        whole: Whole | None = None,
+    ) -> Linear:
+        """``linear`` with room for adapters, if it is one that may have them; arguments as of WeightLoader.linear.
+
+        ``whole``: all inputs of rows of which ``linear`` has some; None: it has all.
+        """
         if not all(_ADAPTABLE.fullmatch(name) for name, _ in parts):
             return linear
-        widths = [width for _, width in parts]
+        orders = split_order([width for _, width in parts], order)
+        widths = [width if own is None else len(own) for (_, width), own in zip(parts, orders, strict=True)]
         table = self._backend.new_adapters(inner, widths, self.slots, self._dtype, self._device)
         self._sites.append(_Site(table, parts, order))
         self.linears.update({name: (width, inner) for name, width in parts})
-        return AdaptedLinear(linear, table, self)
+        return AdaptedLinear(linear, table, self, whole)
 
     @contextmanager
     def applying(self, row_slots: torch.Tensor) -> Iterator[None]:

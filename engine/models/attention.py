@@ -36,10 +36,16 @@ class Attention:
         widths = (q + 2 * kv,) if len(names.qkv) == 1 else (q, kv, kv)
         qkv = [(f"{prefix}.{name}", width) for name, width in zip(names.qkv, widths, strict=True)]
         order = qkv_order(layer.rope, head_dim, config.num_q_heads, config.num_kv_heads, config.qkv_grouped)
-        self._qkv = load.linear(qkv, hidden, config.qkv_bias, order)
-        self._output = load.linear([(f"{prefix}.{names.output}", hidden)], q, config.output_bias)
+        shard = load.shard
+        self._qkv = load.linear(qkv, hidden, config.qkv_bias, shard.qkv(config, order))
+        self._output = load.summed_linear(
+            f"{prefix}.{names.output}", hidden, q, config.output_bias, shard.head_cuts(config)
+        )
         # fp32: they meet sums in fp32.
-        self._sinks = load.tensor(f"{prefix}.sinks", (config.num_q_heads,)).float() if config.attention_sinks else None
+        self._sinks = None
+        if config.attention_sinks:
+            sinks = load.tensor(f"{prefix}.sinks", (config.num_q_heads,)).float()
+            self._sinks = shard.of_heads(sinks, config.num_q_heads)
         has_norm = config.qk_norm and not (config.qk_norm_after and layer.rope == NO_ROPE)
         self._qk_norm = _load_qk_norm(config, load, prefix, layer.rope) if has_norm else None
 
@@ -68,6 +74,8 @@ def _load_qk_norm(config: ModelConfig, load: WeightLoader, prefix: str, rope: Ro
             loaded = load.vectors(f"{prefix}.{name}", heads, size)
         else:
             loaded = load.vector(f"{prefix}.{name}.weight", size)
+        if config.qk_norm == "heads":
+            loaded = load.shard.of_heads(loaded, heads, kv=heads == config.num_kv_heads)
         return loaded if order is None else loaded.view(-1, config.head_dim)[:, order.to(load.device)].flatten()
 
     q_name, k_name = config.names.qk_norm

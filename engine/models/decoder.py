@@ -71,10 +71,12 @@ class DecoderModel:
         has_blocks: whether some of these have weights in blocks.
         windows: of its layers, ascending, 0 for the whole context.
         adapters: of its linears; None: they have none.
+        config: its own, with the heads that this rank has.
+        exchange: with the ranks that have the rest; None: there are none.
     """
 
     def __init__(self, config: ModelConfig, checkpoint: Weights, load: WeightLoader, max_positions: int) -> None:
-        self.config = config
+        self.config = load.shard.local(config)
         self._backend = load.backend
         self._stream_dtype = load.dtypes.stream
         names, hidden = config.names, config.hidden_size
@@ -88,11 +90,13 @@ class DecoderModel:
             table = load.tensor(f"{names.positions}.weight", (first + config.max_positions, hidden))
             self._positions = table[first:].contiguous()
         self._layers = []
-        progress = Progress("loading weights", config.num_layers, "layers")
+        part = f" of shard {load.shard.rank}" if load.shard.size > 1 else ""
+        progress = Progress(f"loading weights{part}", config.num_layers, "layers")
         for i in range(config.num_layers):
             self._layers.append(DecoderLayer(config, config.layers[i], load, f"{names.layers}.{i}"))
             progress.add(1)
         self._norm = load_norm(config, load, names.norm)
+        self.exchange, self._vocabulary = load.shard.exchange, load.shard.vocabulary(config.vocab_size)
         # A checkpoint may leave the head out although it isn't said to be tied, or ship a copy although it is.
         tied = config.tie_embeddings or f"{names.head}.weight" not in checkpoint
         head = names.embedding if tied else names.head
@@ -152,4 +156,4 @@ class DecoderModel:
             self._backend.scale(logits, self.config.logit_scale)
         if self.config.logit_softcap:
             self._backend.soft_cap(logits, self.config.logit_softcap)
-        return logits
+        return logits if self.exchange is None else self.exchange.gather(logits, self._vocabulary)

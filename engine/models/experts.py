@@ -24,12 +24,10 @@ class Experts:
         before, width, bias = load.linear_bytes, experts.width, experts.bias
         gate, up, down = experts.names
         names = [f"{module}.experts.{index}" for index in range(experts.count)]
-        self._gate_up = backend.group_linears(
-            [load.expert_linear([(f"{name}.{gate}", width), (f"{name}.{up}", width)], hidden, bias) for name in names]
+        self._gate_up = load.expert_linears(
+            [[(f"{name}.{gate}", width), (f"{name}.{up}", width)] for name in names], hidden, bias
         )
-        self._down = backend.group_linears(
-            [load.expert_linear([(f"{name}.{down}", hidden)], width, bias) for name in names]
-        )
+        self._down = load.summed_expert_linears([f"{name}.{down}" for name in names], hidden, width, bias)
         # What a row reads; many rows read up to all of them.
         load.linear_bytes = before + (load.linear_bytes - before) * experts.slots // experts.count
         self._weighs_input = experts.weighs_input

@@ -1,6 +1,7 @@
 """From a model directory to a model on a device."""
 
 import ctypes
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ..checkpoint.transposed import TransposedCheckpoint
 from .config import ModelConfig
 from .decoder import DecoderModel
 from .dtypes import Dtypes
+from .shard import Shard
 from .weights import WeightLoader, Weights
 
 
@@ -29,10 +31,11 @@ def load_model(
     max_positions: int,
     quantize: QuantizeName | None = None,
     max_adapters: int = 0,
+    shard: Shard | None = None,
 ) -> DecoderModel:
     """Load the weights of a directory onto a device; ``quantize`` rounds the linears'. Raises ModelError.
 
-    ``max_adapters``: how many the linears may have at a time.
+    ``max_adapters``: how many the linears may have at a time. ``shard``: the part of it to load; None: all.
     """
     checkpoint: Weights
     if (model_dir / WEIGHTS_FILE).exists():
@@ -51,8 +54,10 @@ def load_model(
     if config.stored_vocab_size:
         names = (config.names.embedding, config.names.head)
         checkpoint = ResizedVocabulary(checkpoint, names, config.stored_vocab_size)
-    loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters)
-    model = DecoderModel(config, checkpoint, loader, max_positions)
+    loader = WeightLoader(checkpoint, backend, dtypes, device, config.stored_scales, quantize, max_adapters, shard)
+    exchange = loader.shard.exchange
+    with nullcontext() if exchange is None else exchange.packing():
+        model = DecoderModel(config, checkpoint, loader, max_positions)
     _return_freed_memory()
     return model
 

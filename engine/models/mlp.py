@@ -27,8 +27,9 @@ class GatedMlp:
         self._rows_dtype = load.dtypes.rows
         self._act_and_mul = gated_activation(config, backend)
         gate_up = [(f"{prefix}.{name}", 2 * width // len(names.up)) for name in names.up]
-        self._gate_up = load.linear(gate_up, hidden, config.mlp_bias)
-        self._down = load.linear([(f"{prefix}.{names.down}", hidden)], width, config.mlp_bias)
+        self._gate_up = load.linear(gate_up, hidden, config.mlp_bias, load.shard.gated(width))
+        cuts = load.shard.width_cuts(width)
+        self._down = load.summed_linear(f"{prefix}.{names.down}", hidden, width, config.mlp_bias, cuts)
 
     def __call__(self, normed: torch.Tensor) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out."""
@@ -55,8 +56,9 @@ class PlainMlp:
         hidden, width, names = config.hidden_size, config.intermediate_size, config.names
         self._rows_dtype, self._act = load.dtypes.rows, plain_activation(config, load, prefix)
         (up,) = names.up
-        self._up = load.linear([(f"{prefix}.{up}", width)], hidden, config.mlp_bias)
-        self._down = load.linear([(f"{prefix}.{names.down}", hidden)], width, config.mlp_bias)
+        self._up = load.linear([(f"{prefix}.{up}", width)], hidden, config.mlp_bias, load.shard.plain(width))
+        cuts = load.shard.width_cuts(width)
+        self._down = load.summed_linear(f"{prefix}.{names.down}", hidden, width, config.mlp_bias, cuts)
 
     def __call__(self, normed: torch.Tensor) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out."""

@@ -8,6 +8,7 @@ from .adapters import new_adapters
 from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
 from .elementwise import add, cast, scale
+from .exchange import new_exchange
 from .features import HAS_BYTE_LOOKUP, numerics
 from .grouped import group_linears
 from .layer_norm import add_layer_norm, layer_norm
@@ -42,6 +43,7 @@ __all__ = [
     "logits",
     "multiplies_int8_rows",
     "new_adapters",
+    "new_exchange",
     "new_plan",
     "numerics",
     "pack_blocks",

@@ -217,6 +217,12 @@ def keep(*kept: Any) -> None:
         _graph.kept += kept
 
 
+def keep_tensors(tensors: list[torch.Tensor]) -> None:
+    """The same, but for what the graph itself has made: that memory is used again."""
+    if _graph is not None:
+        _graph.keep(tensors)
+
+
 class Prepared:
     """One phase that is launched often, outside of graphs, and never waited for."""
 

@@ -7,6 +7,7 @@ from .adapters import new_adapters
 from .attention import paged_attention
 from .attention_plan import AttentionPlan, fill_plan, new_plan, plan_attention
 from .block_linear import pack_blocks
+from .exchange import new_exchange
 from .grouped import group_linears
 from .layer_norm import add_layer_norm, layer_norm
 from .linear import TritonLinear, logits, pack_linear, pack_quantized, pack_vendor_linear, quantize_linear
@@ -42,6 +43,7 @@ __all__ = [
     "layer_norm",
     "logits",
     "new_adapters",
+    "new_exchange",
     "new_plan",
     "numerics",
     "pack_blocks",

@@ -4,6 +4,8 @@ What decides the order of a sum depends on the weight's shape alone: the segment
 the same in all tiles of an architecture but for the rows and outputs that it has (the audit holds that).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -45,8 +47,24 @@ _LEAST_INPUTS = 512  # of a segment
 SEGMENT_STEP = 128  # a multiple of all tiles' inputs
 
 
+_of_any_shard = False
+
+
+@contextmanager
+def sums_of_any_shard() -> Iterator[None]:
+    """Linears made within it take sums in an order that doesn't depend on how many outputs their rank has."""
+    global _of_any_shard
+    before, _of_any_shard = _of_any_shard, True
+    try:
+        yield
+    finally:
+        _of_any_shard = before
+
+
 def segments_of(outputs: int, inputs: int) -> tuple[int, int]:
     """How many segments the inputs of a weight have, and inputs of one; the last may have fewer."""
+    if _of_any_shard:
+        outputs = 1
     wanted = min(triton.cdiv(_SEGMENTED_OUTPUTS, outputs), _MOST_SEGMENTS, max(inputs // _LEAST_INPUTS, 1))
     size = triton.cdiv(triton.cdiv(inputs, wanted), SEGMENT_STEP) * SEGMENT_STEP
     return triton.cdiv(inputs, size), size

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -18,7 +19,6 @@ CRASH, RAISE, HANG = 2_000_001, 2_000_002, 2_000_003  # seeds of requests that t
 FAULTS = (f"{CRASH}:abort:2", f"{RAISE}:raise:4", f"{HANG}:hang:1")
 # Granian takes two ends of one worker within 5.5 s for a fault that a third try would not mend, and ends.
 WORKER_KILLS_APART_S = 8.0
-REPLICAS = int(os.environ.get("HEADWATER_CHAOS_REPLICAS", "1"))
 PAUSE_S = 10.0  # where kills are ahead of the requests
 
 
@@ -66,8 +66,8 @@ class Disturber:
         if self._chance.random() < 0.7:
             self._wait_healthy()
         self._stopped.wait(self._chance.random() * 2.0)
-        pid = self._find(f"headwater engine {self._chance.randrange(REPLICAS)}")
-        if pid is not None and self._kill(pid):
+        pids = [pid for pid, title in self._titles().items() if title.startswith("headwater engine")]  # shards, too
+        if pids and self._kill(self._chance.choice(pids)):
             self.engine_kills += 1
 
     def _kill_worker(self) -> None:
@@ -86,7 +86,8 @@ class Disturber:
         self.poisoned.append(send(self._server.url, Request("/generate", body)))
 
     def _pause_engine(self) -> None:
-        self._pause(self._find(f"headwater engine {self._chance.randrange(REPLICAS)}"), 0.5)
+        engines = [pid for pid, title in self._titles().items() if re.fullmatch(r"headwater engine \d", title)]
+        self._pause(self._chance.choice(engines) if engines else None, 0.5)
 
     def _pause_worker(self) -> None:
         self._pause(self._find(f"headwater api {self._chance.randrange(2)}"), 0.5)
@@ -118,8 +119,11 @@ class Disturber:
             return True
         return False
 
+    def _titles(self) -> dict[int, str]:
+        return descendants(self._server.process.pid)
+
     def _find(self, name: str) -> int | None:
-        return next((pid for pid, title in descendants(self._server.process.pid).items() if title == name), None)
+        return next((pid for pid, title in self._titles().items() if title == name), None)
 
     def _wait_healthy(self) -> None:
         wait_until(lambda: status_of(f"{self._server.url}/health") == 200, "a healthy engine")

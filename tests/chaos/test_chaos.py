@@ -1,6 +1,7 @@
 """Hundreds of requests against a server whose processes are killed, paused, flooded and poisoned: nothing is lost.
 
-Longer runs, as docs/reliability.md tells of: HEADWATER_CHAOS_REQUESTS, _KILLS, _SEED and _REPLICAS in the environment.
+Longer runs, as docs/reliability.md tells of: HEADWATER_CHAOS_REQUESTS, _KILLS and _SEED in the environment.
+HEADWATER_CHAOS_FLAGS has more flags, such as --replicas 2, or a model and --num-shard 2: shards are killed, too.
 """
 
 import itertools
@@ -21,7 +22,7 @@ import pytest
 from ..e2e.serving import PATIENCE_S, Serving, descendants, running, serving, wait_until
 from .catalogue import Request, catalogue
 from .clients import Outcome, Resumed, send
-from .disturber import FAULTS, REPLICAS, Disturber
+from .disturber import FAULTS, Disturber
 
 REQUESTS = int(os.environ.get("HEADWATER_CHAOS_REQUESTS", "120"))  # at least: clients go on until the last kill
 KILLS = int(os.environ.get("HEADWATER_CHAOS_KILLS", "3"))
@@ -33,7 +34,7 @@ FLOOD = 120 if REQUESTS < 1000 else 1000
 FLAGS = (
     "--max-batch-size", "8", "--max-batch-prefill-tokens", "64", "--max-total-tokens", "640", "--api-workers", "2",
     "--kv-cache-bytes", str(80 << 20), "--heartbeat-timeout", "3", "--max-engine-restarts", "1000", "--json-output",
-    "--replicas", str(REPLICAS),
+    *os.environ.get("HEADWATER_CHAOS_FLAGS", "").split(),
     *(word for fault in FAULTS for word in ("--inject-faults", fault)),
 )  # fmt: skip
 

@@ -13,8 +13,8 @@ from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.checkpoint.packed_config import read_packed
 from headwater.engine.checkpoint.packed_weights import PackedCheckpoint
 from headwater.engine.checkpoint.safetensors_dir import open_checkpoint
+from headwater.engine.model_parts import rounding
 from headwater.engine.models.families import read_config
-from headwater.engine.start import rounding
 
 from .forward import prompt_logits
 

@@ -49,7 +49,7 @@ def test_the_command_line_does_not_import_torch() -> None:
         (("serve", "--max-input-tokens", "9", "--max-total-tokens", "9"), 2, "must be below max-total-tokens 9"),
         (("serve", "--no-such-flag"), 2, "No such option"),
         (("serve", "--port", "65536"), 2, "less than or equal to 65535"),
-        (("serve", "--num-shard", "2"), 1, "headwater: error: --num-shard: not here; one server uses one device"),
+        (("serve", "--sharded", "true", "--num-shard", "1"), 1, "headwater: error: --sharded true, but --num-shard 1"),
         (("serve", "--api-key", ""), 2, "api-key is empty"),
     ],
 )

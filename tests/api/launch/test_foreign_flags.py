@@ -11,9 +11,8 @@ def test_what_is_ours_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--num-shard", "1"],
-        ["--num_shard=1"],
-        ["--sharded", "false"],
+        ["--rope-factor", "1"],
+        ["--rope_factor=1.0"],
         ["--watermark-gamma=0.5"],
     ],
 )
@@ -37,9 +36,7 @@ def test_what_changes_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "answer"),
     [
-        (["--num-shard", "2"], {}, "--num-shard: not here; one server uses one device: start one for each GPU"),
-        (["--sharded", "true"], {}, "--sharded: not here"),
-        ([], {"NUM_SHARD": "4"}, "--num-shard: not here"),
+        ([], {"ROPE_FACTOR": "4"}, "--rope-factor: not here"),
         (["--rope-scaling", "dynamic"], {}, "config.json"),
         (["--ngrok"], {}, "tunnel"),
     ],
@@ -53,7 +50,7 @@ def test_what_would_not_be_done_is_refused_with_what_to_do(
 
 
 def test_a_flag_wins_over_its_variable() -> None:
-    assert take_foreign_flags(["--num-shard", "1"], {"NUM_SHARD": "4"}) == ([], [])
+    assert take_foreign_flags(["--rope-factor", "1"], {"ROPE_FACTOR": "4"}) == ([], [])
 
 
 @pytest.mark.parametrize("name", FOREIGN_FLAGS)
