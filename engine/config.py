@@ -105,6 +105,13 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
             tgi=False, min=1,
         ),
     ] = None  # fmt: skip
+    cpu_features: Annotated[
+        str | None,
+        Flag(
+            ENGINE, ("--cpu-features",),
+            "Of the cpu backend: an instruction set that is less than the processor has, such as avx2.", tgi=False,
+        ),
+    ] = None  # fmt: skip
     page_size: int = 16  # tokens
     kv_cache_bytes: Annotated[
         int | None, Flag(ENGINE, ("--kv-cache-bytes",), "Size of the KV cache.", tgi=False, min=1)

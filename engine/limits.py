@@ -84,6 +84,8 @@ def choose_limits(
     max_rows = max(config.max_batch_prefill_tokens or DEFAULT_ROWS[device.type], max_sequences)
     if config.threads is not None and device.type == "cuda":
         reasons.append("--threads changes nothing: it is for the cpu backend")
+    if config.cpu_features is not None and device.type == "cuda":
+        reasons.append("--cpu-features changes nothing: it is for the cpu backend")
     reasons.append(f"step: up to {max_sequences} sequences and {max_rows} rows")
 
     per_page = page_bytes(model, config.page_size, pages_dtype) + draft_page_bytes

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..kernels import Backend, BackendName, Unsupported, load_backend
+from ..kernels.instruction_sets import choose_set
 from .adapter_set import AdapterSet, load_at_start
 from .checkpoint.errors import ModelError
 from .checkpoint.quantized import QuantizeName
@@ -103,6 +104,8 @@ def start_engine(config: EngineConfig) -> tuple[Engine, Hello]:
 
 
 def _start(config: EngineConfig, device: torch.device, backend_name: BackendName, begin: float) -> tuple[Engine, Hello]:
+    if backend_name == "cpu":
+        _use_instructions(config.cpu_features)
     backend = load_backend(backend_name, config.exact)
     if device.type == "cpu":
         _use_threads(config.threads or usable_cores())
@@ -186,6 +189,15 @@ def _log_choices(hello: Hello, model: ModelConfig, weights: str | None) -> None:
     rounded = f" with {weights} weights" if weights else ""
     what = f"{model.architecture}, {hello.dtype}{rounded} on {hello.device}, {hello.backend} kernels"
     logger.info("%s: %s", hello.model_id, what)
+
+
+def _use_instructions(wanted: str | None) -> None:
+    """Choose what the CPU kernels are made of, before they are imported. Raises ModelError."""
+    try:
+        chosen, reason = choose_set(wanted)
+    except Unsupported as error:
+        raise ModelError(f"--cpu-features: {error}" if wanted else str(error)) from error
+    logger.info("cpu kernels: %s, %s", chosen.name, reason)
 
 
 def _use_threads(threads: int) -> None:

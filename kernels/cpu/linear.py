@@ -14,7 +14,7 @@ from numba import types
 from ..quantize import round_weight
 from . import amx, amx_linear
 from .elementwise import cast
-from .features import HAS_BF16_DOT
+from .features import SET
 from .finish import finish
 from .llvm import LANES
 from .machine import aligned_empty, array_at, lasting_empty
@@ -111,7 +111,7 @@ class PackedLinear:
         if amx.HAS_AMX and x.dtype == torch.bfloat16 and self._inner % amx_linear.CHUNK == 0:
             amx_linear.write_product(x, self._panels, y, self._scale, self._bias)
             return y
-        if not HAS_BF16_DOT:  # widened once, not once for each panel: the same values
+        if SET.bf16_dot is None:  # widened once, not once for each panel: the same values
             x = cast(x, torch.float32)
         arguments = {
             "x": x, "w": self._panels, "y": y, "scale": self._scale, "bias": self._bias, "scratch": self._scratch,
