@@ -70,6 +70,13 @@ class InstructionSet:
     amx: bool = False
     proof: tuple[str, ...] = ()
 
+    @property
+    def dots_blocks(self) -> bool:
+        """Whether codes of block-quantised weights become bf16 pairs for the dot product: a lookup makes them at once.
+        Without it two fp32 conversions are less work than making pairs, and rows are widened.
+        """
+        return self.bf16_dot is not None and self.word_lookup
+
 
 _V2 = ("sse4.2",)
 _AVX2 = (*_V2, "avx2", "fma", "f16c")
@@ -167,6 +174,7 @@ def compile_for(name: str) -> InstructionSet:
     """Make the kernels' code for a set that the host may lack, in a process that runs none of them."""
     global _choice
     assert "headwater.kernels.cpu" not in sys.modules, "the kernels were imported before"
+    os.environ.pop(VARIABLE, None)
     (row,) = (row for row in TABLE if row.name == name)
     _choice = Choice(row, "to be compiled, not run")
     return row

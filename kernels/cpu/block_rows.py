@@ -45,7 +45,7 @@ def prepare_rows(x: torch.Tensor, form: BlockForm) -> tuple[torch.Tensor, torch.
     Without a dot product of bf16, rows become fp32; where codes are multiplied in place, they make up for the places.
     """
     rows, inner = x.shape
-    widens = form.in_place or (x.dtype == torch.bfloat16 and SET.bf16_dot is None)
+    widens = form.in_place or (x.dtype == torch.bfloat16 and not SET.dots_blocks)
     if not widens and not form.corrects:
         return x, None
     y = empty((rows, inner)) if widens else x
