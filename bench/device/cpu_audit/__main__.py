@@ -97,7 +97,7 @@ def main() -> int:
     if wanted.run:
         from .run import run_all
 
-        return run_all(wanted.set, in_snapshot if wanted.snapshot else lambda tile: True)
+        return run_all(wanted.set, in_snapshot if wanted.snapshot else bool)
     if wanted.alone or wanted.objects:
         return one_set(wanted.set[0], wanted.snapshot, wanted.objects)
     options = ["--snapshot"] * wanted.snapshot + ["--alone", "--set"]

@@ -226,7 +226,10 @@ def compare(name: str, processor: str, directory: Path, chosen: Callable[[str], 
 
 
 def run_all(sets: Sequence[str] | None, chosen: Callable[[str], bool]) -> int:
-    """Of these sets, or of every one, the tiles that are chosen; status 1 if one computes something else, 3 if there is no emulator."""
+    """The tiles that are chosen, of these sets or of every one.
+
+    Returns 1 if one computes something else, 3 if there is no emulator.
+    """
     if not (shutil.which(EMULATOR) and shutil.which(COMPILER)):
         print(f"needs {EMULATOR} and {COMPILER}")
         return 3
