@@ -17,7 +17,7 @@ from .elementwise import cast
 from .features import SET
 from .finish import finish
 from .llvm import LANES
-from .machine import aligned_empty, array_at, lasting_empty
+from .machine import aligned_empty, array_at, copy_values, lasting_empty
 from .op_graph import empty, run, struct_dtype, work_item
 from .thread_pool import thread_pool
 from .tile_rows import make_cover
@@ -66,7 +66,8 @@ def _linear(x_type, w_type, finishes):
                     _cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, LANES * 4, count, 1, a.steps, w)
                     whole = array_at(y, (count, LANES), types.float32)
                     part = array_at(a.y, (rows, a.out), types.float32)[row : row + count, panel * LANES :]
-                    part[:] = whole[:, :width]
+                    for done in range(count):
+                        copy_values(part[done], whole[done, :width])
         if finishes:
             begin, end = first * LANES, min(last * LANES, a.out)
             scale = array_at(a.scale + begin * 4, end - begin if a.scale else 0, types.float32)
