@@ -112,6 +112,8 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
     model_config = read_config(config.model_dir)
     dtypes = choose_dtypes(backend, config.dtype or model_config.dtype, config.activation_dtype, config.kv_cache_dtype)
     quantize = rounding(config.quantize, model_config)
+    if device.type == "cpu":
+        _compile_ahead(dtypes, config.threads or usable_cores())
     draft = None
     if config.speculative_model is not None:
         if max_guesses(config):
@@ -131,7 +133,7 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
         torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
     compiler = GrammarCompiler(config.model_dir, model_config.vocab_size)
     loaded = Loaded(config, model, backend, dtypes, device, draft, compiler, _adapters(config, model))
-    logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
+    logger.info("warming up")
     limits = loaded.sized()
     engine = loaded.start(limits)
     if config.prefix_cache_dir is not None and config.prefix_cache:
@@ -144,7 +146,7 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
         logger.info("rows are rounded to int8 before linears whose weights are in blocks, but for the head")
     for reason in (*model_config.notes, *limits.reasons, *([draft.reason(config, limits)] if draft else [])):
         logger.info("%s", reason)
-    logger.info("ready: weights %.1f s, warm-up %.1f s", made - begin, ready - made)
+    logger.info("ready: weights %.1f s, warm-up %.1f s%s", made - begin, ready - made, _compiled(device))
     return engine, hello
 
 
@@ -168,6 +170,14 @@ def _hello(
         crashed=config.crashed,
         killed=config.killed,
     )
+
+
+def _compiled(device: torch.device) -> str:
+    if device.type != "cpu":
+        return ""
+    from ..kernels.cpu.compiled import compiling
+
+    return f", of it {compiling.count} kernels compiled" if compiling.count else ""
 
 
 def _guesser(config: EngineConfig, limits: Limits, draft: LoadedDraft | None) -> Guesser | None:
@@ -198,6 +208,15 @@ def _use_instructions(wanted: str | None) -> None:
     except Unsupported as error:
         raise ModelError(f"--cpu-features: {error}" if wanted else str(error)) from error
     logger.info("cpu kernels: %s, %s", chosen.name, reason)
+
+
+def _compile_ahead(dtypes: Dtypes, threads: int) -> None:
+    """What takes longest, beside the loading; the rest is compiled when it is first needed."""
+    from ..kernels.cpu.ahead import compile_ahead
+
+    started = compile_ahead(dtypes.rows, dtypes.pages, threads - 1)
+    if started:
+        logger.info("the first start with this processor and version: %d more processes compile kernels", started)
 
 
 def _use_threads(threads: int) -> None:
