@@ -105,6 +105,14 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
             tgi=False, min=1,
         ),
     ] = None  # fmt: skip
+    numa: Annotated[
+        Literal["isolate", "distribute"] | None,
+        Flag(
+            ENGINE, ("--numa",),
+            "Of the cpu backend: stay on one node of memory, or spread memory over all; isolate where it fits.",
+            tgi=False,
+        ),
+    ] = None  # fmt: skip
     cpu_features: Annotated[
         str | None,
         Flag(

@@ -27,6 +27,7 @@ from .models.dtypes import Dtypes, choose_dtypes, kv_cache_name
 from .models.families import read_config
 from .models.kv_cache import page_bytes
 from .models.load import load_model
+from .numa import place
 from .page_files import PageFiles
 from .page_kind import page_kind
 from .page_store import PageStore
@@ -108,6 +109,8 @@ def _start(config: EngineConfig, device: torch.device, backend_name: BackendName
         _use_instructions(config.cpu_features)
     backend = load_backend(backend_name, config.exact)
     if device.type == "cpu":
+        if (placed := place(config.numa, config.threads)) is not None:
+            logger.info("%s", placed)
         _use_threads(config.threads or usable_cores())
     model_config = read_config(config.model_dir)
     dtypes = choose_dtypes(backend, config.dtype or model_config.dtype, config.activation_dtype, config.kv_cache_dtype)

@@ -58,6 +58,7 @@ FLAGS = {
     "backend": "engine/test_engine.py::test_the_triton_backend_gives_the_cpu_backends_tokens",
     "exact": "kernels/test_triton_ops.py::test_without_exactness_the_vendors_library_has_the_linears",
     "cpu_features": "engine/test_cpu_features.py::test_the_engine_says_which_set_it_uses_and_why",
+    "numa": "engine/test_numa.py::test_memory_is_spread_where_more_threads_are_wanted_than_a_node_has",
     "threads": "engine/test_limits.py::test_an_engine_is_what_its_flags_say",
     "kv_cache_dtype": "engine/test_kv_cache_dtype.py::test_as_many_pages_as_the_bytes_hold",
     "cuda_memory_fraction": "bench/device/test_memory.py::test_a_fraction_of_the_memory_is_all_that_is_taken",
