@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from headwater.bench.device.many_threads import claims_of, cost, phases_of
 from headwater.bench.device.shapes import LLAMA_8B, MODELS
-from headwater.bench.offline.many_threads import claims_of, cost, phases_of
 from headwater.kernels import load_backend
 from headwater.kernels.cpu.thread_pool import FIXED, PER_ROWS, TIMES
 

@@ -1,4 +1,4 @@
-"""A model of a decode step on many threads: ``python -m headwater.bench.offline.many_threads``.
+"""A model of a decode step on many threads: ``python -m headwater.bench.device.many_threads``.
 
 A step is a list of phases (kernels/cpu/thread_pool.py), a phase some work items that threads claim one by one from a
 counter. So a phase takes as many turns as its items need, and each claim, and each thread's last look, moves the
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ...kernels.cpu.linear import _FEW_ROWS, _PANELS, _ROWS
 from ...kernels.cpu.llvm import LANES
-from ..device.shapes import LLAMA_3_VOCAB, LLAMA_8B, MODELS, Model
+from .shapes import LLAMA_3_VOCAB, LLAMA_8B, MODELS, Model
 
 CLAIM_S = 60e-9
 MEMORY_BYTES_S = 300e9  # of a socket with 8 channels of DDR5
