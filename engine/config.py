@@ -106,6 +106,21 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
             tgi=False, min=1,
         ),
     ] = None  # fmt: skip
+    numa: Annotated[
+        Literal["isolate", "distribute"] | None,
+        Flag(
+            ENGINE, ("--numa",),
+            "Of the cpu backend: stay on one node of memory, or spread memory over all; isolate where it fits.",
+            tgi=False,
+        ),
+    ] = None  # fmt: skip
+    cpu_features: Annotated[
+        str | None,
+        Flag(
+            ENGINE, ("--cpu-features",),
+            "Of the cpu backend: an instruction set that is less than the processor has, such as avx2.", tgi=False,
+        ),
+    ] = None  # fmt: skip
     num_shard: int = 1  # devices that the model is divided among; its flags stand in api/cli.py
     shard_invariant: Annotated[
         bool,

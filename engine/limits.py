@@ -85,6 +85,8 @@ def choose_limits(
     max_rows = max(config.max_batch_prefill_tokens or DEFAULT_ROWS[device.type], max_sequences)
     if config.threads is not None and device.type == "cuda":
         reasons.append("--threads changes nothing: it is for the cpu backend")
+    if config.cpu_features is not None and device.type == "cuda":
+        reasons.append("--cpu-features changes nothing: it is for the cpu backend")
     reasons.append(f"step: up to {max_sequences} sequences and {max_rows} rows")
 
     # What all ranks together have of a page; on a GPU each has its own memory.

@@ -1,10 +1,12 @@
 """From a config to the part of the model that one rank has: backend, dtypes, weights."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
 from ..kernels import Backend, BackendName, Unsupported, load_backend
+from ..kernels.instruction_sets import choose_set
 from .checkpoint.errors import ModelError
 from .checkpoint.quantized import QuantizeName
 from .config import EngineConfig, Quantization, max_adapters
@@ -15,6 +17,9 @@ from .models.dtypes import Dtypes, choose_dtypes
 from .models.families import read_config
 from .models.load import load_model
 from .models.shard import SIZES, Shard, check_division
+from .numa import place
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,12 @@ def plan_model(config: EngineConfig, rank: int = 0) -> ModelPlan:
     if device.type == "cuda" and config.num_shard > 1:
         device = _own_gpu(config.num_shard, rank)
     backend_name: BackendName = config.backend or ("triton" if device.type == "cuda" else "cpu")
+    if backend_name == "cpu":
+        _use_instructions(config.cpu_features)
     backend = load_backend(backend_name, config.exact)
     if device.type == "cpu":
+        if (placed := place(config.numa, config.threads)) is not None:
+            logger.info("%s", placed)
         _use_threads(max(1, (config.threads or usable_cores()) // config.num_shard))
     model = read_config(config.model_dir)
     if config.num_shard > 1 or config.shard_invariant:
@@ -78,6 +87,15 @@ def _check_shards(config: EngineConfig, model: ModelConfig) -> None:
     check_division(model, config.num_shard)
     if config.num_shard > 1 and config.prefix_cache_dir is not None and config.prefix_cache:
         raise ModelError("--prefix-cache-dir: not with --num-shard: a rank's pages have its own heads only")
+
+
+def _use_instructions(wanted: str | None) -> None:
+    """Choose what the CPU kernels are made of, before they are imported. Raises ModelError."""
+    try:
+        chosen, reason = choose_set(wanted)
+    except Unsupported as error:
+        raise ModelError(f"--cpu-features: {error}" if wanted else str(error)) from error
+    logger.info("cpu kernels: %s, %s", chosen.name, reason)
 
 
 def _use_threads(threads: int) -> None:

@@ -12,6 +12,7 @@ from ..kernels import Backend, BackendName, Unsupported
 from .adapter_set import AdapterSet, load_at_start
 from .checkpoint.errors import ModelError
 from .config import EngineConfig, max_guesses
+from .cores import usable_cores
 from .cuda import check_compiler, errors_as_advice, unseen_gpu
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
@@ -112,6 +113,8 @@ def _start(config: EngineConfig, begin: float) -> tuple[Engine, Hello]:
     plan = plan_model(config)
     model_config, backend, dtypes, device = plan.model, plan.backend, plan.dtypes, plan.device
     ranks = Ranks(config) if config.num_shard > 1 else None
+    if plan.backend_name == "cpu":
+        _compile_ahead(dtypes, config.threads or usable_cores())
     draft = None
     if config.speculative_model is not None:
         if max_guesses(config):
@@ -131,7 +134,7 @@ def _start(config: EngineConfig, begin: float) -> tuple[Engine, Hello]:
         torch.set_num_threads(1)  # it has nothing to do in steps that is worth waking others for
     compiler = GrammarCompiler(config.model_dir, model_config.vocab_size)
     loaded = Loaded(config, model, backend, dtypes, device, draft, compiler, _adapters(config, model, ranks), ranks)
-    logger.info("warming up; the first start on a machine compiles the kernels, which takes about a minute")
+    logger.info("warming up")
     limits = loaded.sized()
     engine = loaded.start(limits)
     if config.prefix_cache_dir is not None and config.prefix_cache:
@@ -144,7 +147,7 @@ def _start(config: EngineConfig, begin: float) -> tuple[Engine, Hello]:
         logger.info("rows are rounded to int8 before linears whose weights are in blocks, but for the head")
     for reason in (*model_config.notes, *limits.reasons, *([draft.reason(config, limits)] if draft else [])):
         logger.info("%s", reason)
-    logger.info("ready: weights %.1f s, warm-up %.1f s", made - begin, ready - made)
+    logger.info("ready: weights %.1f s, warm-up %.1f s%s", made - begin, ready - made, _compiled(device))
     return engine, hello
 
 
@@ -170,6 +173,14 @@ def _hello(
     )
 
 
+def _compiled(device: torch.device) -> str:
+    if device.type != "cpu":
+        return ""
+    from ..kernels.cpu.compiled import compiling
+
+    return f", of it {compiling.count} kernels compiled" if compiling.count else ""
+
+
 def _guesser(config: EngineConfig, limits: Limits, draft: LoadedDraft | None) -> Guesser | None:
     if draft is not None:
         return draft.guesser(config, limits)
@@ -189,6 +200,15 @@ def _log_choices(hello: Hello, model: ModelConfig, weights: str | None) -> None:
     rounded = f" with {weights} weights" if weights else ""
     what = f"{model.architecture}, {hello.dtype}{rounded} on {hello.device}, {hello.backend} kernels"
     logger.info("%s: %s", hello.model_id, what)
+
+
+def _compile_ahead(dtypes: Dtypes, threads: int) -> None:
+    """What takes longest, beside the loading; the rest is compiled when it is first needed."""
+    from ..kernels.cpu.ahead import compile_ahead
+
+    started = compile_ahead(dtypes.rows, dtypes.pages, threads - 1)
+    if started:
+        logger.info("the first start with this processor and version: %d more processes compile kernels", started)
 
 
 def warm_up(engine: Engine, max_rows: int, max_total_tokens: int, guesses: int) -> None:

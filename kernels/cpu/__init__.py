@@ -9,7 +9,7 @@ from .attention import fill_plan, new_plan, paged_attention
 from .block_linear import pack_blocks
 from .elementwise import add, cast, scale
 from .exchange import new_exchange
-from .features import HAS_BYTE_LOOKUP, numerics
+from .features import SET, numerics
 from .grouped import group_linears
 from .layer_norm import add_layer_norm, layer_norm
 from .linear import pack_linear, pack_quantized, quantize_linear
@@ -73,7 +73,7 @@ __all__ = [
 
 records_any_size = True
 keeps_page_tables = False
-multiplies_int8_rows = HAS_BYTE_LOOKUP  # AVX2
+multiplies_int8_rows = SET.byte_dot is not None
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -19,7 +19,7 @@ from numba import njit, types
 
 from ..low_rank import MAX_RANK, LowRank
 from .llvm import LANES
-from .machine import aligned_empty, array_at
+from .machine import aligned_empty, array_at, copy_values
 from .op_graph import empty, run, struct_dtype, work_item
 from .thread_pool import thread_pool
 from .tile_rows import make_cover
@@ -127,9 +127,15 @@ def _add_adapters(w_type):
                         begin, w = start + (first + full) * LANES, w + full * w_stride
                         scratch = a.scratch + thread * _ROWS * LANES * 4
                         copied = array_at(scratch, (count, LANES), types.float32)
-                        copied[:, : start + width - begin] = y_rows[row:last, begin : start + width]
+                        for done in range(row, last):
+                            copy_values(
+                                copied[done - row, : start + width - begin], y_rows[done, begin : start + width]
+                            )
                         _add_cover(h_like, w_like, h, h_stride, w, 0, scratch, LANES * 4, count, 1, steps, w)
-                        y_rows[row:last, begin : start + width] = copied[:, : start + width - begin]
+                        for done in range(row, last):
+                            copy_values(
+                                y_rows[done, begin : start + width], copied[done - row, : start + width - begin]
+                            )
             row = last
 
     return kernel

@@ -16,10 +16,11 @@ import os
 import platform
 import sys
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .features import SET
 from .llvm import I8, I16, I32, declare, number
 
 ROWS = 16  # of a tile register
@@ -30,8 +31,7 @@ WHOLE, PART, WEIGHTS = 4, 5, 6
 
 def _allowed() -> bool:
     """Whether the processor has them and Linux gives them to this process and all its threads."""
-    features = binding.get_host_cpu_features()
-    if not (features.get("amx-tile") and features.get("amx-bf16")) or os.environ.get("HEADWATER_AMX") == "0":
+    if not SET.amx or os.environ.get("HEADWATER_AMX") == "0":
         return False
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from . import amx
 from .finish import finish
 from .llvm import I64, LANES, SUMS, WORDS, Loop, load, number, prefetch
-from .machine import aligned_empty, array_at
+from .machine import aligned_empty, array_at, copy_values
 from .op_graph import run, struct_dtype, work_item
 from .thread_pool import thread_pool
 from .tile_products import AMX_ORDER, PRODUCTS
@@ -218,7 +218,7 @@ def amx_linear(w_type, finishes):
             for done in range(count):
                 target = array_at(a.y + ((row + done) * a.out + column) * 4, width, types.float32)
                 if width < LANES:
-                    target[:] = array_at(y + done * y_stride, width, types.float32)
+                    copy_values(target, array_at(y + done * y_stride, width, types.float32))
                 finish(target, scale, bias)
 
     return kernel

@@ -23,7 +23,7 @@ from .attention_plan import ITEM, AttentionPlan, fill_plan, new_plan
 from .attention_tiles import PANELS, scores, values
 from .exp import LOG2_E, exp2
 from .llvm import LANES
-from .machine import array_at, atomic_add, atomic_exchange, prefetch
+from .machine import array_at, atomic_add, atomic_exchange, copy_values, prefetch
 from .op_graph import empty, run, struct_dtype, work_item
 from .softmax import cap, softmax_row
 from .storage import put
@@ -137,7 +137,8 @@ def _attend(q_type, page_type):
 
         for head in range(heads):
             for row in range(count):
-                block_q[head, row * group : (row + 1) * group] = q[first_row + row, work.head + head]
+                for shared in range(group):
+                    copy_values(block_q[head, row * group + shared], q[first_row + row, work.head + head, shared])
         totals[:] = np.float32(0.0)
         total_sums[:, :, 0] = _NOTHING
         total_sums[:, :, 1] = np.float32(0.0)
@@ -157,7 +158,7 @@ def _attend(q_type, page_type):
                 at = work.head + head
                 _list_boxes(k_boxes, a.k_pages, page_table, first, end, kv_heads, at, box)
                 _list_boxes(v_boxes, a.v_pages, page_table, first, end, kv_heads, at, box)
-                next_boxes[:pages] = v_boxes[:pages]
+                copy_values(next_boxes[:pages], v_boxes)
                 if head + 1 < heads:
                     _list_boxes(next_boxes, a.k_pages, page_table, first, end, kv_heads, at + 1, box)
                 elif segment + 1 < work.segments_end:
@@ -199,7 +200,7 @@ def _attend(q_type, page_type):
                 if widens:
                     _ask_for(next_boxes, pages, box)
                     _widen_boxes(v_boxes, pages, box_values, q_type, widened)
-                    next_boxes[:pages] = v_boxes[:pages]
+                    copy_values(next_boxes[:pages], v_boxes)
                 values(
                     head_q, probabilities, width * itemsize, v_boxes.ctypes.data, next_boxes.ctypes.data,
                     page_size // step * LANES * 4, share.ctypes.data, head_dim * 4, packed, head_dim // LANES, pages,

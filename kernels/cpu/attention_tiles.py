@@ -12,12 +12,13 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from .features import HAS_32_REGISTERS
+from .features import SET
 from .llvm import I64, LANES, SUMS, load, prefetch
 from .tile_products import PRODUCTS
 
 PANELS = 4  # a segment's list of panels is padded to a multiple of this
 _LINE = 64
+_WIDE = SET.tiles.wide
 
 
 def _constant(value):
@@ -166,7 +167,7 @@ _score_4x1, _score_3x1, _score_2x1 = (_make_score_tile(rows, 1) for rows in (4, 
 
 @njit
 def _scores_of_panel(like, q, q_stride, at, later, y, y_stride, rows, steps):
-    """Two rows and more, in 16 registers."""
+    """Two rows and more, where tiles are not wide."""
     row = 0
     while rows - row >= 4:
         _score_4x1(like, q + row * q_stride, q_stride, at, later, y + row * y_stride, y_stride, steps)
@@ -186,7 +187,7 @@ def scores(like, q, q_stride, listed, ahead, y, y_stride, rows, panels, steps):
     """Scores of so many panels, rounded up to a multiple of PANELS: what the lists have."""
     for panel in range(0, panels, PANELS):
         at, later, target = listed + panel * 8, ahead + panel * 8, y + panel * LANES * 4
-        if not HAS_32_REGISTERS and rows > 1:
+        if not _WIDE and rows > 1:
             for i in range(PANELS):
                 of_panel = target + i * LANES * 4
                 _scores_of_panel(like, q, q_stride, at + i * 8, later + i * 8, of_panel, y_stride, rows, steps)
@@ -214,7 +215,7 @@ def scores(like, q, q_stride, listed, ahead, y, y_stride, rows, panels, steps):
 def _values_of_rows(like, p, p_stride, listed, ahead, v_stride, y, y_stride, rows, panels, pages, steps):
     """Up to 4 rows of the result."""
     panel = 0
-    while panels - panel >= 4 and (HAS_32_REGISTERS or rows == 1):
+    while panels - panel >= 4 and (_WIDE or rows == 1):
         first, out = panel * v_stride, y + panel * LANES * 4
         if rows == 4:
             _value_4x4(like, p, p_stride, listed, ahead, first, v_stride, out, y_stride, pages, steps)
@@ -242,7 +243,7 @@ def _values_of_rows(like, p, p_stride, listed, ahead, v_stride, y, y_stride, row
 def values(like, p, p_stride, listed, ahead, v_stride, y, y_stride, rows, panels, pages, steps):
     """The segment's result: ``panels`` of 16 dims, over the positions of its pages."""
     row = 0
-    while HAS_32_REGISTERS and rows - row >= 8:
+    while _WIDE and rows - row >= 8:
         x, out = p + row * p_stride, y + row * y_stride
         panel = 0
         while panels - panel >= 2:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from numba import types
 
-from .features import HAS_BYTE_LOOKUP, HAS_WORD_LOOKUP
+from .features import SET
 from .llvm import LANES
 
 CHUNK = 32  # values of k that share the words of a plane of one bit
@@ -131,12 +131,12 @@ class BlockForm(types.Type):
     @property
     def start(self) -> int:
         """What to add to a code where no table is looked up: to the sums, times that of the row's values."""
-        return 0 if HAS_WORD_LOOKUP or not self.table or self.is_codebook else self.table[0]
+        return 0 if SET.word_lookup or not self.table or self.is_codebook else self.table[0]
 
     @property
     def takes_int8(self) -> bool:
         """Whether rows may be int8: their codes, or what they stand for, are bytes at hand."""
-        return HAS_BYTE_LOOKUP and (self.bits == 4 or not self.is_codebook)
+        return SET.byte_dot is not None and (self.bits == 4 or not self.is_codebook)
 
     @property
     def has_wide_bytes(self) -> bool:
@@ -151,7 +151,7 @@ class BlockForm(types.Type):
     @property
     def in_place(self) -> bool:
         """Whether codes are multiplied where they lie in their words, and rows divided by their places: exact."""
-        return not HAS_WORD_LOOKUP and not self.is_codebook and self.bits in PLANES[self.bits] and self.bits < 8
+        return not SET.word_lookup and not self.is_codebook and self.bits in PLANES[self.bits] and self.bits < 8
 
     def place(self, step: int) -> int:
         """What a code of that step along k is multiplied by."""

@@ -17,7 +17,7 @@ from .block_tile import make_block_tile
 from .block_tile_rows import block_tiles, cover_blocks
 from .int8_rows import round_rows
 from .llvm import LANES
-from .machine import aligned_empty, array_at
+from .machine import aligned_empty, array_at, copy_values
 from .op_graph import empty, is_recording, run, struct_dtype, work_item
 from .thread_pool import thread_pool
 
@@ -75,7 +75,7 @@ def _block_linear():
         for done in range(count):
             target = array_at(a.y + (row + done) * a.y_stride + begin * 4, width, types.float32)
             if not whole:
-                target[:] = array_at(y + done * y_stride, width, types.float32)
+                copy_values(target, array_at(y + done * y_stride, width, types.float32))
             if a.bias:
                 _add(target, array_at(a.bias + begin * 4, width, types.float32))
 
@@ -133,7 +133,7 @@ def _block_linear_amx(form):
         for done in range(count):
             target = array_at(a.y + (row + done) * a.y_stride + column * 4, width, types.float32)
             if not whole:
-                target[:] = array_at(y + done * y_stride, width, types.float32)
+                copy_values(target, array_at(y + done * y_stride, width, types.float32))
             if a.bias:
                 _add(target, array_at(a.bias + column * 4, width, types.float32))
 

@@ -11,7 +11,7 @@ from numba import njit
 
 from ..block_weight import BlockSource, BlockWeight
 from .block_form import CHUNK, PLANES, BlockForm
-from .features import HAS_BYTE_LOOKUP, HAS_WORD_LOOKUP
+from .features import SET
 from .llvm import LANES
 from .machine import lasting_empty
 from .thread_pool import thread_pool
@@ -26,7 +26,7 @@ def form_of(weight: BlockWeight) -> BlockForm:
     zeros = isinstance(weight.zero, torch.Tensor)
     values = weight.table or tuple(range(1 << weight.bits))
     bits, table = weight.bits, tuple(value - (0 if zeros else int(weight.zero)) for value in values)
-    looks_up = HAS_WORD_LOOKUP or (HAS_BYTE_LOOKUP and bits == 4)
+    looks_up = SET.word_lookup or (SET.byte_lookup is not None and bits == 4)
     if bits == 8 or (weight.table is not None and not looks_up):
         bits, table = 8, ()
     return BlockForm(

@@ -10,11 +10,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .block_form import BASE_BYTES, CHUNK, HAS_WORD_LOOKUP, PLANES, BlockForm, place_of
+from .block_form import BASE_BYTES, CHUNK, PLANES, BlockForm, place_of
+from .byte_dots import look_up_bytes
+from .features import SET
 from .llvm import F16, I8, I16, I32, LANES, SHORTS, SUMS, WORDS, Loop, declare, load, number
 from .tile_products import PRODUCTS
 
-_HALF = LANES // 2  # lanes of a register of AVX2
 # What a scale is read as, 16 lanes at a time.
 _BASE_TYPES = {
     "float16": ir.VectorType(F16, LANES),
@@ -81,7 +82,7 @@ class RecordReader:
             return products.prepare(builder, self._load(self._codes, step * 2 * LANES, products.w_type, 2 * LANES))
         if form.in_place:
             return self._in_place(step)
-        if form.is_codebook and not HAS_WORD_LOOKUP:
+        if form.is_codebook and not SET.word_lookup:
             return self._look_up(step)
         codes, at, offset = None, 0, 0
         for plane, bits in enumerate(PLANES[form.bits]):
@@ -89,7 +90,7 @@ class RecordReader:
             if (plane, word) not in self._words:
                 self._words[plane, word] = self._load(self._codes, offset + word * 64, SHORTS, 64)
             here = _shift(builder, self._words[plane, word], shift - at)
-            masked = len(PLANES[form.bits]) > 1 or not HAS_WORD_LOOKUP  # the lookup reads low bits only
+            masked = len(PLANES[form.bits]) > 1 or not SET.word_lookup  # the lookup reads low bits only
             if masked:
                 mask = ((1 << bits) - 1) << at
                 here = builder.and_(here, ir.Constant(SHORTS, [mask] * (2 * LANES)))
@@ -119,7 +120,7 @@ class RecordReader:
             codes = here if codes is None else builder.or_(codes, here)
             at, offset = at + bits, offset + bits * CHUNK * LANES // 8
         if form.is_codebook:
-            return _look_up_bytes(builder, [value - form.byte_start for value in form.table], codes)
+            return look_up_bytes(builder, [value - form.byte_start for value in form.table], codes)
         return codes
 
     def _in_place(self, step: int):
@@ -143,7 +144,7 @@ class RecordReader:
         if (word, odd) not in self._words:
             words = self._load(self._codes, word * 64, WORDS, 64)
             codes = builder.and_(_shift(builder, words, 4 * odd, WORDS), ir.Constant(WORDS, [0x0F0F0F0F] * LANES))
-            self._words[word, odd] = _look_up_bytes(builder, self._form.table, codes)
+            self._words[word, odd] = look_up_bytes(builder, self._form.table, codes)
         ends = (_shift(builder, self._words[word, odd], -left, WORDS) for left in (24 - 8 * high, 8 - 8 * high))
         return [builder.sitofp(builder.ashr(end, ir.Constant(WORDS, [24] * LANES)), SUMS) for end in ends]
 
@@ -159,7 +160,7 @@ def _shift(builder, words, right: int, kind: ir.VectorType = SHORTS):
 def _look_up(builder, form: BlockForm, codes):
     """bf16 pairs of the codes' values; without the lookup, fp32 of the first k of each lane, and of the second."""
     values = form.table
-    if HAS_WORD_LOOKUP:
+    if SET.word_lookup:
         words = 64 if form.bits == 6 else 32
         table = [_bf16_bits(values[index % (1 << form.bits)]) for index in range(words)]
         parts = [ir.Constant(SHORTS, table[start : start + 32]) for start in range(0, words, 32)]
@@ -173,24 +174,6 @@ def _look_up(builder, form: BlockForm, codes):
     first = builder.and_(pairs, ir.Constant(WORDS, [0xFFFF] * LANES))
     second = builder.lshr(pairs, ir.Constant(WORDS, [16] * LANES))
     return [builder.sitofp(part, SUMS) for part in (first, second)]
-
-
-def _look_up_bytes(builder, values, codes):
-    """Values of codes of 4 bits, one in each byte: ``vpshufb``, with AVX2 in both halves of 16 words."""
-    if HAS_WORD_LOOKUP:
-        kind = ir.VectorType(I8, 4 * LANES)
-        table = ir.Constant(kind, [value & 255 for value in (*values, *values, *values, *values)])
-        shuffle = declare(builder.module, "llvm.x86.avx512.pshuf.b.512", kind, [kind, kind])
-        return builder.bitcast(builder.call(shuffle, [table, builder.bitcast(codes, kind)]), WORDS)
-    kind = ir.VectorType(I8, 2 * LANES)
-    table = ir.Constant(kind, [value & 255 for value in (*values, *values)])  # for each 128 bits
-    shuffle = declare(builder.module, "llvm.x86.avx2.pshuf.b", kind, [kind, kind])
-    halves = []
-    for at in (0, _HALF):
-        lanes = ir.Constant(ir.VectorType(I32, _HALF), list(range(at, at + _HALF)))
-        half = builder.bitcast(builder.shuffle_vector(codes, ir.Constant(WORDS, ir.Undefined), lanes), kind)
-        halves.append(builder.bitcast(builder.call(shuffle, [table, half]), ir.VectorType(I32, _HALF)))
-    return builder.shuffle_vector(*halves, ir.Constant(WORDS, list(range(LANES))))
 
 
 def _bf16_pairs(builder, first, second):
@@ -214,7 +197,7 @@ def _to_fp32(builder, base: str, values):
 
 
 def stored_as(form: BlockForm) -> types.Type:
-    return types.int8 if form.bits == 8 or not HAS_WORD_LOOKUP else types.uint16
+    return types.int8 if form.bits == 8 or not SET.word_lookup else types.uint16
 
 
 @intrinsic

@@ -5,7 +5,7 @@ import torch
 from numba import types
 
 from .block_form import BlockForm
-from .features import HAS_BF16_DOT
+from .features import SET
 from .machine import array_at
 from .op_graph import empty, run, struct_dtype, work_item
 from .storage import widen
@@ -45,7 +45,7 @@ def prepare_rows(x: torch.Tensor, form: BlockForm) -> tuple[torch.Tensor, torch.
     Without a dot product of bf16, rows become fp32; where codes are multiplied in place, they make up for the places.
     """
     rows, inner = x.shape
-    widens = form.in_place or (x.dtype == torch.bfloat16 and not HAS_BF16_DOT)
+    widens = form.in_place or (x.dtype == torch.bfloat16 and not SET.dots_blocks)
     if not widens and not form.corrects:
         return x, None
     y = empty((rows, inner)) if widens else x

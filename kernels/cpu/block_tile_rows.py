@@ -14,7 +14,7 @@ from numba import njit, types
 from .block_form import BlockForm
 from .block_record import widen_record
 from .block_tile import make_block_tile
-from .features import HAS_32_REGISTERS, HAS_BF16_DOT
+from .features import SET
 from .int8_tile import make_int8_tile, widen_to_bytes
 from .llvm import LANES
 from .machine import array_at, call_tile, call_widen, prefetch
@@ -22,16 +22,6 @@ from .op_graph import by_address
 
 _MANY_ROWS = 16
 _MOST_PANELS, _MOST_ROWS = 6, 8  # of a tile
-
-# Heights of the tiles, by the number of panels: of weights as they are packed, and of widened ones.
-# 4 rows of three widened panels: with 32 registers, sums of a group and of all groups are in registers.
-_Heights = tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]]]
-if HAS_32_REGISTERS:
-    _HEIGHTS: _Heights = {3: (8, 4, 1), 6: (2, 1)}, {3: (4, 1)} if HAS_BF16_DOT else {}
-    _INT8_HEIGHTS: _Heights = {3: (4, 1), 6: (2, 1)}, {3: (4, 1)}
-else:
-    _HEIGHTS = {1: (4, 3, 2, 1), 2: (1,)}, {1: (4, 1)}
-    _INT8_HEIGHTS = {1: (4, 1), 2: (1,)}, {1: (4, 1)}
 
 
 @by_address(11)
@@ -80,7 +70,7 @@ def block_tiles(x_type: torch.dtype, form: BlockForm) -> torch.Tensor:
     tiles = torch.zeros(2, _MOST_PANELS + 1, _MOST_ROWS + 1, dtype=torch.int64)
     tiles[1, 0, 1] = torch.iinfo(torch.int64).max
     is_int8 = x_type == torch.int8
-    for widened, by_panels in enumerate(_INT8_HEIGHTS if is_int8 else _HEIGHTS):
+    for widened, by_panels in enumerate(SET.tiles.int8 if is_int8 else SET.tiles.blocks):
         for panels, heights in by_panels.items():
             for rows in heights:
                 shape = rows, panels, bool(widened)
@@ -121,7 +111,7 @@ def _widen_and_cover(
 
 
 @njit
-def _in_32_registers(
+def _in_wide_tiles(
     tiles, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, panels, records, widened, record_bytes,
     widened_bytes, next_w,
 ):  # fmt: skip
@@ -144,7 +134,7 @@ def _in_32_registers(
 
 
 @njit
-def _in_16_registers(
+def _in_narrow_tiles(
     tiles, x, x_stride, s, s_stride, w, w_stride, y, y_stride, rows, panels, records, widened, record_bytes,
     widened_bytes, next_w,
 ):  # fmt: skip
@@ -167,7 +157,7 @@ def _in_16_registers(
         panel += 1
 
 
-_cover = _in_32_registers if HAS_32_REGISTERS else _in_16_registers
+_cover = _in_wide_tiles if SET.tiles.wide else _in_narrow_tiles
 
 
 @njit

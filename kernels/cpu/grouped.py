@@ -14,7 +14,7 @@ from numba import types
 
 from .. import Linear, Unsupported
 from ..routing import Routing
-from .machine import aligned_empty, array_at, atomic_add, atomic_exchange, call
+from .machine import aligned_empty, array_at, atomic_add, atomic_exchange, call, copy_values
 from .op_graph import Phase, Recording, fill, keep, run, struct_dtype, work_item
 from .thread_pool import thread_pool
 
@@ -45,7 +45,7 @@ def _grouped():
                 member += 1
                 continue
             if copied != member:
-                own[:] = array_at(a.members + chosen[member] * a.words * 8, a.words, types.int64)
+                copy_values(own, array_at(a.members + chosen[member] * a.words * 8, a.words, types.int64))
                 for i in range(a.moved):
                     own[places[i]] += strides[i] * starts[member]
                 copied = member

@@ -2,8 +2,8 @@
 
     y[m, o] = sum_b scale[m, b] * (sum_{units u of b} scale[o, u] * n[m, o, u]) + sum_u correction[o, u] * sum[m, u]
 
-with n[m, o, u] the sum of the products of a unit's codes, whole numbers and so exact whatever their order: ``vpdpbusd``
-(Intel SDM vol. 2) adds four of a lane at a time, AVX2's ``vpmaddubsw`` two. All else is fp32, block by block, unit by
+with n[m, o, u] the sum of the products of a unit's codes, whole numbers and so exact whatever their order
+(byte_dots.py). All else is fp32, block by block, unit by
 unit in order: a row's result depends neither on its batch nor on which instruction there is.
 """
 
@@ -17,47 +17,9 @@ from numba.extending import intrinsic
 from .block_form import CHUNK, QUADS, BlockForm
 from .block_record import RecordReader, widened_scales
 from .block_tile import fetch_ahead
-from .features import HAS_BYTE_DOT
+from .byte_dots import BYTE_DOT
 from .int8_rows import LINE, SCALE, START, SUM
-from .llvm import F32, I8, I16, I32, LANES, SUMS, WORDS, Loop, declare, fma, load, number, splat
-
-_BYTES = ir.VectorType(I8, 4 * LANES)
-_HALF_WORDS, _HALF_BYTES = ir.VectorType(I32, LANES // 2), ir.VectorType(I8, 2 * LANES)
-
-
-def _half(builder, words, half: int):
-    """8 of 16 words."""
-    lanes = range(half * LANES // 2, (half + 1) * LANES // 2)
-    return builder.shuffle_vector(words, ir.Constant(WORDS, ir.Undefined), ir.Constant(_HALF_WORDS, list(lanes)))
-
-
-def _add_products_by_pairs(builder, form: BlockForm, sums, codes, x):
-    """With AVX2: products of two are added in 16 bits, which hold those of two codes of up to 7 bits; what may be
-    wider is taken with its sign, as at most 128.
-    """
-    pairs_kind = ir.VectorType(I16, LANES)
-    by_two = declare(builder.module, "llvm.x86.avx2.pmadd.ub.sw", pairs_kind, [_HALF_BYTES] * 2)
-    by_four = declare(builder.module, "llvm.x86.avx2.pmadd.wd", _HALF_WORDS, [pairs_kind] * 2)
-    absolute = declare(builder.module, "llvm.abs.v32i8", _HALF_BYTES, [_HALF_BYTES, ir.IntType(1)])
-    signed = declare(builder.module, "llvm.x86.avx2.psign.b", _HALF_BYTES, [_HALF_BYTES] * 2)
-    ones, halves = ir.Constant(pairs_kind, [1] * LANES), []
-    for half in (0, 1):
-        left, right = (builder.bitcast(_half(builder, each, half), _HALF_BYTES) for each in (codes, x))
-        if form.has_wide_bytes:
-            left = builder.xor(left, ir.Constant(_HALF_BYTES, [0x80] * 2 * LANES))
-            right = builder.call(signed, [right, left])
-            left = builder.call(absolute, [left, ir.Constant(ir.IntType(1), 0)])
-        pairs = builder.call(by_two, [left, right])
-        halves.append(builder.add(_half(builder, sums, half), builder.call(by_four, [pairs, ones])))
-    return builder.shuffle_vector(*halves, ir.Constant(WORDS, list(range(LANES))))
-
-
-def _add_products(builder, form: BlockForm, sums, codes, x):
-    """Sums of 16 lanes plus the products of four bytes each: codes without a sign, rows with one."""
-    if not HAS_BYTE_DOT:
-        return _add_products_by_pairs(builder, form, sums, codes, x)
-    dot = declare(builder.module, "llvm.x86.avx512.vpdpbusd.512", WORDS, [WORDS, _BYTES, _BYTES])
-    return builder.call(dot, [sums, builder.bitcast(codes, _BYTES), builder.bitcast(x, _BYTES)])
+from .llvm import F32, I32, LANES, SUMS, WORDS, Loop, fma, load, number, splat
 
 
 class _Block:
@@ -97,12 +59,13 @@ def _multiply_block(
     builder, form: BlockForm, rows: list[_Block], readers: Sequence[RecordReader | _Widened], totals
 ) -> None:
     """Add a chunk's products to the totals, pointers [rows][panels]."""
+    assert BYTE_DOT is not None
     units = CHUNK // form.unit
     parts: list[list[ir.Value | None]] = [[None] * len(readers) for _ in rows]
     corrections = []
     for unit in range(units):
         first = [
-            row.at(START + 4 * unit, I32) if form.byte_start and (HAS_BYTE_DOT or not form.has_wide_bytes)
+            row.at(START + 4 * unit, I32) if form.byte_start and (BYTE_DOT.takes_wide or not form.has_wide_bytes)
             else ir.Constant(WORDS, [0] * LANES)
             for row in rows
         ]  # fmt: skip
@@ -112,7 +75,8 @@ def _multiply_block(
             for m, row in enumerate(rows):
                 x = row.at(4 * quad, I32)
                 sums[m] = [
-                    _add_products(builder, form, total, code, x) for total, code in zip(sums[m], codes, strict=True)
+                    BYTE_DOT.add(builder, total, code, x, form.has_wide_bytes)
+                    for total, code in zip(sums[m], codes, strict=True)
                 ]
         scales = [reader.scales(unit, 0) for reader in readers]
         corrections.append([correction for _, correction in scales])

@@ -14,10 +14,10 @@ from numba import types
 from ..quantize import round_weight
 from . import amx, amx_linear
 from .elementwise import cast
-from .features import HAS_BF16_DOT
+from .features import SET
 from .finish import finish
 from .llvm import LANES
-from .machine import aligned_empty, array_at, lasting_empty
+from .machine import aligned_empty, array_at, copy_values, lasting_empty
 from .op_graph import empty, run, struct_dtype, work_item
 from .thread_pool import thread_pool
 from .tile_rows import make_cover
@@ -66,7 +66,8 @@ def _linear(x_type, w_type, finishes):
                     _cover(x_like, w_like, x, a.x_stride, w, a.w_stride, y, LANES * 4, count, 1, a.steps, w)
                     whole = array_at(y, (count, LANES), types.float32)
                     part = array_at(a.y, (rows, a.out), types.float32)[row : row + count, panel * LANES :]
-                    part[:] = whole[:, :width]
+                    for done in range(count):
+                        copy_values(part[done], whole[done, :width])
         if finishes:
             begin, end = first * LANES, min(last * LANES, a.out)
             scale = array_at(a.scale + begin * 4, end - begin if a.scale else 0, types.float32)
@@ -111,7 +112,7 @@ class PackedLinear:
         if amx.HAS_AMX and x.dtype == torch.bfloat16 and self._inner % amx_linear.CHUNK == 0:
             amx_linear.write_product(x, self._panels, y, self._scale, self._bias)
             return y
-        if not HAS_BF16_DOT:  # widened once, not once for each panel: the same values
+        if SET.bf16_dot is None:  # widened once, not once for each panel: the same values
             x = cast(x, torch.float32)
         arguments = {
             "x": x, "w": self._panels, "y": y, "scale": self._scale, "bias": self._bias, "scratch": self._scratch,

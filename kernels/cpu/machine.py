@@ -31,6 +31,15 @@ def array_at(address, shape, dtype):
     return carray(_pointer(address, dtype), shape)
 
 
+@njit(inline="always")
+def copy_values(target, source):
+    """All of an array into ``target``, of as many values: ``target[:] = source``, which compiles a message about shapes
+    that don't match, with all it needs to write numbers, into each kernel: a second of the first start.
+    """
+    for i in range(target.shape[0]):
+        target[i] = source[i]
+
+
 @intrinsic
 def half_at(_context, address):
     """The fp16 at ``address`` as fp32."""

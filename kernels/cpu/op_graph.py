@@ -9,14 +9,13 @@ costs Python one call.
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba import types
 
-from .compiled import compile_made
+from .compiled import compile_made, is_compiled
 from .machine import aligned_empty
 from .thread_pool import KERNEL, PHASE_WORDS, RING, thread_pool
 
@@ -39,21 +38,31 @@ def struct_dtype(**fields: type) -> np.dtype:
     return np.dtype([(name, kinds[kind]) for name, kind in fields.items()], align=True)
 
 
-def by_address(arguments: int) -> Callable[[Callable[..., Callable[..., None]]], Callable[..., int]]:
-    """Decorates a maker of functions of so many integers: called with what it makes them for, such as dtypes, it gives
-    the address of the function that is compiled for that.
-    """
+class ByAddress:
+    """Called with what a maker makes a function for, such as dtypes, it gives the address of what was compiled."""
 
-    def decorate(make: Callable[..., Callable[..., None]]) -> Callable[..., int]:
-        @cache
-        def compiled(*kinds: Any) -> Any:
-            function = compile_made(make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds)), kinds, arguments)
-            _names[function.address] = make.__name__.strip("_").replace("_", " ")
-            return function
+    def __init__(self, make: Callable[..., Callable[..., None]], arguments: int) -> None:
+        self.name = make.__name__
+        self._make, self._arguments = make, arguments
+        self._compiled: dict[tuple[Any, ...], Any] = {}
 
-        return lambda *kinds: compiled(*kinds).address
+    def _function(self, kinds: tuple[Any, ...]) -> Callable[..., None]:
+        return self._make(*(NUMBA_TYPES.get(kind, kind) for kind in kinds))
 
-    return decorate
+    def __call__(self, *kinds: Any) -> int:
+        if kinds not in self._compiled:
+            self._compiled[kinds] = compile_made(self._function(kinds), kinds, self._arguments)
+            _names[self._compiled[kinds].address] = self.name.strip("_").replace("_", " ")
+        return self._compiled[kinds].address
+
+    def is_compiled(self, *kinds: Any) -> bool:
+        """Whether the cache has it."""
+        return is_compiled(self._function(kinds), kinds, self._arguments)
+
+
+def by_address(arguments: int) -> Callable[[Callable[..., Callable[..., None]]], ByAddress]:
+    """Decorates a maker of functions of so many integers."""
+    return lambda make: ByAddress(make, arguments)
 
 
 # Of kernels: ``kernel(arguments, item, thread, rows, sequences)``, ``arguments`` an address.

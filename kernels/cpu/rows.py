@@ -8,7 +8,7 @@ from numba import njit, types
 
 from .block_linear import BlockLinear
 from .exp import exp
-from .machine import array_at
+from .machine import array_at, copy_values
 from .op_graph import Prepared, empty, is_capturing, run, struct_dtype, work_item
 from .storage import widen
 
@@ -62,7 +62,7 @@ def _take_rows():
         a = array_at(arguments, 1, _ROWS_OF)[0]
         source = a.x + array_at(a.listed, rows, types.int64)[item] * a.row_bytes
         target = array_at(a.y, (rows, a.row_bytes), types.uint8)[item]
-        target[:] = array_at(source, a.row_bytes, types.uint8)
+        copy_values(target, array_at(source, a.row_bytes, types.uint8))
 
     return kernel
 
@@ -142,7 +142,7 @@ def _copy():
         a = array_at(arguments, 1, _COPY)[0]
         begin = item * _COPY_BYTES
         size = min(_COPY_BYTES, a.size - begin)
-        array_at(a.target + begin, size, types.uint8)[:] = array_at(a.source + begin, size, types.uint8)
+        copy_values(array_at(a.target + begin, size, types.uint8), array_at(a.source + begin, size, types.uint8))
 
     return kernel
 
@@ -152,7 +152,7 @@ def _copy_box():
     def kernel(arguments, item, thread, rows, sequences):
         a = array_at(arguments, 1, _BOXES)[0]
         target, source = a.target + item * a.target_step, a.source + item * a.source_step
-        array_at(target, a.size, types.uint8)[:] = array_at(source, a.size, types.uint8)
+        copy_values(array_at(target, a.size, types.uint8), array_at(source, a.size, types.uint8))
 
     return kernel
 

@@ -16,7 +16,7 @@ from .. import exact
 from ..sampling_batch import PROCESSED, RAW, TOP_WIDTH, Sampled, SamplingBatch
 from ..sampling_fields import FIELDS, INDEX
 from .candidates import BLOCK, BUCKETS, allowed, total
-from .machine import array_at
+from .machine import array_at, copy_values
 from .op_graph import empty, run, struct_dtype, work_item
 from .sample_draw import NOISE_BLOCK, draw_all, draw_listed, first
 from .sample_process import add_biases, forbid, penalise, penalise_output, scale
@@ -98,7 +98,7 @@ def _sample_row(z, row, batch, scratch, out):
     details = top_n >= 0
     raw_best = _LOWEST
     if details:
-        scratch.raw[:] = z
+        copy_values(scratch.raw, z)
         raw_best = scale(scratch.raw, _F(1))
         out.logprobs[row, RAW] = _LOWEST
         out.top_ids[row] = -1

@@ -1,7 +1,7 @@
 """What the tile multiplies: rows and weights as they are stored, one step of k at a time, as LLVM IR.
 
-bf16 and narrower weights are read as pairs of k: with AVX512-BF16 one ``vdpbf16ps`` does 32 multiply-adds (Intel SDM
-vol. 2), else each half is widened and goes through an fp32 fused multiply-add. 8-bit weights become bf16 or fp32
+bf16 and narrower weights are read as pairs of k: one instruction adds both products (bf16_dots.py) where the processor
+has one, else each half is widened and goes through an fp32 fused multiply-add. 8-bit weights become bf16 or fp32
 exactly, in registers.
 """
 
@@ -10,8 +10,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from .features import HAS_BF16_DOT
-from .llvm import F32, I8, I16, I32, I64, LANES, PAIRS, SUMS, WORDS, BFloat, declare, fma, load, splat
+from .bf16_dots import BF16_DOT
+from .llvm import F32, I8, I16, I32, I64, LANES, SUMS, WORDS, fma, load, splat
 
 _HALVES = ir.VectorType(I16, LANES)
 
@@ -42,9 +42,8 @@ def widened_fp8(builder, values):
 
 def rounded_to_bf16(builder, values):
     """16 values of fp32 as bf16's bits; see bf16.py's ``round_to_bf16``."""
-    if HAS_BF16_DOT:
-        narrow = declare(builder.module, "llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(BFloat(), LANES), [SUMS])
-        return builder.bitcast(builder.call(narrow, [values]), _HALVES)
+    if BF16_DOT:
+        return BF16_DOT.rounded(builder, values)
     bits = builder.bitcast(values, WORDS)
     odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
     return builder.trunc(builder.lshr(builder.add(bits, builder.add(odd, _words(0x7FFF))), _words(16)), _HALVES)
@@ -77,13 +76,12 @@ class _Bf16:
     @staticmethod
     def load_x(builder, x_row, k):
         words = splat(builder, load(builder, builder.gep(x_row, [k]), 4), WORDS)
-        return [words] if HAS_BF16_DOT else _halves(builder, words)
+        return [words] if BF16_DOT else _halves(builder, words)
 
     @staticmethod
     def multiply_add(builder, sums, x, w):
-        if HAS_BF16_DOT:
-            dot = declare(builder.module, "llvm.x86.avx512bf16.dpbf16ps.512", SUMS, [SUMS, PAIRS, PAIRS])
-            return builder.call(dot, [sums, builder.bitcast(x[0], PAIRS), builder.bitcast(w, PAIRS)])
+        if BF16_DOT:
+            return BF16_DOT.multiply_add(builder, sums, x[0], w)
         for x_half, w_half in zip(x, _halves(builder, w), strict=True):
             sums = fma(builder, x_half, w_half, sums)
         return sums
@@ -175,15 +173,11 @@ class _Bf16Rows(_EightBits):
 
     @classmethod
     def prepare(cls, builder, w):
-        if not HAS_BF16_DOT:
-            return super().prepare(builder, w)
-        low, high = cls._widened(builder, w)
-        narrow = declare(builder.module, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", PAIRS, [SUMS, SUMS])
-        return builder.bitcast(builder.call(narrow, [high, low]), WORDS)
+        return BF16_DOT.pairs(builder, *cls._widened(builder, w)) if BF16_DOT else super().prepare(builder, w)
 
     @staticmethod
     def multiply_add(builder, sums, x, w):
-        return (_Bf16 if HAS_BF16_DOT else _Fp32Rows).multiply_add(builder, sums, x, w)
+        return (_Bf16 if BF16_DOT else _Fp32Rows).multiply_add(builder, sums, x, w)
 
 
 class _Fp32Int8(_Fp32Rows, _Int8): ...

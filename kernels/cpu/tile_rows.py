@@ -6,7 +6,7 @@ enough for the registers beside weights and rows. A result does not depend on wh
 
 from collections.abc import Sequence
 
-from .features import HAS_32_REGISTERS
+from .features import SET
 from .llvm import LANES
 from .named import njit_of
 from .tile import make_tile
@@ -40,7 +40,7 @@ def _rows_of(panels: int, heights: Sequence[int], accumulate: bool):
     return tallest_first
 
 
-def _make_in_32_registers(accumulate: bool):
+def _make_wide(accumulate: bool):
     # Fewer than 8 rows: memory is the limit, and panels in order are what the core fetches ahead by itself.
     six, three, one = (
         _rows_of(panels, heights, accumulate)
@@ -83,7 +83,7 @@ def _make_in_32_registers(accumulate: bool):
     return cover
 
 
-def _make_in_16_registers(accumulate: bool):
+def _make_narrow(accumulate: bool):
     tile_4x1, tile_1x3 = make_tile(4, 1, accumulate), make_tile(1, 3, accumulate)
     tile_4x1_ahead = make_tile(4, 1, accumulate, ahead=1)
     fewer_than_4 = _rows_of(1, (3, 2, 1), accumulate)
@@ -121,4 +121,4 @@ def make_cover(accumulate: bool = False):
     Its arguments: arrays of the rows' and the weight's type; addresses and strides in bytes of rows, panels and y; the
     number of rows, of panels, of steps along k; panels that are likely this thread's next, fetched with many rows.
     """
-    return (_make_in_32_registers if HAS_32_REGISTERS else _make_in_16_registers)(accumulate)
+    return (_make_wide if SET.tiles.wide else _make_narrow)(accumulate)

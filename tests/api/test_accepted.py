@@ -57,6 +57,8 @@ FLAGS = {
     "device": "engine/test_limits.py::test_an_engine_is_what_its_flags_say",
     "backend": "engine/test_engine.py::test_the_triton_backend_gives_the_cpu_backends_tokens",
     "exact": "kernels/test_triton_ops.py::test_without_exactness_the_vendors_library_has_the_linears",
+    "cpu_features": "engine/test_cpu_features.py::test_the_engine_says_which_set_it_uses_and_why",
+    "numa": "engine/test_numa.py::test_memory_is_spread_where_more_threads_are_wanted_than_a_node_has",
     "num_shard": "engine/test_shards.py::test_any_number_of_shards_gives_the_bits_of_one",
     "sharded": "api/launch/test_shards.py::test_as_tgi_reads_the_two_flags",
     "shard_invariant": "engine/test_shards.py::test_any_number_of_shards_gives_the_bits_of_one",

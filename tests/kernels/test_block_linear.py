@@ -1,14 +1,9 @@
 """Products with block-quantised weights are those of the described weights, and a row's do not depend on its batch."""
 
 import hashlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from llvmlite import binding
 
 from headwater.kernels.block_weight import BlockWeight, Scales
 from headwater.kernels.cpu.block_linear import BlockLinear
@@ -165,51 +160,6 @@ def int8_digest() -> str:
         for rows in (1, 6, 20):
             digest.update(linear(torch.randn(rows, 256)).numpy().tobytes())
     return digest.hexdigest()
-
-
-OLDER_CPU = """
-import sys
-from llvmlite import binding
-features = binding.get_host_cpu_features()
-features.update(dict.fromkeys(sys.argv[1].split(","), False))
-binding.get_host_cpu_features = lambda: features
-import torch
-from headwater.kernels.cpu import amx, features, pack_linear
-missing = sys.argv[1].split(",")
-assert not amx.HAS_AMX
-assert "avx512f" not in missing or not (features.HAS_32_REGISTERS or features.HAS_WORD_LOOKUP or features.HAS_BF16_DOT)
-assert "avx512vnni" not in missing or not features.HAS_BYTE_DOT
-from tests.kernels.test_block_linear import BlockLinear, check, int8_digest, random_weight
-torch.manual_seed(0)
-for form in ("Q4_1", "Q6_K") if "avx512bw" not in missing else ("Q4_1", "Q6_K", "IQ4_XS"):
-    weight = random_weight(form, 48, 256)
-    check(BlockLinear([weight]), weight.dequantized(), torch.randn(71, 256, dtype=torch.bfloat16))
-weight, x = torch.randn(64, 256).bfloat16(), torch.randn(71, 256).bfloat16()
-y = pack_linear(weight)(x)
-assert BlockLinear([random_weight("IQ4_XS", 48, 256)]).nbytes * 8 <= 48 * 256 * 4.25 * 1.2
-assert torch.allclose(y, x.float() @ weight.float().T, atol=1e-3)
-for first, count in ((0, 1), (3, 2), (5, 3), (8, 31)):
-    assert torch.equal(pack_linear(weight)(x[first : first + count]), y[first : first + count])
-if "avx512vnni" in missing:
-    print(int8_digest())
-"""
-
-
-# Without AMX; without bf16 products, as before 2020; without AVX512.
-@pytest.mark.parametrize(
-    "missing", ["amx-tile", "amx-tile,avx512bf16", "amx-tile,avx512bf16,avx512bw,avx512vnni,avx512f"]
-)
-def test_processors_without_these_instructions_compute_the_same(missing: str, tmp_path: Path) -> None:
-    wanted = missing.split(",")[-1]
-    if not binding.get_host_cpu_features().get(wanted):
-        pytest.skip(f"this processor has no {wanted} itself: the other tests show it")
-    root = Path(__file__).parents[2]
-    program = f"import sys; sys.path.append({str(root)!r})\n{OLDER_CPU}"
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}  # what is compiled here is for no other test
-    command = [sys.executable, "-P", "-c", program, missing]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "avx512vnni" not in missing or ended.stdout.strip() == int8_digest()
 
 
 def test_numbers_below_the_normal_ones_do_not_show_how_many_rows_there_are() -> None:

@@ -1,0 +1,1 @@
+"""What LLVM makes of the CPU kernels' tiles, for processors that need not be there."""
