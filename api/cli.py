@@ -18,7 +18,7 @@ from ..engine.checkpoint.convert import convert as convert_gguf
 from ..engine.checkpoint.errors import ModelError
 from ..engine.checkpoint.resolve import DEFAULT_MODEL_ID, resolve_model
 from ..engine.checkpoint.tokenizer_config import with_tokenizer_config
-from ..engine.config import ENGINE, MODEL, EngineConfig, Flag
+from ..engine.config import ENGINE, MODEL, EngineConfig, Flag, KVEventsConfig
 from ..engine.cores import usable_cores
 from ..engine.install_hints import install_extra
 from ..engine.log import configure_logging, log_refusal
@@ -26,7 +26,7 @@ from .cache_commands import app as cache
 from .config import ApiConfig, engine_socket
 from .launch.adapters import resolve_adapters
 from .launch.addresses import StartError, probe_port, socket_dir
-from .launch.flags import GroupedCommand, can_trace, configure, configure_hub, with_flags
+from .launch.flags import GroupedCommand, configure, configure_hub, has_extra, with_flags
 from .launch.foreign_flags import ForeignFlagError, take_foreign_flags
 from .launch.shards import count_shards
 from .launch.supervisor import Supervisor
@@ -165,8 +165,14 @@ def _check(flags: dict[str, Any]) -> None:
         raise typer.BadParameter(f"max-input-tokens {prompt} must be below max-total-tokens {total}")
     if flags.get("api_key") == "":
         raise typer.BadParameter("api-key is empty: leave it out, or choose one")
-    if "otlp_endpoint" in flags and not can_trace():
-        raise typer.BadParameter(f"otlp-endpoint needs more packages: {install_extra('otlp')}")
+    events: KVEventsConfig | None = flags.get("kv_events_config")
+    wanted = (
+        ("otlp-endpoint", "otlp", "otlp_endpoint" in flags),
+        ("kv-events-config", "kv-events", events is not None and events.publishes),
+    )
+    for flag, extra, is_used in wanted:
+        if is_used and not has_extra(extra):
+            raise typer.BadParameter(f"{flag} needs more packages: {install_extra(extra)}")
 
 
 app.add_typer(bench, name="bench")

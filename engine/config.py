@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .messages import Adapter
 
@@ -49,6 +49,31 @@ DEFAULT_MAX_LORAS = 8
 DRAFT_GUESSES = 3
 _Dtype = Literal["bfloat16", "float16", "float32"]
 ActivationDtype = Literal["bfloat16", "float16", "float32", "int8"]
+
+
+class KVEventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Value of --kv-events-config: vLLM's, of the same names and defaults; kv_publisher.py.
+
+    Attributes:
+        endpoint: of the events, ``replay_endpoint``: of those of the last ``buffer_steps`` batches, again.
+        hwm: messages that a slow subscriber may be behind; ``max_queue_size``: batches that may wait to be sent.
+        event_format: not vLLM's: an event is an array, as vLLM's were until June 2026, or a map, as since then.
+    """
+
+    enable_kv_cache_events: bool = False
+    publisher: Literal["null", "zmq"] | None = None
+    endpoint: str = "tcp://*:5557"
+    replay_endpoint: str | None = None
+    buffer_steps: Annotated[int, Meta(ge=1)] = 10_000
+    hwm: Annotated[int, Meta(ge=1)] = 100_000
+    max_queue_size: Annotated[int, Meta(ge=1)] = 100_000
+    topic: str = ""
+    event_format: Literal["array", "map"] = "array"
+
+    @property
+    def publishes(self) -> bool:
+        """Whether there is anything to do."""
+        return self.enable_kv_cache_events and self.publisher != "null"
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
@@ -184,6 +209,17 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     prefix_cache_dir_bytes: Annotated[
         int, Flag(ENGINE, ("--prefix-cache-dir-bytes",), "Of the files there, at most.", tgi=False, min=1)
     ] = 16 << 30
+    kv_events_config: Annotated[
+        KVEventsConfig | None,
+        Flag(
+            ENGINE,
+            ("--kv-events-config",),
+            'Tell over ZeroMQ what the prefix cache gains and loses, vLLM\'s way: {"enable_kv_cache_events": true, '
+            '"endpoint": "tcp://*:5557"}',
+            tgi=False,
+            metavar="JSON",
+        ),
+    ] = None
     speculate: Annotated[
         int | None,
         Flag(

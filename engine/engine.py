@@ -16,6 +16,7 @@ from .adapter_set import AdapterSet
 from .chunk import Chunk, Scheduled
 from .grammar import GrammarError, Matcher
 from .grammar_compiler import Compiled, GrammarCompiler
+from .kv_events import KVEvents
 from .limits import Limits
 from .messages import NO_DISK, ErrorType, Failed, PromptLogprobs, SamplingParams, Started, Stats, Step, Submit, Tokens
 from .page_store import PageStore
@@ -96,6 +97,7 @@ class Engine:
         self.before_step: Callable[[list[Chunk]], None] = lambda _: None  # at most one other step is under way
         self.after_step: Callable[[], None] = lambda: None  # the tokens of the older step under way were handed out
         self._store: PageStore | None = None
+        self._events: KVEvents | None = None
         self.reset_counters()
 
     def keep(self, store: PageStore) -> None:
@@ -103,8 +105,16 @@ class Engine:
         self._store = store
         self._scheduler.keep(store)
 
+    def publish(self, events: KVEvents) -> None:
+        """From now on, tell of pages of the prefix cache that come and go. Before the first sequence."""
+        self._events = events
+        self._scheduler.publish(events)
+        events.flush()
+
     def close(self) -> None:
         """The last step was launched: what the prefix cache holds is kept for the next engine."""
+        if self._events is not None:
+            self._events.close()
         if self._store is not None:
             self._store.close(self._scheduler.pool.known(), _SAVE_S)
         if self._ranks is not None:
@@ -218,6 +228,8 @@ class Engine:
             self._launched = None
         if self._store is not None:
             self._store.step_read()
+        if self._events is not None:
+            self._events.flush()
         self._step_end = time.monotonic()
         self._step_s = self._step_end - begin
         self._guesser.end(self._counters.generated_tokens - generated, self._step_s)
@@ -255,6 +267,7 @@ class Engine:
             expired_waiting=counters.expired_waiting,
             expired_running=counters.expired_running,
             disk=NO_DISK if self._store is None else self._store.stats,
+            kv_events_dropped=0 if self._events is None else self._events.dropped,
         )
 
     def _drop(self, key: SequenceKey) -> None:

@@ -166,6 +166,7 @@ class Stats(Struct, array_like=True, gc=False):
     expired_waiting: int = 0  # counter: sequences whose deadline came before their first step
     expired_running: int = 0  # counter: and after it
     disk: DiskStats = NO_DISK
+    kv_events_dropped: int = 0  # counter: batches of the prefix cache's events that weren't sent
 
 
 class Started(Struct, array_like=True, gc=False):

@@ -31,7 +31,7 @@ class PagePool:
         self._cached: OrderedDict[int, None] = OrderedDict()  # free pages with a key, the next to be lost first
         self._page_of: dict[bytes, int] = {}
         self._key_of: list[bytes | None] = [None] * num_pages
-        self.store: Keeper | None = None
+        self.keepers: list[Keeper] = []  # told of each page with known content that is taken for something else
 
     @property
     def num_free(self) -> int:
@@ -71,13 +71,28 @@ class PagePool:
                 else:
                     self._cached[page] = None
 
-    def register(self, page: int, key: bytes) -> None:
-        """Say what an owned page holds from now on. Of pages with equal content only the first can be found."""
+    def clear(self) -> None:
+        """Forget what free pages hold."""
+        for page in self._cached:
+            key = self._key_of[page]
+            assert key is not None
+            del self._page_of[key]
+            self._key_of[page] = None
+        self._empty += self._cached
+        self._cached.clear()
+
+    def register(self, page: int, key: bytes) -> bool:
+        """Say what an owned page holds from now on. Of pages with equal content only the first can be found.
+
+        Returns whether it is the first.
+        """
         assert self._owners[page] > 0, f"page {page} is free"
         assert self._key_of[page] is None, f"page {page} has a key already"
-        if key not in self._page_of:
-            self._page_of[key] = page
-            self._key_of[page] = key
+        if key in self._page_of:
+            return False
+        self._page_of[key] = page
+        self._key_of[page] = key
+        return True
 
     def find(self, key: bytes) -> int | None:
         """The page registered under ``key``, owned or free, if it wasn't taken for something else."""
@@ -101,8 +116,8 @@ class PagePool:
         page, _ = self._cached.popitem(last=False)
         key = self._key_of[page]
         assert key is not None
-        if self.store is not None:
-            self.store.save(page, key)
+        for keeper in self.keepers:
+            keeper.save(page, key)
         del self._page_of[key]
         self._key_of[page] = None
         return page

@@ -8,6 +8,7 @@ from array import array
 from hashlib import blake2b
 from typing import Protocol
 
+from .kv_events import KVEvents
 from .pages import PagePool
 from .sequence import Sequence
 
@@ -50,10 +51,19 @@ class PrefixCache:
         self._pool = pool
         self._page_size = page_size
         self._store: PageStore | None = None
+        self._events: KVEvents | None = None
 
     def keep(self, store: PageStore) -> None:
         """From now on, pages that leave memory go there, and come back."""
-        self._store = self._pool.store = store
+        self._store = store
+        self._pool.keepers.append(store)
+
+    def publish(self, events: KVEvents) -> None:
+        """From now on, tell of pages that come and go. Nobody owns a page; those of the warm-up are forgotten."""
+        self._pool.clear()
+        events.cleared()
+        self._events = events
+        self._pool.keepers.append(events)
 
     def find(self, sequence: Sequence) -> list[int]:
         """The longest known prefix, in order. At least one token stays out of it: the one that is sampled from.
@@ -83,17 +93,27 @@ class PrefixCache:
             if not store.load(key, page):
                 self._pool.release([page])
                 break
-            self._pool.register(page, key)
+            new = self._pool.register(page, key)
             sequence.pages.append(page)
+            if new and self._events is not None:
+                self._events.stored(sequence, range(index, index + 1))
 
     def register(self, sequence: Sequence, computed: int) -> None:
         """Make the pages known that are full once ``computed`` tokens are, as far as those tokens are known."""
         if computed // self._page_size <= sequence.registered_pages:
             return  # as in most steps
         full = min(computed, len(sequence.tokens)) // self._page_size
+        first_new = full  # of a run of pages that nobody had before
         for index in range(sequence.registered_pages, full):
-            self._pool.register(sequence.pages[index], self._key(sequence, index))
+            new = self._pool.register(sequence.pages[index], self._key(sequence, index))
             sequence.registered_pages = index + 1
+            if self._events is None:
+                continue
+            if new:
+                first_new = min(first_new, index)
+            if first_new < full and (not new or index + 1 == full):
+                self._events.stored(sequence, range(first_new, index + new))
+                first_new = full
 
     def check(self, sequence: Sequence) -> None:
         """Assert that the sequence's pages hold its tokens, as far as they have been registered."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from .chunk import Chunk, Scheduled
+from .kv_events import KVEvents
 from .pages import OutOfPages, PagePool
 from .prefix_cache import PageStore, PrefixCache
 from .sequence import Sequence, SequenceKey
@@ -93,6 +94,11 @@ class Scheduler:
         """From now on, pages of the prefix cache that leave memory go there, and come back."""
         if self._cache is not None:
             self._cache.keep(store)
+
+    def publish(self, events: KVEvents) -> None:
+        """From now on, tell of the prefix cache's pages that come and go. Nothing runs."""
+        if self._cache is not None:
+            self._cache.publish(events)
 
     def __contains__(self, key: SequenceKey) -> bool:
         return key in self._by_key

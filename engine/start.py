@@ -11,11 +11,12 @@ import torch
 from ..kernels import Backend, BackendName, Unsupported
 from .adapter_set import AdapterSet, load_at_start
 from .checkpoint.errors import ModelError
-from .config import EngineConfig, max_guesses
+from .config import EngineConfig, KVEventsConfig, max_guesses
 from .cores import usable_cores
 from .cuda import check_compiler, errors_as_advice, unseen_gpu
 from .engine import Engine
 from .grammar_compiler import GrammarCompiler
+from .kv_events import KVEvents
 from .limits import Limits, choose_limits
 from .memory import measure_room
 from .messages import Hello, SamplingParams, Submit
@@ -139,6 +140,8 @@ def _start(config: EngineConfig, begin: float) -> tuple[Engine, Hello]:
     engine = loaded.start(limits)
     if config.prefix_cache_dir is not None and config.prefix_cache:
         keep_pages(engine, config, dtypes, backend, plan.max_positions)
+    if config.kv_events_config is not None and config.kv_events_config.publishes:
+        publish_events(engine, config.kv_events_config, config)
     ready = time.monotonic()
 
     hello = _hello(config, model_config, limits, dtypes, device, plan.backend_name)
@@ -245,3 +248,12 @@ def keep_pages(engine: Engine, config: EngineConfig, dtypes: Dtypes, backend: Ba
         raise ModelError(f"--prefix-cache-dir {directory}: {error.strerror or error}") from error
     engine.keep(PageStore(files, engine.runner.cache, backend))
     logger.info("prefix cache: up to %.1f GiB in %s", config.prefix_cache_dir_bytes / 2**30, directory)
+
+
+def publish_events(engine: Engine, wanted: KVEventsConfig, config: EngineConfig) -> None:
+    """Let the engine tell of its prefix cache; the log says where. Raises ModelError."""
+    from .kv_publisher import ZmqPublisher  # its package is an extra
+
+    publisher = ZmqPublisher(wanted, config.index)
+    engine.publish(KVEvents(publisher, config.page_size))
+    logger.info("kv events: at %s", publisher.endpoint)

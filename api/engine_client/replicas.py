@@ -23,7 +23,7 @@ from .router import PrefixRecord, ReplicaState, choose, page_keys
 _SUMMED = (
     "steps", "running", "waiting", "free_pages", "prompt_tokens", "generated_tokens", "preemptions", "aborted",
     "cached_pages", "cached_tokens", "drafted_tokens", "accepted_tokens", "prompt_steps", "steps_done",
-    "prompt_steps_done", "max_tokens", "expired_waiting", "expired_running",
+    "prompt_steps_done", "max_tokens", "expired_waiting", "expired_running", "kv_events_dropped",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from ...engine.config import ADDRESS, ENGINE, LIMITS, MODEL, SERVER, Flag
 from .foreign_flags import FOREIGN_FLAGS
+from .kv_events import parse_kv_events
 from .quantize import parse_kv_cache_dtype, parse_quantize
 from .root_path import parse_root_path
 
@@ -22,6 +23,7 @@ _PARSERS: dict[str, Any] = {
     "quantize": parse_quantize,
     "kv_cache_dtype": parse_kv_cache_dtype,
     "root_path": parse_root_path,
+    "kv_events_config": parse_kv_events,
 }
 
 K = TypeVar("K", bound=Struct)
@@ -98,10 +100,14 @@ class GroupedCommand(TyperCommand):
             formatter.write_text(" ".join(f"--{name}" for name in FOREIGN_FLAGS))
 
 
-def can_trace() -> bool:
-    """The packages of the extra ``otlp`` are there."""
+# What needs an extra's packages: one of their modules stands for all.
+_MODULES = {"otlp": "opentelemetry.exporter.otlp.proto.http", "kv-events": "zmq"}
+
+
+def has_extra(extra: str) -> bool:
+    """Its packages are there."""
     try:
-        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+        return find_spec(_MODULES[extra]) is not None
     except ModuleNotFoundError:  # one of the packages that it lies in
         return False
 

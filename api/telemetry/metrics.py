@@ -196,6 +196,8 @@ def _engine_families(hello: Hello | None, stats: Stats | None) -> Iterator[Metri
     for outcome in stats.disk.__struct_fields__:
         pages.add_metric([outcome], getattr(stats.disk, outcome))
     yield pages
+    dropped = stats.kv_events_dropped
+    yield counter("headwater_engine_kv_events_dropped", "Batches of the prefix cache's events not sent", dropped)
     yield counter("headwater_engine_aborted", "Sequences dropped before their end", stats.aborted)
 
 

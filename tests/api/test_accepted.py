@@ -69,6 +69,7 @@ FLAGS = {
     "max_batch_prefill_tokens": "engine/test_limits.py::test_sizes_of_a_step",
     "max_batch_size": "engine/test_limits.py::test_sizes_of_a_step",
     "prefix_cache": "engine/test_scheduler_rules.py::test_without_the_cache_nothing_is_shared_or_kept",
+    "kv_events_config": "engine/test_kv_events.py::test_the_flag_is_vllms_and_the_table_is_told_from_the_start",
     "prefix_cache_dir": "engine/test_disk_prefix_cache.py::test_pages_that_left_memory_come_back_after_a_restart_too",
     "prefix_cache_dir_bytes": "engine/test_page_files.py::"
     "test_what_was_used_last_is_kept_and_what_is_not_ours_is_left_alone",

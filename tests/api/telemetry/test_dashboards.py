@@ -20,6 +20,7 @@ SUFFIXES = {
 LEFT_OUT = {
     "headwater_engine_cached_pages",
     "headwater_engine_free_pages",
+    "headwater_engine_kv_events_dropped_total",  # off unless asked for
     "headwater_engine_pages",
     "headwater_engine_step_seconds",
     "headwater_engine_steps_total",
