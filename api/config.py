@@ -204,7 +204,8 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
     @property
     def engine_sockets(self) -> list[Path]:
         """Of all engines, by their numbers."""
-        return [engine_socket(self.engine_socket.parent, index) for index in range(self.replicas)]
+        others = (engine_socket(self.engine_socket.parent, index) for index in range(1, self.replicas))
+        return [self.engine_socket, *others]
 
 
 def engine_socket(directory: Path, index: int) -> Path:

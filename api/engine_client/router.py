@@ -6,6 +6,7 @@ by itself: of several, each knows its own share.
 
 import hashlib
 import random
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,9 +35,9 @@ class ReplicaState(NamedTuple):
 def page_keys(prompt_ids: Sequence[int], page_size: int, salt: bytes) -> list[bytes]:
     """One for each full page of a prompt: of all tokens up to its end, and of ``salt``: adapter and cache salt."""
     keys, key = [], hashlib.blake2b(salt, digest_size=_KEY_BYTES).digest()
-    for end in range(page_size, len(prompt_ids) + 1, page_size):
-        page = ",".join(map(str, prompt_ids[end - page_size : end])).encode()
-        key = hashlib.blake2b(page, digest_size=_KEY_BYTES, key=key).digest()
+    packed, page_bytes = array("q", prompt_ids).tobytes(), 8 * page_size
+    for end in range(page_bytes, len(packed) + 1, page_bytes):
+        key = hashlib.blake2b(packed[end - page_bytes : end], digest_size=_KEY_BYTES, key=key).digest()
         keys.append(key)
     return keys
 
