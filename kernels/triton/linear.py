@@ -9,7 +9,6 @@ weights in fp32, and all unquantised ones if asked to (``pack_vendor_linear``).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,31 +20,13 @@ from ..quantize import round_weight
 from .linear_kernel import linear_kernel
 from .linear_tiles import LinearTile, choose_tile, linear_tiles, register_limit, segments_of
 from .tiles import Gpu, gpu_of
+from .workspace import Workspace, workspace
 
 # The library may add up parts of a sum over k in the rows' dtype unless told not to: sums here are fp32.
 torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 _GROUP = 16  # tiles of rows that pass over the outputs together: their rows stay in L2
-
-
-class _Workspace(NamedTuple):
-    """Where programs that share a tile leave their sums. One for all linears: they run one after the other."""
-
-    partial: torch.Tensor  # fp32
-    arrived: torch.Tensor  # int32, zeros between launches
-
-
-workspaces: dict[torch.device, _Workspace] = {}
-
-
-def _workspace(device: torch.device, sums: int, tiles: int) -> _Workspace:
-    """With room for so many. A smaller one stays with the linears that have it: a captured graph may use it."""
-    found = workspaces.get(device)
-    if found is None or len(found.partial) < sums or len(found.arrived) < tiles:
-        partial = torch.empty(sums, dtype=torch.float32, device=device)
-        workspaces[device] = found = _Workspace(partial, torch.zeros(tiles, dtype=torch.int32, device=device))
-    return found
 
 
 @dataclass(frozen=True)
@@ -74,7 +55,7 @@ class TritonLinear:
         self._gpu = gpu or gpu_of(weight.device)
         outputs, inputs = weight.shape
         self._segments, self._segment = segments_of(outputs, inputs)
-        self._workspace: _Workspace | None = None
+        self._workspace: Workspace | None = None
         if self._segments > 1:
             counts = [
                 (tile, triton.cdiv(outputs, tile.outputs) * triton.cdiv(tile.most, tile.rows))
@@ -82,7 +63,7 @@ class TritonLinear:
                 for tile in linear_tiles(self._gpu.arch, self._segments, itemsize) if tile.is_split
             ]  # fmt: skip
             sums = max(count * tile.outputs * tile.rows for tile, count in counts) * self._segments
-            self._workspace = _workspace(weight.device, sums, max(count for _, count in counts))
+            self._workspace = workspace(weight.device, sums, max(count for _, count in counts))
         self._is_compiled = knobs.runtime.interpret  # which compiles nothing
 
     @property

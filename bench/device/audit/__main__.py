@@ -50,7 +50,7 @@ SNAPSHOT = (
     (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
     (90, "gemma-3-4b", ("attention few rows",)),
 )
-_ROWS_OF_LINEAR = re.compile(r"((?:bf16|int8|fp8) .*(?:linear|experts)), \d+ rows")
+_ROWS_OF_LINEAR = re.compile(r"((?:bf16|int8|fp8|Q4_K|GPTQ|MXFP4) .*(?:linear|experts)), \d+ rows")
 _ROOMY = 2  # buffers: one is read while the next is on its way
 
 
@@ -91,7 +91,7 @@ def order_problems(findings: Sequence[Finding]) -> list[str]:
     for arch, model, name, facts in ((each.arch, each.model, each.launch.name, each.facts) for each in findings):
         if name in _ATTENTION:
             orders.setdefault((arch, model, "attention"), set()).add(facts.order)
-        elif linear := _ROWS_OF_LINEAR.match(name):
+        elif linear := _ROWS_OF_LINEAR.match(name.replace(" sums,", " linear,")):
             # Each has its k in order: what is left is the instruction. How many rows it has plays no part in a sum.
             orders.setdefault((arch, model, linear[1]), set()).add(facts.products)
     return [

@@ -28,6 +28,7 @@ from ....kernels.triton import (
     rope,
 )
 from ....kernels.triton import rows as small_ops
+from ....kernels.triton.block_tiles import SINGLE_SEGMENT_OUTPUTS
 from ....kernels.triton.layer_norm import add_layer_norm, layer_norm
 from ....kernels.triton.sample import sample
 from ....kernels.triton.tiles import Gpu
@@ -237,24 +238,30 @@ def linear_launches(model: Model, arch: int) -> list[Launch]:
 def block_launches(model: Model, arch: int) -> list[Launch]:
     """The linear layers with block-quantised weights, in each of their tiles; and the embedding."""
     found = []
+    cpu, gpu = torch.device("cpu"), Gpu(arch, AUDITED_GPUS[arch].multiprocessors)
     for kind in AUDITED_BLOCKS:
-        cpu = torch.device("cpu")
-        weight = made_up_blocks(kind, model.hidden, model.intermediate, cpu)
-        down = block_linear.BlockLinear([weight], None, cpu, Gpu(arch, AUDITED_GPUS[arch].multiprocessors))
-        for count in (8, 16, 32, DECODE_ROWS, PREFILL_ROWS):
-            with recording(arch) as launches:
-                down(_empty(count, model.intermediate))
-            found.append(
-                launches[-1]._replace(
-                    name=f"{kind} linear, {count} rows",
-                    traffic_bytes=down.nbytes + 2 * count * (model.hidden + model.intermediate),
-                    flops=2 * count * model.hidden * model.intermediate,
+        # Down, whose inputs have segments; and as many outputs as need none, with fewer inputs than gate and up have.
+        shapes = (("", model.hidden, model.intermediate), ("wide ", SINGLE_SEGMENT_OUTPUTS, 1024))
+        for what, outputs, inputs in shapes:
+            blocks = block_linear.BlockLinear([made_up_blocks(kind, outputs, inputs, cpu)], None, cpu, gpu)
+            for count in (8, 16, 32, DECODE_ROWS, PREFILL_ROWS):
+                with recording(arch) as launches:
+                    blocks(_empty(count, inputs))
+                found.append(
+                    launches[-1]._replace(
+                        name=f"{kind} {what}linear, {count} rows",
+                        traffic_bytes=blocks.nbytes + 2 * count * (outputs + inputs),
+                        flops=2 * count * outputs * inputs,
+                    )
                 )
-            )
-            found += [launch._replace(name=f"{kind} sums, {count} rows") for launch in launches[:-1]]
-        with recording(arch) as launches:
-            down.embed(_empty(DECODE_ROWS, dtype=torch.int64), 1.0, torch.bfloat16)
-        found.append(launches[0]._replace(name=f"{kind} embedding"))
+                found += [
+                    launch._replace(name=f"{kind} {what}sums, {count} rows", flops=2 * count * inputs)
+                    for launch in launches[:-1]
+                ]
+            if not what:
+                with recording(arch) as launches:
+                    blocks.embed(_empty(DECODE_ROWS, dtype=torch.int64), 1.0, torch.bfloat16)
+                found.append(launches[0]._replace(name=f"{kind} embedding"))
     return found
 
 
