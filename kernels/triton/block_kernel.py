@@ -41,7 +41,7 @@ def _segment_sum(
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, FORM: tl.constexpr, PAIRS: tl.constexpr, SUMMED: tl.constexpr,
     STEPS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """fp32 [BLOCK_OUTPUTS, BLOCK_ROWS]. Each product and scaled sum is one instruction: no compiler may choose another."""
+    """fp32 [BLOCK_OUTPUTS, BLOCK_ROWS]. What is rounded is not left to the compiler: scaled sums are one fma."""
     word = tl.arange(0, _WORDS)[None, :]
     BLOCKS: tl.constexpr = (INPUTS + FORM.block - 1) // FORM.block
     acc = zeros

@@ -118,7 +118,7 @@ def test_weights_of_several_forms_and_orders_become_one_linear_with_a_bias() -> 
 
 @pytest.mark.parametrize("form", ["Q4_K", "Q6_K", "GPTQ, 4 bits"])
 def test_a_row_has_the_same_bits_in_all_tiles(form: str) -> None:
-    """Of rows whose inputs have two segments: summed by a program each, and by one; with sums of their own, and without."""
+    """Two segments: summed by a program each, and by one; rows summed before, and with the products."""
     torch.manual_seed(4)
     linear, x = pack(random_weight(form, 16, 1280)), torch.randn(65, 1280, dtype=torch.float16)
     assert segments_of(16, 1280) == (2, 1024)

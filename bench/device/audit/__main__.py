@@ -27,6 +27,7 @@ from .launches import (
     attention_launches,
     block_launches,
     linear_launches,
+    qkv_launches,
     row_launches,
     sampler_launches,
 )
@@ -34,6 +35,12 @@ from .launches import (
 _SPILL_BYTES = 0
 _ATTENTION = ("attention few rows", "attention many rows")
 _LINEARS = ("bf16 linear, 16 rows", "bf16 linear, 64 rows", "bf16 linear, 2048 rows", "bf16 wide linear, 2048 rows")
+_FUSED = (
+    "bf16 gated linear, 64 rows",
+    "bf16 gated linear, 2048 rows",
+    "bf16 qkv linear, 64 rows",
+    "bf16 qkv linear, 2048 rows",
+)
 _EIGHT_BITS = ("int8 linear, 16 rows", "fp8 linear, 16 rows", "fp8 linear, 2048 rows")
 _ADAPTERS = ("adapters down, 64 rows", "adapters up, 64 rows")
 _BLOCKS = ("Q4_K linear, 8 rows", "Q4_K linear, 2048 rows", "GPTQ linear, 8 rows", "GPTQ linear, 2048 rows")
@@ -41,8 +48,8 @@ _EXPERTS = ("bf16 experts, 64 rows", "bf16 experts, 2048 rows", "int8 experts, 6
 SNAPSHOT = (
     (80, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
     (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_BLOCKS)),
-    (90, "llama-3.1-8b", (*_LINEARS, *_EIGHT_BITS, *_ADAPTERS)),
-    (100, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
+    (90, "llama-3.1-8b", (*_LINEARS, *_FUSED, *_EIGHT_BITS, *_ADAPTERS)),
+    (100, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_FUSED, *_BLOCKS)),
     (120, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
     (90, "smollm2-135m", _ATTENTION),
     (90, "qwen3-30b-a3b", ("choose experts", "choose experts, biased", "sort by expert", *_EXPERTS, "xielu")),
@@ -105,6 +112,7 @@ def launches_of(model: Model, arch: int) -> list[Launch]:
     others = block_launches(model, arch) + adapter_launches(model, arch) if model == LLAMA_8B else []
     others += expert_launches(model, arch) if model.experts else []
     every = attention_launches(model, arch) + row_launches(model, arch) + linear_launches(model, arch)
+    every += [] if model.qk_norm else qkv_launches(model, arch)
     return every + others
 
 

@@ -62,11 +62,15 @@ def traffic_of(work: Iterable[Work], chunks: list[Chunk]) -> Traffic:
             rows += each.traffic_bytes - weight_bytes
         elif each.kind == "torch":
             rest += each.traffic_bytes
-        elif each.name == "linear_kernel":
+        elif each.name in ("linear_kernel", "qkv_kernel"):
             call = Call(each)
             weights += call.nbytes("weight_ptr") + (call.nbytes("scale_ptr") if call.constant("SCALED") else 0)
-            rows += call.nbytes("x_ptr", "y_ptr")
+            rows += call.nbytes("x_ptr", "y_ptr" if each.name == "linear_kernel" else "q_ptr")
             rest += _segment_bytes(call)
+            if each.name == "qkv_kernel":
+                count = each.tensors["positions_ptr"].numel()
+                kv += count * call.position_bytes()
+                rest += call.nbytes("positions_ptr", "slots_ptr") + count * call.constant("HEAD_DIM") * 4
         elif each.name == "block_linear_kernel":
             call = Call(each)
             weights += _of_experts(call, call.nbytes("low_ptr", "high_ptr", "spans_ptr", "bases_ptr"))
