@@ -206,7 +206,7 @@ import triton
 from headwater.bench.device.dry_run.__main__ import new_signatures, record_steps
 from headwater.bench.device.dry_run.work import WAITS
 from headwater.kernels import load_backend
-from headwater.kernels.triton import activation
+from headwater.kernels.triton import rows
 
 backend = load_backend("triton")
 right = backend.{op}
@@ -223,10 +223,10 @@ print(json.dumps({{"new": new_signatures(records), "waits": waits}}))
 
 
 def test_a_batch_size_that_is_compiled_for_is_found():
-    fault = "activation._BLOCK = triton.next_power_of_2(len(arguments[0]))"
-    found = run(FAULTY.format(op="silu_and_mul", fault=fault))["new"]
+    fault = "rows._BLOCK = triton.next_power_of_2(len(arguments[0]))"
+    found = run(FAULTY.format(op="take_tokens", fault=fault))["new"]
     assert any(
-        line.startswith("_act_and_mul_kernel anew for 'chunks of 1900, 31, 7 and decode 33': BLOCK") for line in found
+        line.startswith("_take_tokens_kernel anew for 'chunks of 1900, 31, 7 and decode 33': BLOCK") for line in found
     )
 
 
