@@ -325,7 +325,7 @@ def sampler_launches(arch: int) -> list[Launch]:
             sample(_empty(DECODE_ROWS, LLAMA_3_VOCAB, dtype=torch.float32), batch)
         found += [
             launch._replace(name=f"sample {kernel}, {name}")
-            for launch, kernel in zip(launches, ("tiles", "rows"), strict=True)
+            for launch, kernel in zip(launches, ("tiles", "masses", "rows"), strict=True)
         ]
     return found
 

@@ -118,8 +118,10 @@ def _launch_bytes(call: Call, chunks: list[Chunk]) -> tuple[int, int]:
         return 0, partial + sum(chunk.count for chunk in chunks if _partial_rows(chunk)) * _row_bytes(call, "out_ptr")
     if name == "tiles_kernel":
         return 0, call.nbytes("logits_ptr") * 2  # written back where the allowed set is bounded
+    if name == "masses_kernel":
+        return 0, call.nbytes("z_ptr")
     if name == "rows_kernel":
-        return 0, call.nbytes("z_ptr") * 2  # once for the bound, once for the list
+        return 0, call.nbytes("z_ptr")  # at the most: groups that have what belongs into the list
     if name == "block_embed_kernel":
         return 0, call.nbytes("token_ids_ptr", "y_ptr") * 2  # of the table less than what comes out of it
     if name == "_count_tokens_kernel":

@@ -20,7 +20,7 @@ LAYER = {
 }
 SMALL_LAYER = LAYER | {"_attention_kernel": 1}  # of a step of up to 256 rows
 LARGE_STEPS = ("chunk of 512 and decode 8", "chunks of 1900, 31, 7 and decode 33")
-OUTSIDE = 9  # launches of a step: the sampled tokens, plan, embedding, last norm; rows, head, sampler 2, counts
+OUTSIDE = 10  # launches of a step: the sampled tokens, plan, embedding, last norm; rows, head, sampler 3, counts
 LAYERS = 2
 
 
