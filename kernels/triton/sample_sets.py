@@ -141,9 +141,7 @@ def shorten(
         which = start + tl.arange(0, CHUNK // GROUP)
         group = tl.load(near_ptr + which, mask=which < near, other=n // GROUP + 1)  # past the row's end
         index = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-        z = tl.load(
-            row_ptr + index, mask=index < n, other=float("-inf")
-        )  # in the groups' shape, so that loads are wide
+        z = tl.load(row_ptr + index, mask=index < n, other=float("-inf"))  # in this shape loads are wide
         z, index = clean(tl.reshape(z, (CHUNK,))), tl.reshape(index, (CHUNK,))
         r = best - z
         wanted = (tl.abs(r - centre) <= bound) & (r < float("inf"))
