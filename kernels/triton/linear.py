@@ -8,6 +8,7 @@ linear_kernel.py. The vendor's library picks an algorithm by the number of rows,
 weights in fp32, and all unquantised ones if asked to (``pack_vendor_linear``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -143,7 +144,7 @@ class _Epilogue(NamedTuple):
     name: str
     kernel: Any
     arguments: tuple[object, ...]
-    constants: dict[str, object]
+    constants: Mapping[str, object]
 
 
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> TritonLinear | VendorLinear:
