@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 
@@ -59,6 +59,44 @@ class Linear(Protocol):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, in] in the weight's dtype -> [rows, out] in the stream's; sums are fp32."""
+        ...
+
+
+GatedActivation = Literal["silu", "gelu_tanh"]
+
+
+@runtime_checkable
+class GatedLinear(Linear, Protocol):
+    """A linear that may have the gate and up of an MLP, and their activation with them: a launch less."""
+
+    def can_gate(self) -> bool:
+        """Whether this one, by its shape."""
+        ...
+
+    def gated(self, x: torch.Tensor, activation: GatedActivation) -> torch.Tensor:
+        """[rows, in] -> act(gate) * up, [rows, out / 2] in the dtype of ``x``; the gate comes first."""
+        ...
+
+
+@runtime_checkable
+class QkvLinear(Linear, Protocol):
+    """A linear of Q, K and V that may do what ``Backend.rope_and_write`` does without a QK-norm: a launch less."""
+
+    def can_rotate(self, head_dim: int) -> bool:
+        """Whether it does for heads of so many dims."""
+        ...
+
+    def rotated(
+        self,
+        x: torch.Tensor,  # [rows, in]
+        cos_sin: torch.Tensor,  # these as there
+        batch: StepBatch,
+        k_pages: torch.Tensor,
+        v_pages: torch.Tensor,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
+    ) -> torch.Tensor:
+        """Write K and V; Q, [rows, q_heads, head_dim] in the dtype of ``x``."""
         ...
 
 

@@ -82,10 +82,10 @@ def estimate(work: Work, chunks: list[Chunk], card: AuditedGpu) -> Estimate:
     traffic_bytes = traffic_of([work], chunks).moved
     name, kind, flops, programs = work.name, work.kind if work.kind == "linear" else work.name, 0, 0
     fill = 1.0  # of the multiprocessors, by whole rounds of programs
-    if work.name == "linear_kernel":
+    if work.name in ("linear_kernel", "qkv_kernel"):
         call = Call(work)
         outputs, inputs, rows = call.constant("OUTPUTS"), call.constant("INPUTS"), work.tensors["x_ptr"].shape[0]
-        name, flops = f"linear {inputs} -> {outputs}", 2 * outputs * inputs * rows
+        name, kind, flops = f"linear {inputs} -> {outputs}", "linear_kernel", 2 * outputs * inputs * rows
         programs = -(-outputs // call.constant("BLOCK_OUTPUTS")) * -(-rows // call.constant("BLOCK_ROWS"))
         programs *= call.constant("SEGMENTS") if call.constant("SPLIT") else 1
         fill = programs / card.multiprocessors / math.ceil(programs / card.multiprocessors)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels import AttentionPlan, QkNorm, StepBatch
+from ...kernels import AttentionPlan, QkNorm, QkvLinear, StepBatch
 from .config import LayerConfig, ModelConfig
 from .rope import head_order, qkv_order
 from .rope_config import NO_ROPE, RopeConfig
@@ -48,13 +48,18 @@ class Attention:
             self._sinks = shard.of_heads(sinks, config.num_q_heads)
         has_norm = config.qk_norm and not (config.qk_norm_after and layer.rope == NO_ROPE)
         self._qk_norm = _load_qk_norm(config, load, prefix, layer.rope) if has_norm else None
+        qkv_linear = self._qkv if self._qk_norm is None and isinstance(self._qkv, QkvLinear) else None
+        self._rotating = qkv_linear if qkv_linear is not None and qkv_linear.can_rotate(head_dim) else None
 
     def __call__(self, normed: torch.Tensor, step: LayerStep) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out; the step's keys and values are written."""
-        q = self._backend.rope_and_write(
-            self._qkv(normed), step.cos_sin, step.batch, step.k_pages, step.v_pages, self._qk_norm,
-            *self._kv_scales, self._rows_dtype,
-        )  # fmt: skip
+        if self._rotating is not None:
+            q = self._rotating.rotated(normed, step.cos_sin, step.batch, step.k_pages, step.v_pages, *self._kv_scales)
+        else:
+            q = self._backend.rope_and_write(
+                self._qkv(normed), step.cos_sin, step.batch, step.k_pages, step.v_pages, self._qk_norm,
+                *self._kv_scales, self._rows_dtype,
+            )  # fmt: skip
         attended = self._backend.paged_attention(
             q, step.k_pages, step.v_pages, step.batch, step.plan, self._scale, self._softcap, *self._kv_scales,
             self._sinks,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from ...kernels import Backend
+from ...kernels import Backend, GatedActivation, GatedLinear
 from .config import ModelConfig
 from .weights import WeightLoader
 
@@ -30,9 +30,14 @@ class GatedMlp:
         self._gate_up = load.linear(gate_up, hidden, config.mlp_bias, load.shard.gated(width))
         cuts = load.shard.width_cuts(width)
         self._down = load.summed_linear(f"{prefix}.{names.down}", hidden, width, config.mlp_bias, cuts)
+        self._activation: GatedActivation = "silu" if config.activation == "silu" else "gelu_tanh"
+        gated = self._gate_up if isinstance(self._gate_up, GatedLinear) else None
+        self._gated = gated if gated is not None and gated.can_gate() else None
 
     def __call__(self, normed: torch.Tensor) -> torch.Tensor:
         """Normalised rows in, rows [rows, hidden] out."""
+        if self._gated is not None:
+            return self._down(self._gated.gated(normed, self._activation))
         return self._down(self._act_and_mul(self._gate_up(normed), self._rows_dtype))
 
 

@@ -26,6 +26,20 @@ def tanh(x):
 
 
 @triton.jit
+def act_and_mul(gate, up, GELU: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr):
+    """act(gate) * up, fp32; the arguments are the kernel's."""
+    if GELU:
+        act = 0.5 * gate * (1.0 + tanh(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)))
+    elif LIMIT > 0.0:
+        gate = tl.minimum(gate, LIMIT)
+        act = gate / (1.0 + tl.exp(-ALPHA * gate))
+        up = tl.minimum(tl.maximum(up, -LIMIT), LIMIT) + 1.0
+    else:
+        act = gate / (1.0 + tl.exp(-gate))
+    return act * up
+
+
+@triton.jit
 def _act_and_mul_kernel(
     gate_up_ptr,  # [rows, 2 * WIDTH] in, gate first
     out_ptr,  # [rows, WIDTH] out
@@ -40,15 +54,8 @@ def _act_and_mul_kernel(
     mask = cols < WIDTH
     gate = tl.load(gate_up_ptr + row * 2 * WIDTH + cols, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(gate_up_ptr + row * 2 * WIDTH + WIDTH + cols, mask=mask, other=0.0).to(tl.float32)
-    if GELU:
-        act = 0.5 * gate * (1.0 + tanh(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)))
-    elif LIMIT > 0.0:
-        gate = tl.minimum(gate, LIMIT)
-        act = gate / (1.0 + tl.exp(-ALPHA * gate))
-        up = tl.minimum(tl.maximum(up, -LIMIT), LIMIT) + 1.0
-    else:
-        act = gate / (1.0 + tl.exp(-gate))
-    tl.store(out_ptr + row * WIDTH + cols, (act * up).to(out_ptr.dtype.element_ty), mask=mask)
+    out = act_and_mul(gate, up, GELU, ALPHA, LIMIT).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * WIDTH + cols, out, mask=mask)
 
 
 def silu_and_mul(gate_up: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

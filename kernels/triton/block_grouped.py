@@ -11,7 +11,7 @@ from ..routing import Routing
 from .block_kernel import block_linear_kernel
 from .block_linear import BlockLinear, Segment, takes_pairs
 from .block_pack import Packed
-from .block_tiles import BlockTile
+from .block_tiles import SEGMENT_STEP, BlockTile
 from .groups import choose_tile, most_tiles
 
 
@@ -66,14 +66,15 @@ class _GroupedSegment:
         segment, pairs, experts = self._first, x.shape[0], self._experts
         form = segment.form
         stages = tile.stages if x.itemsize == 2 else 2
-        sums = segment.row_sums(x) if form.minima and tile.splits == 1 else None
+        sums = segment.row_sums(x) if segment.is_summed(tile) else None
         grid = triton.cdiv(segment.outputs, tile.outputs), most_tiles(pairs, experts, tile.rows)
         block_linear_kernel[grid](
-            x, *self._packed, x if sums is None else sums, x if bias is None else bias, routing.plan, y, pairs,
+            x, *self._packed, x if sums is None else sums, x if bias is None else bias, routing.plan, y, x, x, pairs,
             INPUTS=segment.inputs, OUTPUTS=experts * segment.outputs, WIDTH=segment.outputs, EXPERTS=experts,
             EXPERT_BLOCK=triton.next_power_of_2(experts), Y_STRIDE=y.shape[1], COLUMN=column, BIAS=bias is not None,
             FORM=form, PAIRS=takes_pairs(form, x.dtype), SUMMED=sums is not None,
-            BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs, SPLITS=tile.splits, STEPS=tile.steps,
+            SEGMENTS=1, SEGMENT=triton.cdiv(segment.inputs, SEGMENT_STEP) * SEGMENT_STEP, SPLIT=False,
+            BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs, STEPS=tile.steps,
             STAGES=stages, num_warps=tile.warps, num_stages=stages, maxnreg=tile.registers,
         )  # fmt: skip
 

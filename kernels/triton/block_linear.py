@@ -11,10 +11,11 @@ from ..block_weight import BlockSource
 from .block_form import BlockForm, form_of
 from .block_kernel import block_embed_kernel, block_linear_kernel, row_sums_kernel
 from .block_pack import pack
-from .block_tiles import block_tiles
+from .block_tiles import SPLIT_ROWS, SUMMED_ROWS, BlockTile, block_tiles, segments_of
 from .tiles import Gpu, gpu_of
+from .workspace import workspace
 
-_SUMMED = 2048  # values that a program sums
+_SUMMED, _SUMMED_TILE = 1024, 64  # values that a program sums, of so many rows
 _EMBEDDED = 1024  # values of a program
 
 
@@ -28,7 +29,12 @@ class Segment:
         self.order = None if order is None else order.to(device)
         self.outputs, self.inputs = sum(part.shape[0] for part in parts), parts[0].shape[1]
         self.packed = pack(parts, form, device)
-        self.tiles = block_tiles(gpu.arch, form.block, form.bits)
+        self._segments, self._segment = segments_of(self.outputs, self.inputs)
+        self.tiles = block_tiles(gpu.arch, form.block, form.bits, self._segments > 1)
+        few = [tile for tile in self.tiles if tile.rows <= SPLIT_ROWS]
+        counts = [triton.cdiv(self.outputs, tile.outputs) * triton.cdiv(SPLIT_ROWS, tile.rows) for tile in few]
+        sums = max(count * tile.outputs * tile.rows for count, tile in zip(counts, few, strict=True))
+        self._workspace = workspace(device, sums * self._segments, max(counts)) if self._segments > 1 else None
 
     @property
     def nbytes(self) -> int:
@@ -41,25 +47,34 @@ class Segment:
             x = x.index_select(1, self.order)
         tile = next((tile for tile in self.tiles if rows <= tile.rows), self.tiles[-1])
         stages = tile.stages if x.itemsize == 2 else 2  # of fp32 rows no more fit in 99 KiB of shared memory
-        # Many rows: sums by the tensor cores, as few rows have them, would double their work.
-        sums = self.row_sums(x) if form.minima and tile.splits == 1 else None
-        block_linear_kernel[(triton.cdiv(self.outputs, tile.outputs), triton.cdiv(rows, tile.rows))](
-            x, *self.packed, x if sums is None else sums, x if bias is None else bias, x, y, rows,
+        sums = self.row_sums(x) if self.is_summed(tile) else None
+        split = self._segments > 1 and rows <= SPLIT_ROWS
+        partial, arrived = self._workspace or (x, x)
+        grid = triton.cdiv(self.outputs, tile.outputs), triton.cdiv(rows, tile.rows), self._segments if split else 1
+        block_linear_kernel[grid](
+            x, *self.packed, x if sums is None else sums, x if bias is None else bias, x, y, partial, arrived, rows,
             INPUTS=self.inputs, OUTPUTS=self.outputs, WIDTH=self.outputs, EXPERTS=0, EXPERT_BLOCK=1,
             Y_STRIDE=y.shape[1], COLUMN=column, BIAS=bias is not None,
             FORM=form, PAIRS=takes_pairs(form, x.dtype), SUMMED=sums is not None,
-            BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs, SPLITS=tile.splits, STEPS=tile.steps,
+            SEGMENTS=self._segments, SEGMENT=self._segment, SPLIT=split,
+            BLOCK_ROWS=tile.rows, BLOCK_OUTPUTS=tile.outputs, STEPS=tile.steps,
             STAGES=stages, num_warps=tile.warps, num_stages=stages, maxnreg=tile.registers,
         )  # fmt: skip
+
+    def is_summed(self, tile: BlockTile) -> bool:
+        """Whether the rows are summed before: products with ones, as few rows have them, would double the work."""
+        return self.form.minima and tile.rows >= SUMMED_ROWS
 
     def row_sums(self, x: torch.Tensor) -> torch.Tensor:
         """fp32 [units, rows], of each unit of a row."""
         rows, unit = x.shape[0], self.form.unit
         sums = torch.empty((triton.cdiv(self.inputs, unit), rows), dtype=torch.float32, device=x.device)
         block = _SUMMED // unit
-        row_sums_kernel[(rows, triton.cdiv(len(sums), block))](
-            x, sums, rows, INPUTS=self.inputs, UNIT=unit, BLOCK=block
-        )
+        tile = self.tiles[0]  # whose instruction is that of all
+        row_sums_kernel[(triton.cdiv(rows, _SUMMED_TILE), triton.cdiv(len(sums), block))](
+            x, sums, rows, INPUTS=self.inputs, UNIT=unit, BLOCK=block,
+            BLOCK_ROWS=_SUMMED_TILE, BLOCK_OUTPUTS=tile.outputs, num_warps=tile.warps,
+        )  # fmt: skip
         return sums
 
     def embed(self, token_ids: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:

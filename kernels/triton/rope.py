@@ -21,11 +21,19 @@ _HEADS = 4  # of a program: with 64 columns a half one 16-byte load a lane, and 
 
 
 @triton.jit
-def _store(ptr, x, mask):
+def store_page(ptr, x, mask):
     """Store fp32 ``x`` in the pointer's type; what an fp8 cache cannot hold becomes its largest value, not NaN."""
     if ptr.dtype.element_ty == tl.float8e4nv:
         x = tl.minimum(tl.maximum(x, -448.0), 448.0)
     tl.store(ptr, x.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def rotated(x1, x2, cos, sin, is_v):
+    """Both halves of heads, rotated where they are not V's. Which product is rounded is not left to the compiler."""
+    y1 = tl.where(is_v, x1, tl.fma(x1, cos, -(x2 * sin)))
+    y2 = tl.where(is_v, x2, tl.fma(x2, cos, x1 * sin))
+    return y1, y2
 
 
 @triton.jit
@@ -89,8 +97,7 @@ def _rope_and_write_kernel(
     angles = cos_sin_ptr + tl.load(positions_ptr + row).to(tl.int64) * HEAD_DIM + cols
     cos = tl.load(angles, mask=cols < HALF, other=0.0)
     sin = tl.load(angles + HALF, mask=cols < HALF, other=0.0)
-    y1 = tl.where(is_v, x1, x1 * cos - x2 * sin)
-    y2 = tl.where(is_v, x2, x2 * cos + x1 * sin)
+    y1, y2 = rotated(x1, x2, cos, sin, is_v)
     if NORM == "after":
         scale = tl.rsqrt((tl.sum(y1 * y1, axis=1) + tl.sum(y2 * y2, axis=1)) / HEAD_DIM + eps)[:, None]
         y1 = tl.where(is_v, y1, y1 * scale * weight1)
@@ -105,10 +112,10 @@ def _rope_and_write_kernel(
     kv_head = (head - Q_HEADS) % KV_HEADS
     kv_offset = ((page * KV_HEADS + kv_head) * PAGE_SIZE + slot % PAGE_SIZE) * HEAD_DIM + cols
     is_k = (head >= Q_HEADS) & (head < Q_HEADS + KV_HEADS)
-    _store(k_ptr + kv_offset, y1 * k_inverse_scale, mask & is_k)
-    _store(k_ptr + kv_offset + HALF, y2 * k_inverse_scale, mask & is_k)
-    _store(v_ptr + kv_offset, y1 * v_inverse_scale, mask & is_v)
-    _store(v_ptr + kv_offset + HALF, y2 * v_inverse_scale, mask & is_v)
+    store_page(k_ptr + kv_offset, y1 * k_inverse_scale, mask & is_k)
+    store_page(k_ptr + kv_offset + HALF, y2 * k_inverse_scale, mask & is_k)
+    store_page(v_ptr + kv_offset, y1 * v_inverse_scale, mask & is_v)
+    store_page(v_ptr + kv_offset + HALF, y2 * v_inverse_scale, mask & is_v)
 
 
 @triton.jit

@@ -1,14 +1,15 @@
-"""Sampling: token = argmax over the allowed set of (processed logit + noise), two launches for a whole batch.
+"""Sampling: token = argmax over the allowed set of (processed logit + noise), three launches for a whole batch.
 
 The contract is ``SamplingBatch``'s; ``kernels/exact.py`` says what is computed bit for bit.
 
 - *tiles*, one program per (row, tile): reads the logits once, processes them, keeps the tile's maximum, sum of
   exponentials and best noised token. Rows with a bounded allowed set get no noise yet: their processed logits are
   written back, with the maximum of each group of GROUP tokens.
+- *masses*, PARTS programs per row with top-p and without top-k: a part's weights by pivot, for the bound of its edge.
 - *rows*, one program per row: merges the tiles. That ends greedy and plain sampling. For top-k the k-th best group
-  bounds the k-th best token, for top-p and typical-p a pass of weights by pivot bounds the edge; what lies within the
-  bound is compacted into a list, and exact edges, weight and noise are taken from the list alone. A set too large for
-  the list (flat distributions) takes the same steps over the row itself, slower.
+  bounds the k-th best token, for top-p and typical-p the weights by pivot bound the edge; what lies within the bound is
+  compacted into a list, of groups alone that have any of it, and exact edges, weight and noise are taken from the list.
+  A set too large for the list (flat distributions) takes the same steps over the row itself, slower.
 
 The log-probability needs the weight of the whole set, so the edges are found in any case; verifying noised candidates
 one by one would only find the token. No host sync, no sort of the vocabulary, no scratch allocated twice.
@@ -20,12 +21,15 @@ import torch
 import triton
 
 from ..sampling_batch import Sampled, SamplingBatch
+from .sample_masses import masses_kernel
 from .sample_rows import rows_kernel
+from .sample_sets import PIVOTS
 from .sample_tiles import TILE_WORDS, tiles_kernel
 
 TILE = 1024  # tokens per program of the first kernel
 GROUP = 64  # tokens per maximum: 500 groups in a vocabulary of 32000, so every top-k up to 256 has its bound there
 CAPACITY = 8192  # tokens of a row's list
+PARTS = 16  # programs that share a row's weights
 TILES_WARPS = 4
 ROWS_WARPS = 8
 
@@ -37,6 +41,9 @@ class _Scratch(NamedTuple):
     groups: torch.Tensor
     list_z: torch.Tensor
     list_ids: torch.Tensor
+    near: torch.Tensor
+    masses: torch.Tensor
+    totals: torch.Tensor
     z: torch.Tensor | None  # where processed logits go if the raw ones are needed to the end
 
 
@@ -58,6 +65,9 @@ def _new_scratch(rows: int, vocab: int, full: bool, device: torch.device) -> _Sc
         groups=torch.empty((rows, 2, num_tiles * (TILE // GROUP)), device=device),
         list_z=torch.empty((rows, CAPACITY), device=device),
         list_ids=torch.empty((rows, CAPACITY), dtype=torch.int32, device=device),
+        near=torch.empty((rows, num_tiles * (TILE // GROUP)), dtype=torch.int32, device=device),
+        masses=torch.empty((rows, PARTS, PIVOTS.value), device=device),
+        totals=torch.empty((rows, PARTS), dtype=torch.int64, device=device),
         z=torch.empty((rows, vocab), device=device) if full else None,
     )
 
@@ -83,10 +93,15 @@ def sample(logits: torch.Tensor, batch: SamplingBatch, out: Sampled | None = Non
         batch.grammar_bits, scratch.tiles, scratch.groups, stride, vocab, num_tiles,
         FULL=batch.full, TILE=TILE, GROUP=GROUP, num_warps=TILES_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
+    tiles = triton.next_power_of_2(num_tiles)
+    masses_kernel[(rows, PARTS)](
+        z, batch.fields, scratch.tiles, scratch.masses, scratch.totals, stride, vocab, num_tiles,
+        FULL=batch.full, TILES=tiles, PARTS=PARTS, num_warps=ROWS_WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
     rows_kernel[(rows,)](
-        logits, z, batch.fields, *scratch[:4], out.token_ids, out.logprobs, out.top_ids, out.top_logprobs,
+        logits, z, batch.fields, *scratch[:7], out.token_ids, out.logprobs, out.top_ids, out.top_logprobs,
         stride, vocab, num_tiles,
-        FULL=batch.full, TILES=triton.next_power_of_2(num_tiles), TILE_GROUPS=TILE // GROUP, CAPACITY=CAPACITY,
+        FULL=batch.full, TILES=tiles, TILE_GROUPS=TILE // GROUP, GROUP=GROUP, PARTS=PARTS, CAPACITY=CAPACITY,
         num_warps=ROWS_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     return out

@@ -7,6 +7,7 @@ from .. import exact
 from ..sampling_batch import PROCESSED, RAW, TOP_WIDTH
 from .exact import clean, distance_of_min_p
 from .sample_fields import POSITION, TOP_N, load_bounds, load_int, load_seed
+from .sample_masses import merged_masses
 from .sample_sets import (
     NO_TOKEN,
     bracket,
@@ -63,6 +64,9 @@ def rows_kernel(
     groups_ptr,
     list_z_ptr,  # fp32 [rows, CAPACITY] scratch
     list_ids_ptr,  # int32 [rows, CAPACITY] scratch
+    near_ptr,  # int32 [rows, groups] scratch
+    masses_ptr,  # see masses_kernel, like the next
+    totals_ptr,
     token_ids_ptr,  # of Sampled, like the three below; the last two are written only if FULL
     logprobs_ptr,
     top_ids_ptr,
@@ -73,6 +77,8 @@ def rows_kernel(
     FULL: tl.constexpr,
     TILES: tl.constexpr,  # power of two, at least num_tiles
     TILE_GROUPS: tl.constexpr,  # groups of a tile
+    GROUP: tl.constexpr,  # tokens of one
+    PARTS: tl.constexpr,
     CAPACITY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -83,6 +89,7 @@ def rows_kernel(
     group_ptr = groups_ptr + row * 2 * num_groups
     best, log_mass = _merge(words_ptr, num_tiles, MAXIMUM, TOTAL, TILES)
     row_ptr = z_ptr + row * vocab
+    near_ptr += row * num_groups
     own_z, own_ids = list_z_ptr + row * CAPACITY, list_ids_ptr + row * CAPACITY
     token = tl.full((), 0, tl.int32)
     logprob = tl.full((), float("-inf"), tl.float32)
@@ -99,26 +106,89 @@ def rows_kernel(
         if bounded:
             if top_k > 0:
                 bound = edge_by_count(group_ptr, num_groups, best, top_k, GROUPS)
-                src, n, is_list = shorten(row_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, _WIDE)
+                src, n, is_list = shorten(
+                    row_ptr,
+                    vocab,
+                    best,
+                    0.0,
+                    bound,
+                    own_z,
+                    own_ids,
+                    group_ptr,
+                    near_ptr,
+                    num_groups,
+                    CAPACITY,
+                    _WIDE,
+                    GROUPS,
+                    GROUP,
+                )
                 reach = edge_by_count(src, n, best, top_k, _CHUNK)
             if top_p < 1.0:
-                pivots, masses, mass = mass_by_pivot(src, n, best, reach, 0.0, _CHUNK)
+                if top_k > 0:
+                    pivots, masses, mass = mass_by_pivot(src, n, best, reach, 0.0, _CHUNK)
+                else:
+                    pivots, masses, mass = merged_masses(masses_ptr, totals_ptr, row, PARTS)
                 target = mass_target(top_p, mass)
                 low, high = bracket(pivots, masses, target)
                 if not is_list:
-                    src, n, is_list = shorten(row_ptr, vocab, best, 0.0, high, own_z, own_ids, CAPACITY, _WIDE)
+                    src, n, is_list = shorten(
+                        row_ptr,
+                        vocab,
+                        best,
+                        0.0,
+                        high,
+                        own_z,
+                        own_ids,
+                        group_ptr,
+                        near_ptr,
+                        num_groups,
+                        CAPACITY,
+                        _WIDE,
+                        GROUPS,
+                        GROUP,
+                    )
                 reach = edge_by_mass(src, n, best, reach, 0.0, target, low, high, _CHUNK)
             if min_p > 0.0:
                 reach = tl.minimum(reach, distance_of_min_p(min_p))
                 if not is_list:
-                    src, n, is_list = shorten(row_ptr, vocab, best, 0.0, reach, own_z, own_ids, CAPACITY, _WIDE)
+                    src, n, is_list = shorten(
+                        row_ptr,
+                        vocab,
+                        best,
+                        0.0,
+                        reach,
+                        own_z,
+                        own_ids,
+                        group_ptr,
+                        near_ptr,
+                        num_groups,
+                        CAPACITY,
+                        _WIDE,
+                        GROUPS,
+                        GROUP,
+                    )
             if typical_p < 1.0:
                 mass, centre = mean_distance(src, n, best, reach, _CHUNK)
                 pivots, masses, _ = mass_by_pivot(src, n, best, reach, centre, _CHUNK)
                 target = mass_target(typical_p, mass)
                 low, high = bracket(pivots, masses, target)
                 if not is_list:
-                    src, n, is_list = shorten(row_ptr, vocab, best, centre, high, own_z, own_ids, CAPACITY, _WIDE)
+                    src, n, is_list = shorten(
+                        row_ptr,
+                        vocab,
+                        best,
+                        centre,
+                        high,
+                        own_z,
+                        own_ids,
+                        group_ptr,
+                        near_ptr,
+                        num_groups,
+                        CAPACITY,
+                        _WIDE,
+                        GROUPS,
+                        GROUP,
+                    )
                 width = edge_by_mass(src, n, best, reach, centre, target, low, high, _CHUNK)
             seed, position = load_seed(fields_ptr, stride, row), load_int(fields_ptr, stride, row, POSITION)
             token, logit, mass = draw(src, own_ids, is_list, n, best, reach, centre, width, seed, position, _CHUNK)
@@ -134,7 +204,22 @@ def rows_kernel(
         if top_n >= 0:
             if not bounded:
                 bound = edge_by_count(group_ptr, num_groups, best, top_n, GROUPS)
-                src, n, is_list = shorten(row_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, _WIDE)
+                src, n, is_list = shorten(
+                    row_ptr,
+                    vocab,
+                    best,
+                    0.0,
+                    bound,
+                    own_z,
+                    own_ids,
+                    group_ptr,
+                    near_ptr,
+                    num_groups,
+                    CAPACITY,
+                    _WIDE,
+                    GROUPS,
+                    GROUP,
+                )
             top = (row * 2 + _PROCESSED) * _WIDTH
             write_best(
                 src, own_ids, is_list, n, best, reach, centre, width, top_n, log_mass, top_ids_ptr + top,
@@ -148,7 +233,22 @@ def rows_kernel(
             logprob = tl.where(best > float("-inf"), logprob, float("-inf"))
             tl.store(logprobs_ptr + row * 2 + _RAW, logprob)
             bound = edge_by_count(group_ptr + num_groups, num_groups, best, top_n, GROUPS)
-            src, n, is_list = shorten(raw_ptr, vocab, best, 0.0, bound, own_z, own_ids, CAPACITY, _WIDE)
+            src, n, is_list = shorten(
+                raw_ptr,
+                vocab,
+                best,
+                0.0,
+                bound,
+                own_z,
+                own_ids,
+                group_ptr + num_groups,
+                near_ptr,
+                num_groups,
+                CAPACITY,
+                _WIDE,
+                GROUPS,
+                GROUP,
+            )
             everything = float("inf")
             top = (row * 2 + _RAW) * _WIDTH
             write_best(

@@ -70,14 +70,20 @@ def mass_target(p, mass):
 
 
 @triton.jit
+def pivot_keys():
+    """fp32 [PIVOTS], closer together near 0 where the mass is."""
+    steps = (tl.arange(0, PIVOTS) + 1).to(tl.float32) * (1.0 / PIVOTS)
+    return steps * steps * MASSLESS
+
+
+@triton.jit
 def mass_by_pivot(src, n, best, reach, centre, CHUNK: tl.constexpr):
-    """Weight up to each of PIVOTS keys, closer together near 0 where the mass is.
+    """Weight up to each of PIVOTS keys.
 
     Returns the keys, the weights up to them in fp32, and the weight of all. For 16 sums an element, integers of 64 bits
     would take twice the time.
     """
-    steps = (tl.arange(0, PIVOTS) + 1).to(tl.float32) * (1.0 / PIVOTS)
-    pivots = steps * steps * MASSLESS
+    pivots = pivot_keys()
     masses = tl.zeros((PIVOTS, CHUNK), tl.float32)
     mass = tl.zeros((CHUNK,), tl.int64)
     for start in range(0, n, CHUNK):
@@ -112,16 +118,31 @@ def mean_distance(src, n, best, reach, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def shorten(row_ptr, n, best, centre, bound, list_z_ptr, list_ids_ptr, CAPACITY: tl.constexpr, CHUNK: tl.constexpr):
+def shorten(
+    row_ptr, n, best, centre, bound, list_z_ptr, list_ids_ptr,
+    group_ptr,  # fp32 [num_groups], maxima of GROUP tokens
+    near_ptr,  # int32 [num_groups] scratch
+    num_groups,
+    CAPACITY: tl.constexpr, CHUNK: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
     """List the row's unmasked tokens with a key of at most ``bound``, ascending in id.
 
-    Returns the source to go on with and its length, and whether it is the list: with more than CAPACITY tokens, it is
-    the row.
+    Where ``centre`` is 0 only groups are read that have such a token, which their maximum says. Returns the source to
+    go on with and its length, and whether it is the list: with more than CAPACITY tokens, it is the row.
     """
+    groups = tl.arange(0, GROUPS)
+    nearest = best - tl.load(group_ptr + groups, mask=groups < num_groups, other=float("-inf"))
+    is_near = (nearest < float("inf")) & (nearest <= tl.where(centre == 0.0, bound, float("inf")))
+    near = tl.sum(is_near.to(tl.int32))
+    tl.store(near_ptr + tl.cumsum(is_near.to(tl.int32), axis=0) - 1, groups, mask=is_near)
+    tl.debug_barrier()  # what one thread wrote, others read from here on
     listed = tl.full((), 0, tl.int32)
-    for start in range(0, n, CHUNK):
-        index = start + tl.arange(0, CHUNK)
-        z = clean(tl.load(row_ptr + index, mask=index < n, other=float("-inf")))
+    for start in range(0, near, CHUNK // GROUP):
+        which = start + tl.arange(0, CHUNK // GROUP)
+        group = tl.load(near_ptr + which, mask=which < near, other=n // GROUP + 1)  # past the row's end
+        index = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+        z = tl.load(row_ptr + index, mask=index < n, other=float("-inf"))  # in this shape loads are wide
+        z, index = clean(tl.reshape(z, (CHUNK,))), tl.reshape(index, (CHUNK,))
         r = best - z
         wanted = (tl.abs(r - centre) <= bound) & (r < float("inf"))
         count = tl.sum(wanted.to(tl.int32))

@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 
 from headwater.engine.checkpoint.errors import ModelError
 from headwater.engine.messages import SamplingParams, Scheduling, Submit
+from headwater.kernels.triton.linear import VendorLinear
 
 from .tiny import generate, save_tiny_llama, tiny_engine
 
@@ -203,3 +204,28 @@ def test_the_triton_backend_gives_the_cpu_backends_tokens(tiny_llama: Tiny) -> N
     ]
     cpu, triton = (tiny_engine(tiny_llama[0], backend=backend) for backend in ("cpu", "triton"))
     assert generate(triton, short) == generate(cpu, short)
+
+
+def test_without_exactness_an_engine_of_the_triton_backend_has_the_vendors_linears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With it, no linear in 16 bits is the vendor's. What either draws first is the same: logits are far apart."""
+    size = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "hidden_size": 64}
+    save_tiny_llama(tmp_path, vocab_size=64, intermediate_size=64, **size)
+    calls: list[int] = []
+    vendors = VendorLinear.__call__
+
+    def counted(linear: VendorLinear, x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return vendors(linear, x)
+
+    monkeypatch.setattr(VendorLinear, "__call__", counted)
+    found = []
+    for exact in (True, False):
+        settings = {"dtype": "float16", "exact": exact, "max_batch_size": 1, "max_batch_prefill_tokens": 4}
+        engine = tiny_engine(tmp_path, backend="triton", **settings)
+        (tokens,) = generate(engine, [([5, 6, 7], SamplingParams(2, greedy=True))])
+        found.append((tokens[0], len(tokens), bool(calls)))
+    (token, count, has_vendors), other = found
+    assert (count, has_vendors) == (2, False)
+    assert other == (token, 2, True)

@@ -9,9 +9,11 @@ import pytest
 import torch
 import triton.language as tl
 
+from headwater.bench.device.gpu.interpreted import dots_in_steps
 from headwater.kernels import load_backend
 from headwater.kernels.block_weight import E2M1_DOUBLED, BlockWeight, Scales
 from headwater.kernels.triton.block_form import form_of
+from headwater.kernels.triton.block_tiles import segments_of
 from headwater.kernels.triton.block_widen import pairs_asm
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -114,11 +116,16 @@ def test_weights_of_several_forms_and_orders_become_one_linear_with_a_bias() -> 
     assert torch.equal(pack(parts[3]).embed(token_ids, 1.0, torch.float32), parts[3].dequantized()[token_ids])
 
 
-def test_a_row_does_not_depend_on_the_others_of_its_tile() -> None:
+@pytest.mark.parametrize("form", ["Q4_K", "Q6_K", "GPTQ, 4 bits"])
+def test_a_row_has_the_same_bits_in_all_tiles(form: str) -> None:
+    """Two segments: summed by a program each, and by one; rows summed before, and with the products."""
     torch.manual_seed(4)
-    linear, x = pack(random_weight("Q4_K", 32)), torch.randn(8, 512, dtype=torch.float16)
-    for i in range(8):
-        assert torch.equal(linear(x[i : i + 1]), linear(x)[i : i + 1])
+    linear, x = pack(random_weight(form, 16, 1280)), torch.randn(65, 1280, dtype=torch.float16)
+    assert segments_of(16, 1280) == (2, 1024)
+    with dots_in_steps():
+        whole = linear(x)
+        for first, count in ((3, 1), (8, 17), (20, 40)):
+            assert torch.equal(linear(x[first : first + count]), whole[first : first + count])
 
 
 def test_memory_is_hardly_more_than_the_files() -> None:

@@ -27,6 +27,7 @@ from .launches import (
     attention_launches,
     block_launches,
     linear_launches,
+    qkv_launches,
     row_launches,
     sampler_launches,
 )
@@ -34,6 +35,12 @@ from .launches import (
 _SPILL_BYTES = 0
 _ATTENTION = ("attention few rows", "attention many rows")
 _LINEARS = ("bf16 linear, 16 rows", "bf16 linear, 64 rows", "bf16 linear, 2048 rows", "bf16 wide linear, 2048 rows")
+_FUSED = (
+    "bf16 gated linear, 64 rows",
+    "bf16 gated linear, 2048 rows",
+    "bf16 qkv linear, 64 rows",
+    "bf16 qkv linear, 2048 rows",
+)
 _EIGHT_BITS = ("int8 linear, 16 rows", "fp8 linear, 16 rows", "fp8 linear, 2048 rows")
 _ADAPTERS = ("adapters down, 64 rows", "adapters up, 64 rows")
 _BLOCKS = ("Q4_K linear, 8 rows", "Q4_K linear, 2048 rows", "GPTQ linear, 8 rows", "GPTQ linear, 2048 rows")
@@ -41,8 +48,8 @@ _EXPERTS = ("bf16 experts, 64 rows", "bf16 experts, 2048 rows", "int8 experts, 6
 SNAPSHOT = (
     (80, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
     (90, "llama-3.1-8b", (*_ATTENTION, "attention merge", "add_rms_norm", "rope_and_write", *_BLOCKS)),
-    (90, "llama-3.1-8b", (*_LINEARS, *_EIGHT_BITS, *_ADAPTERS)),
-    (100, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
+    (90, "llama-3.1-8b", (*_LINEARS, *_FUSED, *_EIGHT_BITS, *_ADAPTERS)),
+    (100, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_FUSED, *_BLOCKS)),
     (120, "llama-3.1-8b", (*_ATTENTION, *_LINEARS, *_BLOCKS)),
     (90, "smollm2-135m", _ATTENTION),
     (90, "qwen3-30b-a3b", ("choose experts", "choose experts, biased", "sort by expert", *_EXPERTS, "xielu")),
@@ -50,7 +57,7 @@ SNAPSHOT = (
     (90, "llama-3.1-8b-fp8-cache", ("attention few rows",)),
     (90, "gemma-3-4b", ("attention few rows",)),
 )
-_ROWS_OF_LINEAR = re.compile(r"((?:bf16|int8|fp8) .*(?:linear|experts)), \d+ rows")
+_ROWS_OF_LINEAR = re.compile(r"((?:bf16|int8|fp8|Q4_K|GPTQ|MXFP4) .*(?:linear|experts)), \d+ rows")
 _ROOMY = 2  # buffers: one is read while the next is on its way
 
 
@@ -91,7 +98,7 @@ def order_problems(findings: Sequence[Finding]) -> list[str]:
     for arch, model, name, facts in ((each.arch, each.model, each.launch.name, each.facts) for each in findings):
         if name in _ATTENTION:
             orders.setdefault((arch, model, "attention"), set()).add(facts.order)
-        elif linear := _ROWS_OF_LINEAR.match(name):
+        elif linear := _ROWS_OF_LINEAR.match(name.replace(" sums,", " linear,")):
             # Each has its k in order: what is left is the instruction. How many rows it has plays no part in a sum.
             orders.setdefault((arch, model, linear[1]), set()).add(facts.products)
     return [
@@ -105,6 +112,7 @@ def launches_of(model: Model, arch: int) -> list[Launch]:
     others = block_launches(model, arch) + adapter_launches(model, arch) if model == LLAMA_8B else []
     others += expert_launches(model, arch) if model.experts else []
     every = attention_launches(model, arch) + row_launches(model, arch) + linear_launches(model, arch)
+    every += [] if model.qk_norm else qkv_launches(model, arch)
     return every + others
 
 

@@ -28,6 +28,7 @@ from ....kernels.triton import (
     rope,
 )
 from ....kernels.triton import rows as small_ops
+from ....kernels.triton.block_tiles import SINGLE_SEGMENT_OUTPUTS
 from ....kernels.triton.layer_norm import add_layer_norm, layer_norm
 from ....kernels.triton.sample import sample
 from ....kernels.triton.tiles import Gpu
@@ -211,50 +212,83 @@ def row_launches(model: Model, arch: int) -> list[Launch]:
 
 def linear_launches(model: Model, arch: int) -> list[Launch]:
     """The linear layers with weights in 16 and 8 bits, in each of their tiles: down, whose sums have segments, and gate
-    and up together."""
+    and up together, with their activation and without."""
     found = []
     gpu = Gpu(arch, AUDITED_GPUS[arch].multiprocessors)
     hidden, width = model.hidden, model.intermediate
     for dtype in LINEAR_DTYPES if arch >= FP8_FROM else LINEAR_DTYPES[:2]:
         name = LINEAR_NAMES[dtype]
-        for what, outputs, inputs in (("linear", hidden, width), ("wide linear", 2 * width, hidden)):
+        shapes = (("linear", hidden, width), ("wide linear", 2 * width, hidden), ("gated linear", 2 * width, hidden))
+        for what, outputs, inputs in shapes:
             weight = _empty(outputs, inputs, dtype=dtype)
             scale = _empty(outputs, dtype=torch.float32) if dtype.itemsize == 1 else None
             made = linear.TritonLinear(weight, scale, None, gpu)
+            written = outputs // 2 if what == "gated linear" else outputs
             for count in (16, 32, DECODE_ROWS, 2 * DECODE_ROWS, 512, PREFILL_ROWS):
+                x = _empty(count, inputs)
                 with recording(arch) as launches:
-                    made(_empty(count, inputs))
+                    made.gated(x, "silu") if what == "gated linear" else made(x)
                 found.append(
                     launches[-1]._replace(
                         name=f"{name} {what}, {count} rows",
-                        traffic_bytes=weight.nbytes + 2 * count * (outputs + inputs),
+                        traffic_bytes=weight.nbytes + 2 * count * (written + inputs),
                         flops=2 * count * weight.numel(),
                     )
                 )
     return found
 
 
+def qkv_launches(model: Model, arch: int) -> list[Launch]:
+    """The linear of Q, K and V that rotates them and writes them to the pages, in each of its tiles."""
+    found = []
+    heads, dim = model.q_heads + 2 * model.kv_heads, model.head_dim
+    gpu, cache_dtype = Gpu(arch, AUDITED_GPUS[arch].multiprocessors), _cache_dtype(model)
+    weight = _empty(heads * dim, model.hidden)
+    made = linear.TritonLinear(weight, None, None, gpu)
+    pages = _empty(16, model.kv_heads, _PAGE_SIZE, dim, dtype=cache_dtype)
+    for count in (16, 32, DECODE_ROWS, 2 * DECODE_ROWS, 512, PREFILL_ROWS):
+        positions, slots = _empty(count, dtype=torch.int32), _empty(count, dtype=torch.int64)
+        batch = StepBatch(positions, slots, positions, positions, positions[:, None])
+        with recording(arch) as launches:
+            made.rotated(
+                _empty(count, model.hidden), _empty(_POSITIONS, dim, dtype=torch.float32), batch, pages, pages.clone()
+            )
+        traffic_bytes = weight.nbytes + 2 * count * (model.hidden + heads * dim)
+        found.append(
+            launches[-1]._replace(
+                name=f"bf16 qkv linear, {count} rows", traffic_bytes=traffic_bytes, flops=2 * count * weight.numel()
+            )
+        )
+    return found
+
+
 def block_launches(model: Model, arch: int) -> list[Launch]:
     """The linear layers with block-quantised weights, in each of their tiles; and the embedding."""
     found = []
+    cpu, gpu = torch.device("cpu"), Gpu(arch, AUDITED_GPUS[arch].multiprocessors)
     for kind in AUDITED_BLOCKS:
-        cpu = torch.device("cpu")
-        weight = made_up_blocks(kind, model.hidden, model.intermediate, cpu)
-        down = block_linear.BlockLinear([weight], None, cpu, Gpu(arch, AUDITED_GPUS[arch].multiprocessors))
-        for count in (8, 16, 32, DECODE_ROWS, PREFILL_ROWS):
-            with recording(arch) as launches:
-                down(_empty(count, model.intermediate))
-            found.append(
-                launches[-1]._replace(
-                    name=f"{kind} linear, {count} rows",
-                    traffic_bytes=down.nbytes + 2 * count * (model.hidden + model.intermediate),
-                    flops=2 * count * model.hidden * model.intermediate,
+        # Down, whose inputs have segments; and as many outputs as need none, with fewer inputs than gate and up have.
+        shapes = (("", model.hidden, model.intermediate), ("wide ", SINGLE_SEGMENT_OUTPUTS, 1024))
+        for what, outputs, inputs in shapes:
+            blocks = block_linear.BlockLinear([made_up_blocks(kind, outputs, inputs, cpu)], None, cpu, gpu)
+            for count in (8, 16, 32, DECODE_ROWS, PREFILL_ROWS):
+                with recording(arch) as launches:
+                    blocks(_empty(count, inputs))
+                found.append(
+                    launches[-1]._replace(
+                        name=f"{kind} {what}linear, {count} rows",
+                        traffic_bytes=blocks.nbytes + 2 * count * (outputs + inputs),
+                        flops=2 * count * outputs * inputs,
+                    )
                 )
-            )
-            found += [launch._replace(name=f"{kind} sums, {count} rows") for launch in launches[:-1]]
-        with recording(arch) as launches:
-            down.embed(_empty(DECODE_ROWS, dtype=torch.int64), 1.0, torch.bfloat16)
-        found.append(launches[0]._replace(name=f"{kind} embedding"))
+                found += [
+                    launch._replace(name=f"{kind} {what}sums, {count} rows", flops=2 * count * inputs)
+                    for launch in launches[:-1]
+                ]
+            if not what:
+                with recording(arch) as launches:
+                    blocks.embed(_empty(DECODE_ROWS, dtype=torch.int64), 1.0, torch.bfloat16)
+                found.append(launches[0]._replace(name=f"{kind} embedding"))
     return found
 
 
@@ -291,7 +325,7 @@ def sampler_launches(arch: int) -> list[Launch]:
             sample(_empty(DECODE_ROWS, LLAMA_3_VOCAB, dtype=torch.float32), batch)
         found += [
             launch._replace(name=f"sample {kernel}, {name}")
-            for launch, kernel in zip(launches, ("tiles", "rows"), strict=True)
+            for launch, kernel in zip(launches, ("tiles", "masses", "rows"), strict=True)
         ]
     return found
 

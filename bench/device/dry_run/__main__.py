@@ -94,6 +94,7 @@ STEPS = (
     StepShape("decode 77, other lengths", (1, 16, 17, 255, 256, 257, 9000) * 11),
     StepShape("chunks of 1900, 31, 7 and decode 33", (2048,) * 33, ((4096, 1900), (100, 31), (5, 7))),
 )
+_FIRST_OF_LAYER = ("_rope_and_write_kernel", "qkv_kernel")  # each layer has one of them
 WARM_UP = 2  # of the steps: what they need is compiled before there are any requests
 GRAPH_ROWS = (1, 8, 64, 80)
 
@@ -117,7 +118,7 @@ class StepRecord:
     def layer(self) -> list[str]:
         """The kernels between one layer's write to the cache and the next one's: a layer's, as a rule."""
         names = [each.name for each in self.work if each.kind in LAUNCHES]
-        first, second = [i for i, name in enumerate(names) if name == "_rope_and_write_kernel"][:2]
+        first, second = [i for i, name in enumerate(names) if name in _FIRST_OF_LAYER][:2]
         return names[first:second]
 
     def count(self, *kinds: str) -> int:

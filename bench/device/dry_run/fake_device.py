@@ -18,9 +18,9 @@ import triton
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ....kernels.triton.linear import workspaces
 from ....kernels.triton.sample import _made as scratch_of_sampler
 from ....kernels.triton.tiles import gpu_of
+from ....kernels.triton.workspace import workspaces
 from ..audit.gpus import AUDITED_GPUS
 from ..audit.launches import recording
 from .fake_graphs import recorded_graphs

@@ -62,11 +62,15 @@ def traffic_of(work: Iterable[Work], chunks: list[Chunk]) -> Traffic:
             rows += each.traffic_bytes - weight_bytes
         elif each.kind == "torch":
             rest += each.traffic_bytes
-        elif each.name == "linear_kernel":
+        elif each.name in ("linear_kernel", "qkv_kernel"):
             call = Call(each)
             weights += call.nbytes("weight_ptr") + (call.nbytes("scale_ptr") if call.constant("SCALED") else 0)
-            rows += call.nbytes("x_ptr", "y_ptr")
+            rows += call.nbytes("x_ptr", "y_ptr" if each.name == "linear_kernel" else "q_ptr")
             rest += _segment_bytes(call)
+            if each.name == "qkv_kernel":
+                count = each.tensors["positions_ptr"].numel()
+                kv += count * call.position_bytes()
+                rest += call.nbytes("positions_ptr", "slots_ptr") + count * call.constant("HEAD_DIM") * 4
         elif each.name == "block_linear_kernel":
             call = Call(each)
             weights += _of_experts(call, call.nbytes("low_ptr", "high_ptr", "spans_ptr", "bases_ptr"))
@@ -114,8 +118,10 @@ def _launch_bytes(call: Call, chunks: list[Chunk]) -> tuple[int, int]:
         return 0, partial + sum(chunk.count for chunk in chunks if _partial_rows(chunk)) * _row_bytes(call, "out_ptr")
     if name == "tiles_kernel":
         return 0, call.nbytes("logits_ptr") * 2  # written back where the allowed set is bounded
+    if name == "masses_kernel":
+        return 0, call.nbytes("z_ptr")
     if name == "rows_kernel":
-        return 0, call.nbytes("z_ptr") * 2  # once for the bound, once for the list
+        return 0, call.nbytes("z_ptr")  # at the most: groups that have what belongs into the list
     if name == "block_embed_kernel":
         return 0, call.nbytes("token_ids_ptr", "y_ptr") * 2  # of the table less than what comes out of it
     if name == "_count_tokens_kernel":

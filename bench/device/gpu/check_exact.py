@@ -8,6 +8,8 @@ import torch
 
 from ....kernels import Linear, load_backend
 from ....kernels.triton import pack_linear, quantize_linear
+from ....kernels.triton.block_linear import BlockLinear
+from ..blocks import made_up_blocks
 from .interpreted import dots_in_steps
 from .setup import Comparison, Results, Setup, Skipped, equal
 
@@ -54,6 +56,8 @@ def _linears(setup: Setup, outputs: int, inputs: int) -> Iterator[tuple[str, Lin
         yield "linear", pack_linear(weight, bias)
     for dtype in (torch.int8, torch.float8_e4m3fn)[: 1 + setup.converts_fp8]:
         yield f"{str(dtype).removeprefix('torch.')} linear", quantize_linear(weight, bias, dtype)
+    for kind in () if setup.tiny else ("Q4_K", "GPTQ", "Q6_K"):  # the interpreter takes smaller shapes, in the tests
+        yield f"{kind} linear", BlockLinear([made_up_blocks(kind, outputs, inputs, setup.device)], bias, setup.device)
 
 
 def check_exact_engine(setup: Setup) -> Results:
