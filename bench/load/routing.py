@@ -36,7 +36,8 @@ class Result(NamedTuple):
 
 def simulate(policy: Policy, sessions: Sequence[Session], engines: int, pages: int, rate: float, seed: int) -> Result:
     """Sessions that begin ``rate`` times a second at ``engines`` engines with caches of ``pages`` pages."""
-    draw, numbers = random.Random(seed), {}
+    draw = random.Random(seed)
+    numbers: dict[str, int] = {}
     caches = [PrefixRecord(pages) for _ in range(engines)]
     running, order = [0] * engines, itertools.count()
     # (when, tie, engine that is done with a turn or None, session, its turn, tokens so far)
