@@ -38,7 +38,7 @@ Steps = dict[int, Step]  # what each connection is to be told
 
 @dataclass
 class _Counters:
-    """Since the engine's start."""
+    """Since the engine's start; fields of Stats."""
 
     steps: int = 0
     prompt_tokens: int = 0
@@ -244,28 +244,18 @@ class Engine:
 
     def stats(self) -> Stats:
         """Counters and gauges as they are now."""
-        scheduler, counters = self._scheduler, self._counters
+        scheduler = self._scheduler
         return Stats(
-            steps=counters.steps,
+            **vars(self._counters),
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + len(self._compiling),
             free_pages=scheduler.pool.num_free,
-            prompt_tokens=counters.prompt_tokens,
-            generated_tokens=counters.generated_tokens,
             preemptions=scheduler.preemptions,
-            aborted=counters.aborted,
             step_s=self._step_s,
             time=self._step_end,
             cached_pages=scheduler.pool.num_cached,
             cached_tokens=scheduler.cached_tokens,
-            drafted_tokens=counters.drafted_tokens,
-            accepted_tokens=counters.accepted_tokens,
-            prompt_steps=counters.prompt_steps,
-            steps_done=counters.steps_done,
-            prompt_steps_done=counters.prompt_steps_done,
             max_tokens=scheduler.running_max_tokens,
-            expired_waiting=counters.expired_waiting,
-            expired_running=counters.expired_running,
             disk=NO_DISK if self._store is None else self._store.stats,
             kv_events_dropped=0 if self._events is None else self._events.dropped,
         )
