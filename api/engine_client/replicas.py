@@ -13,18 +13,26 @@ from pathlib import Path
 
 import msgspec
 
-from ...engine.messages import USUAL, Adapter, AdapterAnswer, AdapterList, Hello, SamplingParams, Scheduling, Stats
+from ...engine.messages import (
+    USUAL,
+    Adapter,
+    AdapterAnswer,
+    AdapterList,
+    DiskStats,
+    Hello,
+    SamplingParams,
+    Scheduling,
+    Stats,
+)
 from ..config import ApiConfig
 from .client import ENGINE_WAIT_S, EngineClient
 from .health import EngineHealth
 from .remote_sequence import EngineError, RemoteSequence, Waker
 from .router import PrefixRecord, ReplicaState, choose, page_keys
 
-_SUMMED = (
-    "steps", "running", "waiting", "free_pages", "prompt_tokens", "generated_tokens", "preemptions", "aborted",
-    "cached_pages", "cached_tokens", "drafted_tokens", "accepted_tokens", "prompt_steps", "steps_done",
-    "prompt_steps_done", "max_tokens", "expired_waiting", "expired_running", "kv_events_dropped",
-)  # fmt: skip
+# Counts of one engine; what isn't a whole number is no sum.
+_SUMMED = tuple(field.name for field in msgspec.structs.fields(Stats) if field.type is int)
+_DISK = DiskStats.__struct_fields__
 
 
 class Replicas:
@@ -99,10 +107,7 @@ class Replicas:
         return next(well, self._clients[0]).facts()
 
     def _route(self, remote: RemoteSequence) -> EngineClient:
-        states = [
-            ReplicaState(client.live, client.hello.max_sequences if client.hello else 1, client.is_up)
-            for client in self._clients
-        ]
+        states = [self._state(index) for index in range(len(self._clients))]
         if not any(state.is_up for state in states):
             return self._clients[0]  # it waits there until one is: _on_up
         assert self.hello is not None
@@ -112,6 +117,12 @@ class Replicas:
         index = choose(states, [record.found(keys) for record in self._records], self._random)
         self._records[index].add(keys)
         return self._clients[index]
+
+    def _state(self, index: int) -> ReplicaState:
+        client, stats = self._clients[index], self._stats[index]
+        # Other workers' sequences are known as of the last step, this one's at once.
+        told = stats.running + stats.waiting if stats is not None else 0
+        return ReplicaState(max(client.live, told), client.hello.max_sequences if client.hello else 1, client.is_up)
 
     def _abort(self, remote: RemoteSequence) -> None:
         for client in self._clients:  # it is with one of them
@@ -142,7 +153,8 @@ class Replicas:
         self._stats[index] = stats
         known = list(itertools.starmap(_now, zip(self._clients, self._stats, strict=True)))
         sums = {name: sum(getattr(each, name) for each in known) for name in _SUMMED}
-        self.stats = msgspec.structs.replace(stats, **sums)
+        disk = DiskStats(*(sum(getattr(each.disk, name) for each in known) for name in _DISK))
+        self.stats = msgspec.structs.replace(stats, **sums, disk=disk)
         if self.on_step is not None and self.hello is not None:
             self.on_step(self.hello, self.stats)
 
@@ -173,14 +185,18 @@ class ReplicaAdapters:
     async def load(self, name: str, path: str) -> AdapterAnswer:
         """Have all engines load a directory: all or none. Raises EngineError if one went away or isn't there."""
         self._check_all_there()
-        answers = await asyncio.gather(*(client.adapters.load(name, path) for client in self._clients))
-        refused = next((answer for answer in answers if answer.error is not None), None)
-        if refused is None:
-            return answers[0]
-        for client, answer in zip(self._clients, answers, strict=True):
-            if answer.error is None:
-                await client.adapters.unload(name)
-        return refused
+        loads = (client.adapters.load(name, path) for client in self._clients)
+        answers = await asyncio.gather(*loads, return_exceptions=True)
+        result = next((each for each in answers if isinstance(each, BaseException) or each.error is not None), None)
+        if result is None:
+            result = answers[0]
+        else:
+            for client, answer in zip(self._clients, answers, strict=True):
+                if isinstance(answer, AdapterAnswer) and answer.error is None and client.is_up:
+                    await client.adapters.unload(name)
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     async def unload(self, name: str) -> AdapterAnswer:
         """Have all engines forget an adapter once no sequence has it. Raises EngineError."""

@@ -22,7 +22,7 @@ _KEY_BYTES = 16
 class ReplicaState(NamedTuple):
     """What a worker knows of an engine when it routes."""
 
-    sequences: int  # that it has, waiting and running
+    sequences: int  # that it has, waiting and running, as far as the worker knows
     max_sequences: int  # of a step
     is_up: bool
 
