@@ -92,9 +92,10 @@ def test_a_model_that_the_engine_refuses_ends_the_program(tmp_path: Path, tempor
 
 
 def assert_one_line(server: Serving, reason: str) -> None:
-    """After what is loaded from where, one line says why it is not."""
-    loading, error = server.output.splitlines()
+    """After what is loaded from where, and by what, one line says why it is not."""
+    loading, *kernels, error = server.output.splitlines()
     assert ": loading " in loading
+    assert all(": cpu kernels: " in line for line in kernels)
     assert error.startswith(f"headwater: error: {reason}")
 
 

@@ -72,7 +72,7 @@ def test_names_are_as_promtool_wants_them_but_for_tgis(server: ApiServer) -> Non
     assert len(found) == text.count("# TYPE") == len({name for name, _, _ in found}) > 30
     assert {(name, fault) for name, help_text, kind in found for fault in faults(name, help_text, kind)} == TGIS
     labels = set(re.findall(r"[{,](\w+)=", text))
-    assert labels == {"err", "le", "method", "outcome", "place"}
+    assert labels == {"err", "le", "method", "outcome", "place", "replica"}
 
 
 @pytest.mark.parametrize(
