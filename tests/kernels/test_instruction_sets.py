@@ -28,7 +28,7 @@ from tests.kernels.attention_case import Case, Options, assert_close
 from tests.kernels.test_block_linear import BlockLinear, check, int8_digest, random_weight
 
 torch.manual_seed(0)
-for form in ("Q4_1", "Q6_K", "IQ4_XS"):
+for form in ("Q4_1", "IQ4_XS"):
     weight = random_weight(form, 48, 256)
     check(BlockLinear([weight]), weight.dequantized(), torch.randn(71, 256, dtype=torch.bfloat16))
 
